@@ -1,0 +1,21 @@
+"""An HTTP load balancer: gunicorn in front, requests sessions behind, one shared table between.
+
+``app:application`` is the WSGI callable. It is made on first access (PEP 562) because gunicorn.conf.py
+imports this package in the master, which must load neither requests nor gevent: they are imported in
+the workers, after gevent has patched the standard library.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "application":
+        from app.wsgi import make_application
+
+        globals()["application"] = application = make_application()
+        return application
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
