@@ -1,0 +1,100 @@
+"""The table of built-in policies and their options, from which everything else about them is
+derived.
+
+One row a policy: how it is built, what it reads of the live system (so that nobody measures
+latency for a policy that never looks at it) and its options with type, range, default and one
+line for the documentation. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.policies.protocol import Inputs, Policy
+from app.policies.round_robin import round_robin
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of a policy. ``choices`` for words, ``minimum`` and ``maximum`` (both
+    included) for numbers."""
+
+    name: str
+    type: type[int | float | str]
+    default: int | float | str
+    summary: str
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    off: float | None = None
+
+    def problem(self, value: object) -> str:
+        """Why ``value`` is refused, or an empty string; ``off`` is allowed though it is outside
+        the range."""
+        wanted = (int, float) if self.type is float else self.type
+        if isinstance(value, bool) or not isinstance(value, wanted):
+            return f"must be {_TYPE_WORDS[self.type]}, got {value!r}"
+        if self.choices and value not in self.choices:
+            return f"must be one of {', '.join(self.choices)}, got {value!r}"
+        if isinstance(value, str) or value == self.off:
+            return ""
+        if not _between(value, self.minimum, self.maximum):
+            return f"must be {self._range()}, got {value!r}"
+        return ""
+
+    def _range(self) -> str:
+        text = f"from {self.minimum:g} to {self.maximum:g}"
+        return text if self.off is None else f"{self.off:g} (off) or {text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One built-in policy. ``reads`` names what it asks for: key, in_flight, latency,
+    capacity."""
+
+    name: str
+    build: Callable[..., Policy]
+    summary: str
+    reads: frozenset[str] = frozenset()
+    options: tuple[Option, ...] = ()
+
+    def problems(self, options: Mapping[str, object]) -> list[tuple[str, str]]:
+        """Everything wrong with ``options``, as (option's name, message); unknown names
+        included."""
+        known = {option.name: option for option in self.options}
+        found = []
+        for name, value in options.items():
+            message = (
+                known[name].problem(value) if name in known else "is not an option of " + self.name
+            )
+            if message:
+                found.append((name, message))
+        return found
+
+
+_DEFINITIONS = (
+    Definition("round_robin", round_robin, "each backend in turn, in proportion to its weight"),
+)
+
+POLICIES: dict[str, Definition] = {definition.name: definition for definition in _DEFINITIONS}
+
+
+def make(name: str, options: Mapping[str, Any], inputs: Inputs) -> Policy:
+    """The policy ``name`` for one snapshot; ``options`` have been validated, those left out
+    have their default.
+
+    Raises KeyError for a name that is not in ``POLICIES``.
+    """
+    definition = POLICIES[name]
+    defaults = {option.name: option.default for option in definition.options}
+    return definition.build(inputs, **{**defaults, **options})
+
+
+_TYPE_WORDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a string"}
+
+
+def _between(value: object, minimum: float | None, maximum: float | None) -> bool:
+    assert isinstance(value, (int, float))
+    return (minimum is None or value >= minimum) and (maximum is None or value <= maximum)
