@@ -8,7 +8,20 @@ checked; imports neither gevent nor requests nor anything of the application abo
 
 from __future__ import annotations
 
+from app.policies.custom import Guard, PolicyError, check_custom, load_custom
 from app.policies.protocol import Inputs, KeyMissing, Policy
 from app.policies.registry import POLICIES, Definition, Option, make
 
-__all__ = ["POLICIES", "Definition", "Inputs", "KeyMissing", "Option", "Policy", "make"]
+__all__ = [
+    "POLICIES",
+    "Definition",
+    "Guard",
+    "Inputs",
+    "KeyMissing",
+    "Option",
+    "Policy",
+    "PolicyError",
+    "check_custom",
+    "load_custom",
+    "make",
+]

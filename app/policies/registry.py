@@ -12,7 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from app.policies.first import First
+from app.policies.hash import hash_policy
+from app.policies.least_connections import LeastConnections
+from app.policies.peak_ewma import PeakEwma
 from app.policies.protocol import Inputs, Policy
+from app.policies.random import Random
+from app.policies.random_two import RandomTwo
 from app.policies.round_robin import round_robin
 
 
@@ -74,8 +80,67 @@ class Definition:
         return found
 
 
+_LOAD = frozenset({"in_flight"})
+
 _DEFINITIONS = (
-    Definition("round_robin", round_robin, "each backend in turn, in proportion to its weight"),
+    Definition(
+        "round_robin",
+        round_robin,
+        "each backend in turn, in proportion to its weight",
+    ),
+    Definition(
+        "least_connections",
+        LeastConnections,
+        "the fewest requests in flight for its weight, of all backends",
+        reads=_LOAD,
+    ),
+    Definition(
+        "random_two",
+        RandomTwo,
+        "the less loaded of two backends drawn by weight",
+        reads=_LOAD,
+    ),
+    Definition(
+        "peak_ewma",
+        PeakEwma,
+        "the lower latency × (in flight + 1) of two backends drawn by weight",
+        reads=_LOAD | {"latency"},
+    ),
+    Definition(
+        "random",
+        Random,
+        "a draw by weight",
+    ),
+    Definition(
+        "first",
+        First,
+        "the first backend in order that is below its max_connections",
+        reads=_LOAD | {"capacity"},
+    ),
+    Definition(
+        "hash",
+        hash_policy,
+        "the same key to the same backend, consistently",
+        reads=_LOAD | {"key"},
+        options=(
+            Option(
+                "missing_key",
+                str,
+                "round_robin",
+                "who picks when a request has no key; none refuses it",
+                choices=("round_robin", "random", "none"),
+            ),
+            Option(
+                "balance_factor",
+                float,
+                0.0,
+                "most requests in flight at one backend, as a multiple of its fair part",
+                minimum=1.0,
+                maximum=10.0,
+                off=0.0,
+            ),
+        ),
+    ),
 )
 
 POLICIES: dict[str, Definition] = {definition.name: definition for definition in _DEFINITIONS}
