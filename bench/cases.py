@@ -1,0 +1,360 @@
+"""The cases: what is done to a candidate, and which numbers come of it.
+
+A case is a function of the lab and one candidate that returns one sample, a flat dict of
+metrics. It is called once a round for each candidate. ``METRICS`` says how each number is named
+and which way is better.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench import load
+from bench.backends import LARGE_BYTES, PAGE_BYTES
+from bench.candidates import Candidate, Ours, Setup
+from bench.lab import Lab, Proxy, settle_time_wait
+from bench.procs import BenchError
+
+Sample = dict[str, float]
+Measure = Callable[[Lab, Candidate], Sample]
+
+CONNECTIONS = 32
+IDLE_CONNECTIONS = 3000
+IDLE_SECONDS = 3.0
+OPEN_LOOP_CONNECTIONS = 64
+TRANSFERS = 8
+"""Of 256 MiB each: 2 GiB, so that the 10 ms ticks of /proc are below 2 % of the CPU time."""
+STARTS = 3
+ERROR_SHARE = 0.001
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Metric:
+    title: str
+    digits: int = 0
+    higher_is_better: bool = False
+    ratio: bool = True
+    """Whether the report compares it with ours."""
+
+
+METRICS = {
+    "rps": Metric("requests/s", 0, higher_is_better=True),
+    "cpu_us": Metric("CPU µs/request", 1),
+    "gb_s": Metric("GB/s", 2, higher_is_better=True),
+    "cpu_s_gb": Metric("CPU s/GB", 3),
+    "p50_ms": Metric("p50 ms", 2),
+    "p99_ms": Metric("p99 ms", 2),
+    "idle_rss_kib": Metric("RSS KiB/connection", 1),
+    "idle_pss_kib": Metric("PSS KiB/connection", 1),
+    "start_s": Metric("start s", 3),
+    "pss_mib": Metric("PSS MiB", 1),
+    "rss_mib": Metric("RSS MiB", 1),
+    "processes": Metric("processes", 0, ratio=False),
+    "peak_mib": Metric("peak MiB", 1),
+    "rate": Metric("rate/s", 0, ratio=False),
+    "late_p99_ms": Metric("generator late p99 ms", 2, ratio=False),
+    "busy": Metric("cores busy", 2, ratio=False),
+    "foreign": Metric("others on its core", 2, ratio=False),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    title: str
+    measure: Measure
+    note: str = ""
+    tls: bool = False
+    only_ours: bool = False
+    variants: Callable[[Path], Iterable[str]] | None = None
+    """For a case that compares our algorithms: their names."""
+    before: Callable[[], None] | None = None
+
+
+def small_get(lab: Lab, candidate: Candidate) -> Sample:
+    return _wrk(lab, candidate, lab.setup())
+
+
+def thousand_connections(lab: Lab, candidate: Candidate) -> Sample:
+    return _wrk(lab, candidate, lab.setup(), connections=1000)
+
+
+def new_connections(lab: Lab, candidate: Candidate) -> Sample:
+    return _wrk(lab, candidate, lab.setup(), close=True)
+
+
+def post_16k(lab: Lab, candidate: Candidate) -> Sample:
+    body = lab.folder / "body"
+    body.write_bytes(b"x" * PAGE_BYTES)
+    return _wrk(lab, candidate, lab.setup(), path="/post", body=body)
+
+
+def get_16k(lab: Lab, candidate: Candidate) -> Sample:
+    return _wrk(lab, candidate, lab.setup(), path="/files/page")
+
+
+def two_workers(lab: Lab, candidate: Candidate) -> Sample:
+    """Nothing is pinned apart: the load shares both cores with the proxy."""
+    cores = (lab.load_cores[-1], *lab.proxy_cores)
+    return _wrk(lab, candidate, replace(lab.setup(), workers=2), cores=cores)
+
+
+def over_tls(lab: Lab, candidate: Candidate) -> Sample:
+    return _wrk(lab, candidate, lab.tls(lab.setup()))
+
+
+def pool_of(size: int) -> Measure:
+    def measure(lab: Lab, candidate: Candidate) -> Sample:
+        setup = replace(lab.setup(), backends=lab.backends.crowd(size), health=False)
+        return _wrk(lab, candidate, setup)
+
+    return measure
+
+
+def download(lab: Lab, candidate: Candidate) -> Sample:
+    with lab.start(candidate, lab.setup()) as proxy:
+        url = proxy.url("/files/large")
+        load.download(url, LARGE_BYTES, 1, lab.load_cores)
+        with proxy.watch() as cost:
+            began = time.perf_counter()
+            load.download(url, LARGE_BYTES, TRANSFERS, lab.load_cores)
+            took = time.perf_counter() - began
+    return _bulk(took, cost.cpu) | _common(cost.peak_mib, cost.busy, cost.foreign)
+
+
+def upload(lab: Lab, candidate: Candidate) -> Sample:
+    with lab.start(candidate, replace(lab.setup(), backends=(lab.backends.sink,))) as proxy:
+        file = lab.backends.large_file
+        load.upload(proxy.url("/upload"), file, 1, lab.load_cores)
+        with proxy.watch() as cost:
+            began = time.perf_counter()
+            load.upload(proxy.url("/upload"), file, TRANSFERS, lab.load_cores)
+            took = time.perf_counter() - began
+    return _bulk(took, cost.cpu) | _common(cost.peak_mib, cost.busy, cost.foreign)
+
+
+def idle_connections(lab: Lab, candidate: Candidate) -> Sample:
+    """Growth from a warm proxy without clients to one with 3,000 that say nothing."""
+    with lab.start(candidate, lab.setup()) as proxy:
+        _drive(lab, proxy, seconds=1)
+        time.sleep(IDLE_SECONDS)
+        process = proxy.process
+        rss, pss = process.usage().rss_kib, process.pss_kib()
+        with load.idle_clients(proxy.port, IDLE_CONNECTIONS):
+            time.sleep(IDLE_SECONDS)
+            usage = process.usage()
+            return {
+                "idle_rss_kib": (usage.rss_kib - rss) / IDLE_CONNECTIONS,
+                "idle_pss_kib": (process.pss_kib() - pss) / IDLE_CONNECTIONS,
+                "peak_mib": usage.peak_kib / 1024,
+            }
+
+
+def half_load(lab: Lab, candidate: Candidate) -> Sample:
+    """Latency at a constant rate, half of what this candidate did at most a moment before."""
+    with lab.start(candidate, lab.setup()) as proxy:
+        _drive(lab, proxy, seconds=1)
+        peak = _drive(lab, proxy, seconds=2)
+        rate = peak.requests / peak.seconds / 2
+        with proxy.watch() as cost:
+            found = load.constant_rate(
+                proxy.port,
+                rate,
+                seconds=lab.settings.seconds,
+                connections=OPEN_LOOP_CONNECTIONS,
+                cores=lab.load_cores,
+                root=lab.root,
+            )
+    if found["failed"] > found["due"] * ERROR_SHARE:
+        raise BenchError(f"{found['failed']:.0f} of {found['due']:.0f} requests failed")
+    sample = {"rate": rate, **{key: found[key] for key in ("p50_ms", "p99_ms", "late_p99_ms")}}
+    return (
+        sample
+        | {"cpu_us": cost.cpu / found["answered"] * 1e6}
+        | _common(cost.peak_mib, cost.busy, cost.foreign)
+    )
+
+
+def start(lab: Lab, candidate: Candidate) -> Sample:
+    """From exec to the first answer that came from a backend; the best of three."""
+    took = []
+    for _ in range(STARTS):
+        with lab.start(candidate, lab.setup()) as proxy:
+            took.append(proxy.start_seconds)
+    return {"start_s": min(took)}
+
+
+def memory(lab: Lab, candidate: Candidate) -> Sample:
+    """The whole tree after some traffic, at rest."""
+    with lab.start(candidate, lab.setup()) as proxy:
+        _drive(lab, proxy, seconds=1)
+        time.sleep(1)
+        usage = proxy.process.usage()
+        return {
+            "pss_mib": proxy.process.pss_kib() / 1024,
+            "rss_mib": usage.rss_kib / 1024,
+            "peak_mib": usage.peak_kib / 1024,
+            "processes": usage.processes,
+        }
+
+
+def algorithm(name: str) -> Measure:
+    def measure(lab: Lab, candidate: Candidate) -> Sample:
+        setup = replace(lab.setup(), backends=lab.backends.crowd(10), algorithm=name)
+        return _wrk(lab, candidate, setup)
+
+    return measure
+
+
+def algorithms(root: Path) -> list[str]:
+    """Round robin first, then every other policy that the tree has."""
+    files = sorted((root / "app" / "policies").glob("[a-z]*.py"))
+    names = [file.stem for file in files]
+    return ["round_robin", *(name for name in names if name != "round_robin")]
+
+
+ALL = (
+    Case("small", "Small GET, keep-alive, 32 connections", small_get),
+    Case("connections_1000", "Small GET, 1,000 connections", thousand_connections),
+    Case(
+        "close",
+        "Small GET, a new connection for each request, 32 at a time",
+        new_connections,
+        before=settle_time_wait,
+    ),
+    Case("post_16k", "POST of 16 KiB, 32 connections", post_16k),
+    Case("get_16k", "Response of 16 KiB, 32 connections", get_16k),
+    Case("download", "Download of 256 MiB, one stream", download),
+    Case("upload", "Upload of 256 MiB, one stream", upload),
+    Case(
+        "idle",
+        "Memory of an idle keep-alive client connection, 3,000 of them",
+        idle_connections,
+    ),
+    Case(
+        "half_load",
+        "Latency at a constant rate, half of the candidate's own peak",
+        half_load,
+        note="Open loop, Poisson arrivals, each request timed from when it was due.",
+    ),
+    Case(
+        "two_workers",
+        "Small GET, two workers on two cores",
+        two_workers,
+        note="The load and the backends share the two cores, so CPU per request says more here.",
+    ),
+    Case("tls", "Small GET, keep-alive, TLS towards the client", over_tls, tls=True),
+    *(
+        Case(
+            f"pool_{size}",
+            f"Small GET, {size:,} servers in the pool",
+            pool_of(size),
+            note="Health checks off in all.",
+        )
+        for size in (10, 100, 1000, 10000)
+    ),
+    Case(
+        "algorithms",
+        "Small GET, each of our algorithms, 10 servers",
+        algorithm("round_robin"),
+        only_ours=True,
+        variants=algorithms,
+    ),
+    Case("start", "Start to first served request", start),
+    Case("memory", "Memory after some traffic, at rest", memory),
+)
+
+
+def expand(case: Case, candidate: Candidate, root: Path) -> list[tuple[str, Measure]]:
+    """Rows that a candidate has in a case: one, or one for each of our algorithms."""
+    if case.variants is None:
+        return [(candidate.name, case.measure)]
+    return [
+        (Ours.name if number == 0 else name, algorithm(name))
+        for number, name in enumerate(case.variants(root))
+    ]
+
+
+def lacks(case: Case, candidate: Candidate) -> str | None:
+    """Why the candidate is not in the case."""
+    if case.tls and not candidate.tls:
+        return candidate.lacks_tls
+    return None
+
+
+def _drive(
+    lab: Lab,
+    proxy: Proxy,
+    *,
+    seconds: float,
+    path: str = "/",
+    connections: int = CONNECTIONS,
+    close: bool = False,
+    body: Path | None = None,
+    cores: tuple[int, ...] | None = None,
+) -> load.Wrk:
+    return load.wrk(
+        proxy.url(path),
+        connections=connections,
+        seconds=seconds,
+        cores=cores or lab.load_cores,
+        folder=lab.folder,
+        close=close,
+        body=body,
+    )
+
+
+def _wrk(
+    lab: Lab,
+    candidate: Candidate,
+    setup: Setup,
+    *,
+    path: str = "/",
+    connections: int = CONNECTIONS,
+    close: bool = False,
+    body: Path | None = None,
+    cores: tuple[int, ...] | None = None,
+) -> Sample:
+    with lab.start(candidate, setup, cores) as proxy:
+
+        def drive(seconds: float) -> load.Wrk:
+            return _drive(
+                lab,
+                proxy,
+                seconds=seconds,
+                path=path,
+                connections=connections,
+                close=close,
+                body=body,
+                cores=cores,
+            )
+
+        drive(lab.settings.warm_up)
+        with proxy.watch() as cost:
+            result = drive(lab.settings.seconds)
+    bad = result.errors + result.refused
+    if bad > result.requests * ERROR_SHARE:
+        raise BenchError(
+            f"of {result.requests} requests {result.refused} were refused, "
+            f"{result.errors} failed on the connection"
+        )
+    return {
+        "rps": result.requests / result.seconds,
+        "cpu_us": cost.cpu / result.requests * 1e6,
+        "p50_ms": result.p50_ms,
+        "p99_ms": result.p99_ms,
+        "errors": float(bad),
+    } | _common(cost.peak_mib, cost.busy, cost.foreign)
+
+
+def _bulk(seconds: float, cpu: float) -> Sample:
+    moved = LARGE_BYTES * TRANSFERS / GB
+    return {"gb_s": moved / seconds, "cpu_s_gb": cpu / moved}
+
+
+def _common(peak_mib: float, busy: float, foreign: float) -> Sample:
+    return {"peak_mib": peak_mib, "busy": busy, "foreign": foreign}

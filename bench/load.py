@@ -1,0 +1,164 @@
+"""The load: wrk, curl, the constant-rate generator, a crowd of idle connections.
+
+Each function drives one proxy for a bounded time from the load cores, reads what the tool says and
+returns plain numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import ssl
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import procs
+
+WRK_DONE = """
+done = function(summary, latency, requests)
+    local e = summary.errors
+    io.write(string.format("@@ %d %d %f %f %d %d\\n", summary.requests, summary.duration,
+        latency:percentile(50), latency:percentile(99),
+        e.connect + e.read + e.write + e.timeout, e.status))
+end
+"""
+EXTRA_SECONDS = 20
+CURL_BYTES_PER_SECOND = 60e6
+"""Below this rate a transfer is given up."""
+
+
+@dataclass(frozen=True)
+class Wrk:
+    requests: int
+    seconds: float
+    p50_ms: float
+    p99_ms: float
+    errors: int
+    refused: int
+    """Answers that were not 2xx or 3xx."""
+
+
+def wrk(
+    url: str,
+    *,
+    connections: int,
+    seconds: float,
+    cores: Sequence[int],
+    folder: Path,
+    close: bool = False,
+    body: Path | None = None,
+) -> Wrk:
+    script = WRK_DONE
+    if close:
+        script += 'wrk.headers["Connection"] = "close"\n'
+    if body:
+        script += f'wrk.method = "POST"\nwrk.body = io.open("{body}"):read("*a")\n'
+        script += 'wrk.headers["Content-Type"] = "application/octet-stream"\n'
+    path = folder / "load.lua"
+    path.write_text(script)
+    output = procs.run(
+        ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s",
+         "-s", str(path), url],
+        cores=cores,
+        seconds=seconds + EXTRA_SECONDS,
+    )  # fmt: skip
+    line = re.search(r"^@@ (.*)$", output, re.MULTILINE)
+    if not line:
+        raise procs.BenchError(f"wrk said: {output.strip()[-200:]}")
+    requests, duration, p50, p99, errors, refused = (float(word) for word in line[1].split())
+    if not requests:
+        raise procs.BenchError(f"wrk got no answer: {output.strip()[-200:]}")
+    return Wrk(int(requests), duration / 1e6, p50 / 1e3, p99 / 1e3, int(errors), int(refused))
+
+
+def download(url: str, size: int, times: int, cores: Sequence[int]) -> None:
+    """Fetch one after another on one connection; every byte must arrive."""
+    _curl(["-o", "/dev/null", "-w", "%{http_code} %{size_download}\n"], url, times, size, cores)
+
+
+def upload(url: str, file: Path, times: int, cores: Sequence[int]) -> None:
+    """Send one after another on one connection; the backend must have counted every byte."""
+    size = file.stat().st_size
+    options = ["-T", str(file), "-H", "Expect:", "-w", "%{http_code} %{size_upload}\n", "-o", "-"]
+    output = _curl(options, url, times, size, cores)
+    if output.split().count(str(size)) < 2 * times:
+        raise procs.BenchError(f"the backend counted other bytes: {output[:200]}")
+
+
+def constant_rate(
+    port: int, rate: float, *, seconds: float, connections: int, cores: Sequence[int], root: Path
+) -> dict[str, float]:
+    """Open loop; see openloop.py."""
+    words = [str(port), f"{rate:.1f}", f"{seconds:.1f}", str(connections)]
+    output = procs.run(
+        [sys.executable, "-m", "bench.openloop", *words],
+        cores=cores,
+        seconds=seconds + EXTRA_SECONDS,
+        cwd=root,
+    )
+    found: dict[str, float] = json.loads(output)
+    return found
+
+
+@contextlib.contextmanager
+def idle_clients(port: int, count: int) -> Iterator[None]:
+    """``count`` connections that have had one answer each and stay open without a word."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+            status = exchange(client)
+            if status != 200:
+                raise procs.BenchError(f"an idle connection was answered {status}")
+        yield
+
+
+def status_of(port: int, tls: bool = False) -> int:
+    """Status of one GET on a fresh connection; 0 when there is no answer."""
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection(("127.0.0.1", port), 1) as plain,
+    ):
+        plain.settimeout(2)
+        if not tls:
+            return exchange(plain)
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        with context.wrap_socket(plain, server_hostname="localhost") as client:
+            return exchange(client)
+    return 0
+
+
+def exchange(client: socket.socket) -> int:
+    client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: bench\r\n\r\n")
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = client.recv(65536)
+        if not more:
+            return 0
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+    while length and len(body) < int(length[1]):
+        more = client.recv(65536)
+        if not more:
+            return 0
+        body += more
+    return int(head[9:12])
+
+
+def _curl(options: list[str], url: str, times: int, size: int, cores: Sequence[int]) -> str:
+    # Globbing makes one curl repeat the transfer on one connection.
+    output = procs.run(
+        ["curl", "-sS", *options, f"{url}?[1-{times}]"],
+        cores=cores,
+        seconds=10 + times * size / CURL_BYTES_PER_SECOND,
+    )
+    good = len(re.findall(rf"^200 {size}$", output, re.MULTILINE))
+    if good != times:
+        raise procs.BenchError(f"{good} of {times} transfers were whole: {output.strip()[:200]}")
+    return output

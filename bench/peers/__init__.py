@@ -1,0 +1,1 @@
+"""Proxies written for the comparison alone."""
