@@ -131,9 +131,9 @@ class BoundedHash:
         if self._in_flight(index) == 0:
             return index
         self._read_counts()
-        for index in chain((index,), nearest):
-            if self._has_room(index):
-                return index
+        for candidate in chain((index,), nearest):
+            if self._has_room(candidate):
+                return candidate
         # All that the key meets are full: rare with 8 probes, so this may cost O(n).
         return min(range(len(self._weights)), key=self._load)
 
