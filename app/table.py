@@ -6,7 +6,7 @@ nothing is left behind in /dev/shm whoever dies. Linux: record locks are asked f
 
 Layout, in 64-bit cells, then bytes:
 
-    header   HEADER_CELLS            magic, version, sizes, epoch, sequences, owner, heartbeat, two blobs' seals
+    header   HEADER_CELLS            magic, version, sizes, epoch, sequences, owner, heartbeat, seals of blobs
     servers  rows × SERVER_STRIDE    identity, last sequence that names it, health, admin state, spare
     slots    slots × slot cells      SLOT_HEADER cells, then rows × ROW_STRIDE counters; slot 0 is the ledger
     blobs    2 × blob_bytes          the configuration with an odd and with an even sequence

@@ -1,0 +1,87 @@
+"""The control process: the one child of the master that is not a worker. It checks the servers' health.
+
+Owns the life of that process after the fork: becoming the only one, following the configuration that the
+master proposes, and ending with its master. Under gevent from its first import on; nothing here is ever
+imported by the master. Must never know how checks are made or what they mean (app.health).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from app.table import HEARTBEAT, OWNER, PROPOSED, Table
+
+# How soon a proposal, a new owner or the master's death is noticed; 20 wake-ups a second cost 0.1 % CPU.
+POLL_SECONDS = 0.05
+
+
+def run(table: Table, ready: int) -> None:
+    """Be the control process until the master is gone or no longer owns the configuration.
+
+    ``ready`` is a pipe: one byte says that the control lock is taken, its end that another has it.
+    """
+    master = os.getppid()
+    try:
+        if not table.take_control():
+            return
+        _beat(table)
+        os.write(ready, b"1")
+    finally:
+        os.close(ready)
+    # gevent comes before anything that it has to patch; the master has loaded none of it.
+    from gevent import monkey
+
+    monkey.patch_all()
+    from app import log
+
+    log.install_gevent()
+    _watch(table, master)
+
+
+def _watch(table: Table, master: int) -> None:
+    import gevent
+
+    from app import config, log
+    from app.health.checker import Checker
+
+    # Look-ups of names run in threads; a few names that hang must not keep the others waiting.
+    gevent.get_hub().threadpool.maxsize = 64
+    _raise_descriptor_limit()
+    _rename()
+    log.event("control", "info", "control process started", pid=os.getpid(), master_pid=master)
+    checker = Checker(table)
+    adopted = 0
+    # A predecessor may have been killed between a change and its bump.
+    table.bump()
+    while os.getppid() == master == table.cells[OWNER]:
+        _beat(table)
+        if table.cells[PROPOSED] != adopted:
+            adopted, blob = table.proposed()
+            checker.adopt(adopted, config.from_json(blob))
+        log.stdout().flush()
+        gevent.sleep(POLL_SECONDS)
+    reason = "replaced" if os.getppid() == master else "master_gone"
+    log.event("control", "info", "control process stopped", pid=os.getpid(), reason=reason)
+
+
+def _beat(table: Table) -> None:
+    table.cells[HEARTBEAT] = time.monotonic_ns() // 1_000_000
+
+
+def _raise_descriptor_limit() -> None:
+    """As many sockets as the administrator allows: 1,024, the usual soft limit, is one for each server."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _rename() -> None:
+    """Be told apart from workers in ps and top."""
+    try:
+        with open("/proc/self/comm", "w") as comm:
+            comm.write("lb-control")
+    except OSError:
+        pass

@@ -1,0 +1,243 @@
+"""When servers are checked, and what becomes of the results: health cells, epoch, log.
+
+Runs in the control process only, one greenlet for each server, so that a slow check delays no other. The
+only writer of the table's health cells. Must never know how a check is made (probe) or what a streak of
+results means (verdicts), and never decides which configuration is in use: adopt() is told.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable
+
+import gevent
+
+from app import log
+from app.config import Config, HealthCheck, Server
+from app.health.probe import Outcome, ProbeRequest, ProbeSession, probe
+from app.health.verdicts import Health, Thresholds, observe
+from app.table import (
+    CHANGED_MS,
+    CHECKED,
+    CHECKED_MS,
+    HEALTHY,
+    IDENTITY,
+    STATE,
+    STATUS,
+    STREAK,
+    UNCHECKED,
+    Table,
+    identity_of,
+)
+
+# A check costs about 0.2 ms of CPU here: started faster than that, a thousand first checks would wait
+# for each other and a short timeout would condemn healthy servers.
+START_PACE_SECONDS = 0.0003
+# A rack that goes down turns many verdicts at once; each bump makes every worker rebuild its snapshot.
+BUMP_SECONDS = 0.005
+
+Check = Callable[[Server, HealthCheck], Callable[[], Outcome]]
+
+
+class Watch:
+    """One server under check: its row, and the greenlet that checks it."""
+
+    __slots__ = (
+        "check",
+        "greenlet",
+        "health_check",
+        "identity",
+        "is_failing_locally",
+        "row",
+        "server",
+    )
+
+    def __init__(self, server: Server, row: int, health_check: HealthCheck, check: Check) -> None:
+        self.server = server
+        self.row = row
+        self.identity = identity_of(server.url)
+        self.health_check = health_check
+        self.check = check(server, health_check)
+        self.is_failing_locally = False
+        self.greenlet: gevent.Greenlet | None = None
+
+    def stop(self) -> None:
+        if self.greenlet is not None:
+            self.greenlet.kill(block=False)
+
+
+class Checker:
+    """Checks the servers of the configuration it adopted last."""
+
+    def __init__(self, table: Table, check: Check | None = None) -> None:
+        self._table = table
+        self._check = check or _checks()
+        self._watches: dict[int, Watch] = {}
+        self._sequence = 0
+        self._unchecked: set[int] = set()
+        self._bumping = self._is_bump_due = False
+
+    def __repr__(self) -> str:
+        return f"<Checker {len(self._watches)} servers, {len(self._unchecked)} unchecked>"
+
+    def adopt(self, sequence: int, config: Config) -> None:
+        """Check these servers from now on, new ones at once; CHECKED tells when all have a verdict."""
+        index = self._table.row_index()
+        # One without a row was in a proposal that has been replaced: the next one is here at once.
+        rows = {s.url: index[i] for s in config.servers if (i := identity_of(s.url)) in index}
+        self._sequence = sequence
+        if config.health_check is None:
+            self._trust(rows.values())
+            self._keep({})
+        else:
+            self._keep(self._watch_all(config, config.health_check, rows))
+        self._acknowledge()
+
+    def stop(self) -> None:
+        self._keep({})
+
+    def record(self, watch: Watch, outcome: Outcome) -> None:
+        """Take one result into account, unless the row has been given to another server meanwhile."""
+        at = self._table.server(watch.row)
+        if self._table.cells[at + IDENTITY] == watch.identity:
+            if outcome.ok is None:
+                self._excuse(watch, outcome)
+            else:
+                watch.is_failing_locally = False
+                self._judge(watch, at, outcome, outcome.ok)
+        self._unchecked.discard(watch.identity)
+        self._acknowledge()
+
+    def _watch_all(
+        self, config: Config, health_check: HealthCheck, rows: dict[str, int]
+    ) -> dict[int, Watch]:
+        watches: dict[int, Watch] = {}
+        for server in config.servers:
+            if server.url not in rows:
+                continue
+            identity, row = identity_of(server.url), rows[server.url]
+            watch = self._watches.get(identity)
+            if watch is None or (watch.health_check, watch.row) != (health_check, row):
+                watch = Watch(server, row, health_check, self._check)
+            watches[identity] = watch
+        return watches
+
+    def _keep(self, watches: dict[int, Watch]) -> None:
+        """Stop what is no longer wanted, start what is new."""
+        for identity, watch in self._watches.items():
+            if watches.get(identity) is not watch:
+                watch.stop()
+        self._watches = watches
+        cells, table = self._table.cells, self._table
+        self._unchecked = {
+            identity
+            for identity, watch in watches.items()
+            if cells[table.server(watch.row) + STATE] == UNCHECKED
+        }
+        first = 0
+        for watch in watches.values():
+            if watch.greenlet is not None:
+                continue
+            if watch.identity in self._unchecked:
+                delay = first * START_PACE_SECONDS
+                first += 1
+            else:
+                delay = random.uniform(0, watch.health_check.interval)
+            watch.greenlet = gevent.spawn(self._run, watch, delay)
+
+    def _run(self, watch: Watch, delay: float) -> None:
+        interval, jitter = watch.health_check.interval, watch.health_check.jitter
+        gevent.sleep(delay)
+        # The first round starts all at once; the second is spread over one interval, and stays so.
+        pause = random.uniform(0, interval)
+        while True:
+            started = time.monotonic()
+            self.record(watch, self._attempt(watch))
+            gevent.sleep(max(0.0, started + pause - time.monotonic()))
+            pause = interval * random.uniform(1 - jitter, 1 + jitter)
+
+    def _attempt(self, watch: Watch) -> Outcome:
+        try:
+            return watch.check()
+        except Exception as error:  # noqa: BLE001 - a dead greenlet leaves its server unwatched for good
+            return Outcome(None, "internal_error", detail=repr(error))
+
+    def _judge(self, watch: Watch, at: int, outcome: Outcome, ok: bool) -> None:
+        cells = self._table.cells
+        now_ms = time.time_ns() // 1_000_000
+        before = Health(cells[at + STATE], cells[at + STREAK], cells[at + CHANGED_MS])
+        limits = watch.health_check
+        thresholds = Thresholds(limits.healthy_threshold, limits.unhealthy_threshold)
+        health, turned = observe(before, ok, now_ms, thresholds)
+        cells[at + CHECKED_MS] = now_ms
+        cells[at + STATUS] = outcome.status or 0
+        cells[at + STREAK] = health.streak
+        if turned:
+            cells[at + CHANGED_MS] = health.changed_ms
+            cells[at + STATE] = health.verdict
+            self._bump()
+            _log_turn(watch, outcome, ok, before.streak + 1)
+
+    def _excuse(self, watch: Watch, outcome: Outcome) -> None:
+        """A check that could not be made says nothing about the server; logged once until one can be."""
+        if not watch.is_failing_locally:
+            watch.is_failing_locally = True
+            log.event(
+                "health",
+                "error",
+                "backend could not be checked",
+                backend=watch.server.name,
+                reason=outcome.reason,
+                detail=outcome.detail,
+            )
+
+    def _trust(self, rows: Iterable[int]) -> None:
+        """Without health checks every server counts as healthy."""
+        for row in rows:
+            self._table.cells[self._table.server(row) + STATE] = HEALTHY
+        self._table.bump()
+
+    def _acknowledge(self) -> None:
+        if not self._unchecked:
+            self._table.cells[CHECKED] = self._sequence
+
+    def _bump(self) -> None:
+        """At once, then at most once in BUMP_SECONDS: the last change is always followed by a bump."""
+        if self._bumping:
+            self._is_bump_due = True
+            return
+        self._bumping = True
+        self._table.bump()
+        gevent.spawn_later(BUMP_SECONDS, self._bump_again)
+
+    def _bump_again(self) -> None:
+        self._bumping = False
+        if self._is_bump_due:
+            self._is_bump_due = False
+            self._bump()
+
+
+def _checks() -> Check:
+    """How servers are checked: over one session, with a request made once for each of them."""
+    session = ProbeSession()
+
+    def prepare(server: Server, health_check: HealthCheck) -> Callable[[], Outcome]:
+        request = ProbeRequest(server, health_check)
+        return lambda: probe(session, request)
+
+    return prepare
+
+
+def _log_turn(watch: Watch, outcome: Outcome, ok: bool, consecutive: int) -> None:
+    log.event(
+        "health",
+        "info" if ok else "warning",
+        f"backend is {'healthy' if ok else 'unhealthy'}",
+        backend=watch.server.name,
+        reason=outcome.reason,
+        healthy=ok,
+        status=outcome.status,
+        consecutive=consecutive,
+        duration_ms=round(outcome.duration_ms, 3),
+    )

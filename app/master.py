@@ -1,0 +1,360 @@
+"""The master's part: the hooks of gunicorn.conf.py, the table, the control process, publishing.
+
+Runs in gunicorn's master, between its own steps: one thread, no gevent, no requests, no I/O but files and
+log lines. Must never know what a check or a request is. What it keeps lives in this module, because
+gunicorn.conf.py is executed again at every HUP and this module is not.
+
+gunicorn has no periodic hook; ``Arbiter.manage_workers`` runs at least once a second and right after a
+child's death, so supervision is done there. When two generations of masters are alive (USR2), the one
+that proposed a configuration last owns the control process; the other looks on until that one is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from app import config as configuration
+from app import log
+from app.config import Config, ConfigError
+from app.table import (
+    CHECKED,
+    GENERATION,
+    HEARTBEAT,
+    OWNER,
+    PID,
+    STARTED_MS,
+    Table,
+    TableError,
+    identity_of,
+)
+
+EX_CONFIG = 78  # sysexits.h
+TABLE_FD = "LB_TABLE_FD"  # environment: where a re-executed master (USR2) finds the segment
+
+MIN_ROWS = 256
+MIN_BLOB_BYTES = 1 << 20
+# What the first sweep may take beside the check's own timeout: fork, imports, a thousand starts.
+SWEEP_SLACK_SECONDS = 3.0
+LOCK_SECONDS = 2.0  # a fresh control process takes its lock within milliseconds
+FORK_GAP_SECONDS = 0.5  # one that dies at once is not started in a tight loop
+HANG_SECONDS = 10.0  # it beats every 50 ms
+STOP_SECONDS = 1.0
+POLL_SECONDS = 0.005
+
+# Sent to a whole process group by terminals and service managers. The control process must outlive all of
+# them until its master ends it: requests still drain after SIGTERM and want to know who is healthy.
+_IGNORED_BY_CONTROL = (
+    *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2),
+    *(signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH),
+)
+
+_loaded: Config | None = None  # what gunicorn's settings come from
+_master: Master | None = None
+_slot = -1  # of this process, if it is a worker
+
+
+def load_config() -> Config:
+    """The configuration for gunicorn.conf.py. A bad one ends a start; after a HUP the last good one stays."""
+    global _loaded
+    path = configuration.path_from(os.environ)
+    try:
+        candidate = configuration.load(path, os.environ)
+        if _master is not None:
+            _master.refuse_misfit(candidate)
+    except ConfigError as error:
+        _report(error)
+        if _loaded is None:
+            sys.exit(EX_CONFIG)
+        log.event(
+            "config", "error", "configuration not changed, the last good one stays", file=path
+        )
+        return _loaded
+    for problem in configuration.warnings(candidate):
+        log.event("config", "warning", str(problem), path=problem.path, problem=problem.message)
+    _loaded = candidate
+    return candidate
+
+
+def bind_address(config: Config) -> str:
+    """gunicorn's notation: IPv6 addresses in brackets."""
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return f"{host}:{config.port}"
+
+
+def inheritance() -> tuple[Table, int] | None:
+    """In a worker: the table, and the number of the worker's slot. None if gunicorn did not start us."""
+    return None if _master is None else (_master.table, _slot)
+
+
+# -- hooks, in the order in which gunicorn calls them ----------------------------------------------
+
+
+def on_starting(arbiter: Any) -> None:
+    """Make or take over the segment, before there is a listening socket or a child."""
+    global _master
+    assert _loaded is not None
+    _master = Master(arbiter, _loaded)
+
+
+def when_ready(_arbiter: Any) -> None:
+    """Before the first worker: check all servers once, so that workers boot knowing the truth."""
+    _the_master().publish()
+
+
+def pre_fork(arbiter: Any, worker: Any) -> None:
+    """Give the worker a slot: never that of a live one, of either generation."""
+    master = _the_master()
+    worker.slot = master.table.claim_slot(_live_slots(arbiter))
+    if worker.slot < 0:
+        log.event("master", "error", "no free slot, the worker's requests are not counted")
+
+
+def post_fork(_arbiter: Any, worker: Any) -> None:
+    """In the worker: take possession of the slot."""
+    global _slot
+    _slot = worker.slot
+    slot = _the_master().table.slot(_slot)
+    slot[PID] = os.getpid()
+    slot[GENERATION] = worker.age
+    slot[STARTED_MS] = time.time_ns() // 1_000_000
+
+
+def child_exit(_arbiter: Any, worker: Any) -> None:
+    """In the master, a worker was reaped: nothing of it is in flight any more."""
+    _the_master().table.release_slot(worker.slot)
+
+
+def worker_exit(arbiter: Any, worker: Any) -> None:
+    """In the worker that ends. Also in the master, for one that was gone before it could be killed."""
+    if os.getpid() == arbiter.pid:
+        child_exit(arbiter, worker)
+
+
+def on_reload(_arbiter: Any) -> None:
+    """After a HUP, before the new workers are forked."""
+    global _loaded
+    master = _the_master()
+    assert _loaded is not None
+    master.config, before = _loaded, master.config
+    if not master.publish():
+        _loaded = master.config = before
+
+
+def pre_exec(arbiter: Any) -> None:
+    """In the child that becomes the next master (USR2): hand the segment over."""
+    fd = _the_master().table.fd
+    os.set_inheritable(fd, True)
+    # Arbiter.reexec builds the new master's environment from this after the hook.
+    arbiter.cfg.env_orig[TABLE_FD] = str(fd)
+
+
+def on_exit(_arbiter: Any) -> None:
+    """The workers are gone: end the control process."""
+    _the_master().stop()
+
+
+# --------------------------------------------------------------------------------------------------
+
+
+class Master:
+    """What the master keeps between two hooks."""
+
+    __slots__ = ("_arbiter", "_control_pid", "_forked_at", "_is_failing", "config", "table")
+
+    def __init__(self, arbiter: Any, config: Config) -> None:
+        self._arbiter = arbiter
+        self._control_pid = 0
+        self._forked_at = -FORK_GAP_SECONDS
+        self._is_failing = False
+        self.config = config
+        self.table = _inherited_table(arbiter.cfg.workers, config) or _new_table(
+            arbiter.cfg.workers, config
+        )
+        self._supervise_in(arbiter)
+
+    def refuse_misfit(self, config: Config) -> None:
+        """ConfigError if the segment, whose size is fixed, has no room for this configuration."""
+        if not self.table.fits(len(config.servers), len(configuration.to_json(config))):
+            message = f"too many for a reload (room for {self.table.rows}); restart instead"
+            raise ConfigError((configuration.Problem("servers", message),))
+
+    def publish(self) -> bool:
+        """Have the configuration's new servers checked, then make it the one that workers use."""
+        blob = configuration.to_json(self.config)
+        if self._owns() and self.table.published()[1] == blob:
+            return True
+        try:
+            sequence = self.table.propose(blob, [identity_of(s.url) for s in self.config.servers])
+        except TableError as error:
+            log.event(
+                "config", "error", "configuration not changed", path="servers", problem=str(error)
+            )
+            return False
+        self._wait_for_sweep(sequence)
+        return self.table.publish(sequence)
+
+    def supervise(self) -> None:
+        """At least once a second: there is exactly one control process, and it runs."""
+        if not self._owns():
+            # The other generation's master has the say as long as it lives.
+            if self.table.cells[OWNER] in (self._arbiter.reexec_pid, os.getppid()):
+                return
+            self.publish()
+        self._keep_control()
+        self.table.release_dead_slots(_live_slots(self._arbiter))
+
+    def stop(self) -> None:
+        """End the control process: it goes when its master no longer owns the configuration."""
+        if self._owns():
+            self.table.cells[OWNER] = 0
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._control_is_mine():
+            if time.monotonic() > deadline:
+                os.kill(self._control_pid, signal.SIGKILL)
+                os.waitpid(self._control_pid, 0)
+                return
+            time.sleep(POLL_SECONDS)
+
+    def _supervise_in(self, arbiter: Any) -> None:
+        manage_workers: Callable[[], None] = arbiter.manage_workers
+
+        def supervised() -> None:
+            try:
+                self.supervise()
+                self._is_failing = False
+            except Exception:  # else it would stop the master, and with it all that works
+                if not self._is_failing:
+                    logging.getLogger("control").exception("control process not supervised")
+                self._is_failing = True
+            # Workers are forked in here and never return: nothing may be caught around it.
+            manage_workers()
+
+        arbiter.manage_workers = supervised
+
+    def _owns(self) -> bool:
+        return self.table.cells[OWNER] == os.getpid()
+
+    def _wait_for_sweep(self, sequence: int) -> None:
+        check = self.config.health_check
+        deadline = time.monotonic() + SWEEP_SLACK_SECONDS + (check.timeout if check else 0.0)
+        while self.table.cells[CHECKED] < sequence:
+            if time.monotonic() > deadline:
+                log.event("control", "error", "first checks not finished in time, going on without")
+                return
+            self._keep_control()
+            time.sleep(POLL_SECONDS)
+
+    def _keep_control(self) -> None:
+        holder = self.table.controller()
+        now = time.monotonic()
+        if holder:
+            if now - self.table.cells[HEARTBEAT] / 1000 > HANG_SECONDS:
+                log.event("control", "error", "control process hangs, killing it", pid=holder)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(holder, signal.SIGKILL)
+        elif now - self._forked_at >= FORK_GAP_SECONDS:
+            self._forked_at = now
+            self._fork_control()
+
+    def _fork_control(self) -> None:
+        """Start a control process, and wait until it has its lock, so that no second one is started."""
+        reader, writer = os.pipe()
+        # A signal between fork and the child's own handlers would be queued in its copy of the arbiter.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            pid = os.fork()
+            if pid == 0:
+                os.close(reader)
+                self._be_control(writer)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            os.close(writer)
+        self._control_pid = pid
+        has_answered = bool(select.select([reader], [], [], LOCK_SECONDS)[0])
+        os.close(reader)
+        if not has_answered:
+            os.kill(pid, signal.SIGKILL)
+
+    def _be_control(self, ready: int) -> None:
+        """In the child; never returns."""
+        try:
+            _drop_masters_things(self._arbiter)
+            from app import control
+
+            control.run(self.table, ready)
+        except BaseException:  # nothing may climb into the master's stack
+            logging.getLogger("control").exception("control process failed")
+        finally:
+            os._exit(0)
+
+    def _control_is_mine(self) -> bool:
+        """Whether the control process is a living child of ours; reaps it if it has just ended."""
+        try:
+            return bool(self._control_pid) and os.waitpid(self._control_pid, os.WNOHANG)[0] == 0
+        except ChildProcessError:  # gunicorn reaps every child it is told of
+            return False
+
+
+def _the_master() -> Master:
+    assert _master is not None, "no on_starting hook ran"
+    return _master
+
+
+def _live_slots(arbiter: Any) -> frozenset[int]:
+    return frozenset(getattr(worker, "slot", -1) for worker in arbiter.WORKERS.values())
+
+
+def _new_table(workers: int, config: Config) -> Table:
+    """With room to grow by a reload. Two generations of workers overlap at each HUP, and at USR2 too."""
+    return Table.create(
+        rows=max(MIN_ROWS, 4 * len(config.servers)),
+        slots=4 * workers + 16,
+        blob_bytes=max(MIN_BLOB_BYTES, 4 * len(configuration.to_json(config))),
+    )
+
+
+def _inherited_table(workers: int, config: Config) -> Table | None:
+    """The segment of the master that executed us (USR2), if it is one that we can go on with."""
+    fd = os.environ.pop(TABLE_FD, None)
+    if fd is None or "GUNICORN_PID" not in os.environ:
+        return None
+    try:
+        table = Table.attach(int(fd))
+    except (ValueError, TableError) as error:
+        problem = str(error)
+    else:
+        blob = configuration.to_json(config)
+        if table.fits(len(config.servers), len(blob)) and table.free_slots() >= 2 * workers:
+            return table
+        problem = "it is too small"
+        os.close(table.fd)
+    log.event("master", "warning", "the old master's table is left behind", problem=problem)
+    return None
+
+
+def _drop_masters_things(arbiter: Any) -> None:
+    """Let go of what only the master and workers may hold: a listening socket would stay bound with us."""
+    for number in _IGNORED_BY_CONTROL:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for listener in arbiter.LISTENERS:
+        listener.sock.close()
+    for worker in arbiter.WORKERS.values():
+        worker.tmp.close()
+
+
+def _report(error: ConfigError) -> None:
+    for problem in error.problems:
+        log.event("config", "error", str(problem), path=problem.path, problem=problem.message)
+        if _loaded is None:  # a person has just typed the command; later only the log is read
+            sys.stderr.write(f"{problem}\n")
+    sys.stderr.flush()

@@ -1,0 +1,50 @@
+"""gunicorn's settings, made from config.json, and its hooks.
+
+Executed in the master, unpatched, at start and again at every HUP: no state here (app.master keeps it),
+and nothing is imported that loads gevent or requests. Flags on gunicorn's command line win over it.
+"""
+
+import math
+import os
+
+from app import master
+
+_config = master.load_config()
+
+proc_name = "load-balancer"
+bind = master.bind_address(_config)
+backlog = 2048
+# Each worker would have a queue of its own, and what waits in it is lost when that worker exits.
+reuse_port = False
+
+worker_class = "app.worker.Worker"
+workers = _config.workers
+# Of one worker. Far above what a process's descriptors allow, so that those are the limit.
+worker_connections = _config.limits.connections or 65536
+# The application is loaded after the fork, once gevent has patched the standard library.
+preload_app = False
+# A worker that has not beaten for so long is killed. It beats every second, whatever its requests do:
+# this is for one whose loop is stuck, not for slow requests (those are config.json's "timeouts").
+timeout = 30
+graceful_timeout = math.ceil(_config.graceful_timeout)
+keepalive = math.ceil(_config.timeouts.keepalive)
+# Beats are file times: on a disk that is busy, setting them could block a worker's loop.
+_memory = "/dev/shm"  # noqa: S108 - gunicorn makes an unlinked file there
+worker_tmp_dir = _memory if os.access(_memory, os.W_OK) else None
+
+logger_class = "app.log.Logger"
+loglevel = _config.logging.level
+# Access lines are written by the worker, in JSON and in batches.
+accesslog = None
+# It is a thread in the master, and a fork while a thread holds a lock can leave a worker hanging.
+control_socket_disable = True
+
+on_starting = master.on_starting
+when_ready = master.when_ready
+pre_fork = master.pre_fork
+post_fork = master.post_fork
+child_exit = master.child_exit
+worker_exit = master.worker_exit
+on_reload = master.on_reload
+pre_exec = master.pre_exec
+on_exit = master.on_exit
