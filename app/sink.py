@@ -48,6 +48,7 @@ class Sink:
         "_lines",
         "_lock",
         "_pending",
+        "_pid",
         "_piece",
         "_reason",
         "_reported",
@@ -55,12 +56,13 @@ class Sink:
         "_start",
     )
 
+    _pid: int
     _lines: list[bytes]
     # The joined chunk being written, and how far it got. Lines are joined once: joining again at each
     # retry would copy up to 1 MiB for every line logged during a stall.
     _pending: bytes
     _start: int
-    # How many lines the pending chunk speaks for when it is a report of dropped ones.
+    # How many dropped lines the last line of the pending chunk tells of.
     _reported: int
     _size: int
     _flush_at: int
@@ -121,8 +123,9 @@ class Sink:
         self._fd = self._inherited = -1
 
     def after_fork(self) -> None:
-        """In a child: what was buffered is the parent's to write."""
-        self._forget()
+        """In a child: what was buffered is the parent's to write. Does nothing the second time."""
+        if self._pid != os.getpid():
+            self._forget()
 
     def refresh(self) -> None:
         """Follow the descriptor where somebody has put another file under its number (dup2)."""
@@ -138,6 +141,7 @@ class Sink:
             self._fd, self._piece = _open(self._inherited)
 
     def _forget(self) -> None:
+        self._pid = os.getpid()
         self._lines = []
         self._pending = b""
         self._start = self._reported = 0
@@ -149,17 +153,18 @@ class Sink:
         self._lock = allocate_lock()
 
     def _fill(self) -> bool:
-        """Make the next chunk; False when there is none."""
+        """Make the next chunk; False when there is none.
+
+        Dropped lines are told behind the older ones that were kept. A reader that stays too slow is
+        told once in each chunk, which by then holds up to 1 MiB.
+        """
+        lines, self._lines = self._lines, []
         if self._dropped:
-            self._pending = self._report()
+            lines.append(self._report())
+            self._size += len(lines[-1])
             self._reported, self._dropped = self._dropped, 0
-            self._size += len(self._pending)
-        elif self._lines:
-            lines, self._lines = self._lines, []
-            self._pending = b"".join(lines)
-        else:
-            return False
-        return True
+        self._pending = b"".join(lines)
+        return bool(lines)
 
     def _write_pending(self) -> bool:
         """Write the pending chunk in pieces of whole lines; False when that has to stop here."""
@@ -185,8 +190,9 @@ class Sink:
 
     def _lose(self) -> None:
         """Nobody will ever read this (EPIPE, EBADF, EIO): drop all there is, quietly."""
-        self._dropped += self._reported or self._pending.count(b"\n", self._start)
-        self._dropped += len(self._lines)
+        self._dropped += self._pending.count(b"\n", self._start) + len(self._lines)
+        if self._reported:
+            self._dropped += self._reported - 1
         self._reason = CLOSED
         self._lines.clear()
         self._size = 0
@@ -205,7 +211,7 @@ class Sink:
                 "message": "lines dropped",
                 "reason": self._reason,
                 "dropped": self._dropped,
-                "pid": os.getpid(),
+                "pid": self._pid,
             }
         )
 
