@@ -23,6 +23,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, NoReturn, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -160,7 +161,7 @@ def path_from(environ: Mapping[str, str]) -> str:
 def load(path: str, environ: Mapping[str, str]) -> Config:
     """Read the file at ``path``; LB_HOST, LB_PORT, WEB_CONCURRENCY in ``environ`` win over it."""
     problems: list[Problem] = []
-    config = _attempt(problems, "", _read_file, path)
+    config = _attempt(problems, "", lambda name: parse(_text(name)), path)
     # A problem with the whole file has no path of its own.
     whole = path or "LB_CONFIG"
     problems = [problem if problem.path else problem.under(whole) for problem in problems]
@@ -176,8 +177,14 @@ def to_json(config: Config) -> bytes:
 
 
 def from_json(data: bytes) -> Config:
-    """The configuration that ``to_json`` wrote."""
-    config: Config = ROOT.read(_parse(data.decode()))
+    """The configuration that ``to_json`` wrote; there are no comments in it to look for."""
+    config: Config = ROOT.read(json.loads(data, object_pairs_hook=tuple))
+    return config
+
+
+def parse(text: str) -> Config:
+    """The configuration that a file with this text gives."""
+    config: Config = ROOT.read(_parse(text))
     return config
 
 
@@ -677,6 +684,7 @@ def _server(url: str, weight: int, backup: bool, max_connections: int) -> Server
     return Server(url, scheme, host, port, prefix, weight, backup, max_connections)
 
 
+@lru_cache(maxsize=1)  # each server's URL is read twice in a row: once to check, once to split
 def _split_url(text: str) -> tuple[str, str, int, str]:
     """Scheme, host, port, prefix. By hand: urllib.parse drops tabs and newlines and mends much."""
     if " " in text:  # the one space that is printable
@@ -942,11 +950,6 @@ def strip_comments(text: str) -> str:
         comma = len(kept) - 1 if lexeme == "," and before[-1] not in "[{,:" else -1
         before = lexeme
     return "".join(kept)
-
-
-def _read_file(path: str) -> Config:
-    config: Config = ROOT.read(_parse(_text(path)))
-    return config
 
 
 def _text(path: str) -> str:

@@ -32,6 +32,7 @@ from app.config import (
     describe,
     from_json,
     load,
+    parse,
     path_from,
     strip_comments,
     to_json,
@@ -41,18 +42,14 @@ from app.config import (
 PROJECT = Path(__file__).parents[2]
 
 
-def read(text: str | bytes) -> Config:
-    return from_json(text.encode() if isinstance(text, str) else text)
-
-
-def refusals(text: str | bytes) -> list[str]:
+def refusals(text: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        read(text)
+        parse(text)
     return [str(problem) for problem in caught.value.problems]
 
 
 def one_server(url: str) -> configuration.Server:
-    return read(json.dumps({"servers": [url]})).servers[0]
+    return parse(json.dumps({"servers": [url]})).servers[0]
 
 
 @pytest.fixture
@@ -71,7 +68,7 @@ def load_refusals(path: Path | str, environ: dict[str, str] | None = None) -> li
 
 def test_an_empty_object_gives_the_documented_defaults() -> None:
     """With nothing said, every key has the default that the design promises."""
-    assert read("{}") == Config(
+    assert parse("{}") == Config(
         host="0.0.0.0",
         port=8080,
         workers=available_cores(),
@@ -131,7 +128,7 @@ def test_every_key_can_be_set() -> None:
         "trusted_proxies": ["10.0.0.0/8", "::1"],
         "graceful_timeout": 0.5,
     }
-    assert read(json.dumps(given_values)) == Config(
+    assert parse(json.dumps(given_values)) == Config(
         host="::1",
         port=1,
         workers=3,
@@ -159,18 +156,18 @@ def test_every_key_can_be_set() -> None:
 
 def test_seconds_are_floats() -> None:
     """A whole number of seconds becomes a float, so that code meets one type."""
-    assert type(read('{"timeouts": {"read": 2}}').timeouts.read) is float
+    assert type(parse('{"timeouts": {"read": 2}}').timeouts.read) is float
 
 
 def test_false_switches_health_checks_off() -> None:
     """health_check: false is None in the configuration."""
-    assert read('{"health_check": false}').health_check is None
+    assert parse('{"health_check": false}').health_check is None
 
 
 def test_a_configuration_cannot_be_changed() -> None:
     """Config is frozen: whoever wants another builds another."""
     with pytest.raises(FrozenInstanceError):
-        read("{}").port = 1  # type: ignore[misc]
+        parse("{}").port = 1  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +184,7 @@ def test_a_configuration_cannot_be_changed() -> None:
 )
 def test_expected_status_forms(written: str, ranges: tuple[tuple[int, int], ...]) -> None:
     """A code, a range, a list in one string or as JSON: all become sorted, merged ranges."""
-    check = read(f'{{"health_check": {{"expected_status": {written}}}}}').health_check
+    check = parse(f'{{"health_check": {{"expected_status": {written}}}}}').health_check
     assert check is not None
     assert check.expected_status == ranges
 
@@ -231,12 +228,12 @@ def test_server_urls(
 
 def test_a_string_and_an_object_with_only_a_url_are_the_same_server() -> None:
     """The short form is only shorter."""
-    assert read('{"servers": [{"url": "http://a"}]}').servers == (one_server("http://a"),)
+    assert parse('{"servers": [{"url": "http://a"}]}').servers == (one_server("http://a"),)
 
 
 def test_the_order_of_servers_is_kept() -> None:
     """Servers are in the order of the file."""
-    servers = read('{"servers": ["http://b", "http://a", {"url": "http://c"}]}').servers
+    servers = parse('{"servers": ["http://b", "http://a", {"url": "http://c"}]}').servers
     assert [server.host for server in servers] == ["b", "a", "c"]
 
 
@@ -520,7 +517,7 @@ def test_a_number_of_thousands_of_digits_is_out_of_range() -> None:
 def test_the_error_prints_one_problem_a_line() -> None:
     """str() of the error is what an operator reads."""
     with pytest.raises(ConfigError) as caught:
-        read('{"port": 0, "workers": 0}')
+        parse('{"port": 0, "workers": 0}')
     assert str(caught.value) == "port: must be ≥ 1, got 0\nworkers: must be ≥ 1, got 0"
     assert caught.value.problems[0] == Problem("port", "must be ≥ 1, got 0")
 
@@ -634,7 +631,7 @@ def test_comments_anywhere_change_nothing(value: Any, data: st.DataObject) -> No
 def test_any_text_is_read_or_refused(text: str) -> None:
     """No text makes the reader fail in any other way than ConfigError."""
     with contextlib.suppress(ConfigError):
-        read(text)
+        parse(text)
 
 
 # --- files and environment -----------------------------------------------------------------------
@@ -820,16 +817,16 @@ documents = st.fixed_dictionaries(
 @given(documents)
 def test_published_and_described_forms_round_trip(document: dict[str, Any]) -> None:
     """to_json and describe lose nothing: reading either gives an equal configuration."""
-    config = read(json.dumps(document))
+    config = parse(json.dumps(document))
     assert from_json(to_json(config)) == config
     assert to_json(from_json(to_json(config))) == to_json(config)
-    assert read(describe(config)) == config
-    assert max(map(len, describe(read("{}")).splitlines())) <= 100
+    assert parse(describe(config)) == config
+    assert max(map(len, describe(parse("{}")).splitlines())) <= 100
 
 
 def test_describe_has_every_key_in_the_documented_order() -> None:
     """What check prints is complete, ordered like the reference, and easy to read."""
-    text = describe(read('{"workers": 2, "servers": ["http://a:1"], "health_check": false}'))
+    text = describe(parse('{"workers": 2, "servers": ["http://a:1"], "health_check": false}'))
     assert (
         text
         == """\
@@ -889,7 +886,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
 )  # fmt: skip
 def test_warnings(changes: dict[str, Any], expected: list[str]) -> None:
     """What is valid but looks like a mistake is said, and nothing else is."""
-    config = read(json.dumps({"servers": ["http://a"], **changes}))
+    config = parse(json.dumps({"servers": ["http://a"], **changes}))
     assert [str(problem) for problem in warnings(config)] == expected
 
 
@@ -990,7 +987,7 @@ def test_schema_and_reader_agree(document: dict[str, Any], valid: bool) -> None:
     validator = jsonschema.Draft202012Validator(configuration.schema())
     assert validator.is_valid(document) is valid
     if valid:
-        read(json.dumps(document))
+        parse(json.dumps(document))
     else:
         assert refusals(json.dumps(document))
 
@@ -1009,7 +1006,7 @@ def test_the_shipped_example_is_valid_and_without_warnings() -> None:
         "http://127.0.0.1:8001",
         "http://127.0.0.1:8002",
     ]
-    assert config == replace(read("{}"), servers=config.servers)
+    assert config == replace(parse("{}"), servers=config.servers)
     assert warnings(config) == ()
     stripped = strip_comments((PROJECT / "config.json").read_text("utf-8"))
     jsonschema.Draft202012Validator(configuration.schema()).validate(json.loads(stripped))
@@ -1018,7 +1015,7 @@ def test_the_shipped_example_is_valid_and_without_warnings() -> None:
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "critical"])
 def test_each_level_is_taken(level: str) -> None:
     """The levels of the standard library, by their names in lower case."""
-    assert read(json.dumps({"logging": {"level": level}})).logging.level == level
+    assert parse(json.dumps({"logging": {"level": level}})).logging.level == level
 
 
 def test_the_module_is_light() -> None:
@@ -1035,4 +1032,4 @@ def test_the_module_is_light() -> None:
 def test_available_cores_follow_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under taskset the default number of workers is what the process may use."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {2, 5, 7})
-    assert read("{}").workers == 3
+    assert parse("{}").workers == 3
