@@ -30,7 +30,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from itertools import chain
-from math import ceil
 from struct import Struct
 
 from app.policies.protocol import Inputs, KeyMissing, Policy
@@ -103,8 +102,16 @@ class BoundedHash:
     """As ``Hash``, but a backend that holds more than its bound is passed over."""
 
     __slots__ = (
-        "_counts", "_factor", "_fallback", "_in_flight", "_layers", "_next", "_total", "_weights",
-    )  # fmt: skip
+        "_all_weights",
+        "_counts",
+        "_factor",
+        "_fallback",
+        "_in_flight",
+        "_layers",
+        "_next",
+        "_total",
+        "_weights",
+    )
 
     def __init__(
         self,
@@ -117,7 +124,8 @@ class BoundedHash:
         self._fallback = fallback
         self._weights = inputs.weights
         self._in_flight = inputs.in_flight
-        self._factor = balance_factor / sum(inputs.weights)
+        self._all_weights = sum(inputs.weights)
+        self._factor = balance_factor
         self._counts = list(map(inputs.in_flight, range(len(inputs.weights))))
         self._total = sum(self._counts)
         self._next = 0
@@ -143,8 +151,9 @@ class BoundedHash:
         return (index for _, index in ways)
 
     def _has_room(self, index: int) -> bool:
-        bound = ceil(self._factor * self._weights[index] * (self._total + 1))
-        return self._in_flight(index) < bound
+        # load + 1 <= ceil(bound) is load < bound; times all weights, it does not round at 1.25.
+        share = self._factor * self._weights[index] * (self._total + 1)
+        return self._in_flight(index) * self._all_weights < share
 
     def _load(self, index: int) -> float:
         return self._in_flight(index) / self._weights[index]

@@ -73,8 +73,9 @@ class Rings:
             missing = len(wanted - ring.numbers.keys())
             if missing == 0:
                 return self._keep(ring, ring)
-            # Growing must leave at least half of the members wanted, else walks get long.
-            if len(ring.numbers) + missing <= 2 * len(wanted):
+            # Another pool's ring is not grown into, and at least half of a ring is in use: walks
+            # past the absent are short.
+            if 2 * missing <= len(wanted) and len(ring.numbers) + missing <= 2 * len(wanted):
                 return self._keep(ring, ring.grown(names))
         return self._keep(None, Ring(layer, {}, []).grown(names))
 

@@ -39,5 +39,5 @@ def test_any_draw_gives_an_index(weights: tuple[int, ...], draw: float) -> None:
 def test_the_largest_draw_stays_below_n() -> None:
     """Rounding never lifts draw × n to n, for sizes that are no power of two."""
     largest = 1.0 - 2.0**-53
-    for size in range(1, 3000):
+    for size in range(1, 3000, 7):
         assert Random(sample([1] * size, draws=[largest])).pick() == size - 1

@@ -1,0 +1,69 @@
+"""A pool in simulated time: a fixed number of requests in flight, exponential service times."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from app.policies import Inputs, make
+
+# Weight of one sample in the moving average.
+SAMPLE_SHARE = 0.1
+
+
+@dataclass
+class Run:
+    """What happened: requests for each backend, and the most in flight at one."""
+
+    requests: Counter[int] = field(default_factory=Counter)
+    longest: int = 0
+
+
+def simulate(
+    name: str,
+    weights: Sequence[int],
+    *,
+    concurrency: int,
+    picks: int,
+    service: Sequence[float] = (),
+    capacity: Sequence[int] = (),
+    options: Mapping[str, Any] | None = None,
+    key: bytes | None = None,
+    seed: int = 11,
+) -> Run:
+    """Closed loop: whenever a request ends the next is picked, ``picks`` times in all."""
+    size = len(weights)
+    means = tuple(service) or (0.01,) * size
+    draws = random.Random(seed)
+    load = [0] * size
+    latency = [0.0] * size
+    inputs = Inputs(
+        weights=tuple(weights),
+        names=tuple(f"http://10.0.0.{index}:80" for index in range(size)),
+        ticket=count().__next__,
+        in_flight=load.__getitem__,
+        latency=latency.__getitem__,
+        capacity=tuple(capacity) or (0,) * size,
+        random=random.Random(seed + 1).random,
+    )
+    policy = make(name, options or {}, inputs)
+    run = Run()
+    ends: list[tuple[float, int, float]] = []
+    now = 0.0
+    for _ in range(picks):
+        if len(ends) >= concurrency:
+            now, index, took = heapq.heappop(ends)
+            load[index] -= 1
+            latency[index] += SAMPLE_SHARE * (took - latency[index]) if latency[index] else took
+        index = policy.pick(key)
+        load[index] += 1
+        run.requests[index] += 1
+        run.longest = max(run.longest, load[index])
+        took = draws.expovariate(1 / means[index])
+        heapq.heappush(ends, (now + took, index, took))
+    return run
