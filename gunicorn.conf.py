@@ -43,6 +43,7 @@ on_starting = master.on_starting
 when_ready = master.when_ready
 pre_fork = master.pre_fork
 post_fork = master.post_fork
+post_worker_init = master.post_worker_init
 child_exit = master.child_exit
 worker_exit = master.worker_exit
 on_reload = master.on_reload

@@ -26,6 +26,7 @@ def run(table: Table, ready: int) -> None:
         if not table.take_control():
             return
         _beat(table)
+        _rename()
         os.write(ready, b"1")
     finally:
         os.close(ready)
@@ -48,7 +49,6 @@ def _watch(table: Table, master: int) -> None:
     # Look-ups of names run in threads; a few names that hang must not keep the others waiting.
     gevent.get_hub().threadpool.maxsize = 64
     _raise_descriptor_limit()
-    _rename()
     log.event("control", "info", "control process started", pid=os.getpid(), master_pid=master)
     checker = Checker(table)
     adopted = 0

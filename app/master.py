@@ -56,6 +56,10 @@ _IGNORED_BY_CONTROL = (
     *(signal.SIGTTIN, signal.SIGTTOU, signal.SIGWINCH),
 )
 
+# A worker that is still importing has gunicorn's own handlers, which queue a signal for the master that it
+# is no more: such a SIGTERM was lost, and the master waited graceful_timeout for that worker.
+_ENDS_A_BOOTING_WORKER = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT)
+
 _loaded: Config | None = None  # what gunicorn's settings come from
 _master: Master | None = None
 _slot = -1  # of this process, if it is a worker
@@ -118,13 +122,21 @@ def pre_fork(arbiter: Any, worker: Any) -> None:
 
 
 def post_fork(_arbiter: Any, worker: Any) -> None:
-    """In the worker: take possession of the slot."""
+    """In the worker: let signals end it while it boots, and take possession of the slot."""
     global _slot
+    for number in _ENDS_A_BOOTING_WORKER:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS_A_BOOTING_WORKER)
     _slot = worker.slot
     slot = _the_master().table.slot(_slot)
     slot[PID] = os.getpid()
     slot[GENERATION] = worker.age
     slot[STARTED_MS] = time.time_ns() // 1_000_000
+
+
+def post_worker_init(_worker: Any) -> None:
+    """In the worker, gevent is loaded: what it would print becomes log lines."""
+    log.install_gevent()
 
 
 def child_exit(_arbiter: Any, worker: Any) -> None:
@@ -178,7 +190,7 @@ class Master:
         self.table = _inherited_table(arbiter.cfg.workers, config) or _new_table(
             arbiter.cfg.workers, config
         )
-        self._supervise_in(arbiter)
+        self._hook_into(arbiter)
 
     def refuse_misfit(self, config: Config) -> None:
         """ConfigError if the segment, whose size is fixed, has no room for this configuration."""
@@ -204,8 +216,7 @@ class Master:
     def supervise(self) -> None:
         """At least once a second: there is exactly one control process, and it runs."""
         if not self._owns():
-            # The other generation's master has the say as long as it lives.
-            if self.table.cells[OWNER] in (self._arbiter.reexec_pid, os.getppid()):
+            if self._has_say_elsewhere():
                 return
             self.publish()
         self._keep_control()
@@ -223,8 +234,10 @@ class Master:
                 return
             time.sleep(POLL_SECONDS)
 
-    def _supervise_in(self, arbiter: Any) -> None:
+    def _hook_into(self, arbiter: Any) -> None:
+        """The two hooks that gunicorn does not have: now and then, and around the fork of a worker."""
         manage_workers: Callable[[], None] = arbiter.manage_workers
+        spawn_worker: Callable[[], int] = arbiter.spawn_worker
 
         def supervised() -> None:
             try:
@@ -237,10 +250,27 @@ class Master:
             # Workers are forked in here and never return: nothing may be caught around it.
             manage_workers()
 
+        def undisturbed() -> int:
+            # The child unblocks them in post_fork, when it has handlers of its own.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS_A_BOOTING_WORKER)
+            try:
+                return spawn_worker()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
         arbiter.manage_workers = supervised
+        arbiter.spawn_worker = undisturbed
 
     def _owns(self) -> bool:
         return self.table.cells[OWNER] == os.getpid()
+
+    def _has_say_elsewhere(self) -> bool:
+        """Whether the owner is a master of another generation that lives: our parent or our child.
+
+        Asked this way a reused pid cannot pass for it. 0: the owner has ended and said so.
+        """
+        owner = self.table.cells[OWNER]
+        return owner != 0 and owner in (self._arbiter.reexec_pid, os.getppid())
 
     def _wait_for_sweep(self, sequence: int) -> None:
         check = self.config.health_check
