@@ -266,8 +266,11 @@ def logger(lines: Lines) -> Iterator[logging.Logger]:
     handler = StdoutHandler()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False
     yield logger
     logger.removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
 
 
 def test_a_log_record_has_our_field_names(logger: logging.Logger, lines: Lines) -> None:
@@ -308,7 +311,7 @@ def test_an_exception_is_one_field(logger: logging.Logger, lines: Lines) -> None
 
 def test_no_exception_no_field(logger: logging.Logger, lines: Lines) -> None:
     """exc_info=True outside of a handler does not log logging's placeholder."""
-    logger.error("failed", exc_info=True)
+    logger.error("failed", exc_info=True)  # noqa: LOG014 - that is the case
     assert "exception" not in lines.take()[0]
 
 
