@@ -1,0 +1,81 @@
+# Everything a developer types. Only Python ≥ 3.10 with pip and venv, a C compiler (for gunicorn_h1c,
+# which PyPI has as source only) and GNU make are needed; the rest goes into .venv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Which Python makes .venv; the first that fits if not given: make PYTHON=/path/to/python test
+PYTHON ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo run test check fmt docs lock clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.run ## the balancer on port 8080 with two demo backends behind it
+	@$(BIN)/python load_balancer.py demo
+
+run: $(VENV)/.run ## the balancer with config.json, or the file in LB_CONFIG
+	@$(BIN)/python load_balancer.py run
+
+test: $(VENV)/.dev ## all tests; some only: make test ARGS="-k table"
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## lint, formatting, types, who imports whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+fmt: $(VENV)/.dev ## format, and mend what the linter can
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.run ## config.schema.json and docs/configuration.md, from app/config.py
+	$(BIN)/python -m app.config schema > config.schema.json
+	$(BIN)/python -m app.config docs > docs/configuration.md
+
+UV := $(BIN)/uv pip compile --quiet --no-python-downloads --universal --python-version 3.10 \
+	--generate-hashes --no-emit-index-url --custom-compile-command "make lock"
+
+lock: $(VENV)/.dev ## the locks, after a change of requirements.txt or requirements-dev.txt
+	$(UV) requirements.txt -o requirements.lock
+	$(UV) requirements.txt requirements-dev.txt -c requirements.lock -o requirements-dev.lock
+
+clean: ## remove .venv and every cache
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the virtual environment: made once, filled again when a lock changes ------------------------
+
+define INSTALL_FAILED
+make: the packages could not be installed; pip's words are above. If they are about a compiler:
+make: gunicorn_h1c is compiled here, with a C compiler and Python's headers
+make: (Debian: apt install gcc python3-dev)
+endef
+export INSTALL_FAILED
+
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+
+$(VENV)/.run: requirements.lock | $(BIN)/python
+	@echo "Installing requirements.lock into $(VENV)"
+	@$(INSTALL) -r $< || { echo "$$INSTALL_FAILED" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock | $(BIN)/python
+	@echo "Installing requirements-dev.lock into $(VENV)"
+	@$(INSTALL) -r $< || { echo "$$INSTALL_FAILED" >&2; exit 1; }
+	@touch $@ $(VENV)/.run
+
+$(BIN)/python:
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10 python; do \
+		"$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
+			|| continue; \
+		echo "Making $(VENV) with $$("$$python" --version)"; \
+		exec "$$python" -m venv --clear $(VENV); \
+	done; \
+	echo "make: no Python 3.10 or newer with venv and pip was found: install one" \
+		"(Debian: apt install python3 python3-venv), or name it: make PYTHON=/path/to/python" >&2; \
+	exit 1

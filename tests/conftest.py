@@ -1,0 +1,46 @@
+"""What holds for every test: markers, and randomness that can be had again.
+
+A failing run prints its seed; ``LB_TEST_SEED=<seed> make test`` runs with the same numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+INTEGRATION = Path(__file__).parent / "integration"
+SEED = int(os.environ.get("LB_TEST_SEED") or random.SystemRandom().randrange(2**32))
+
+# A blob to reproduce a failure on any machine; no deadline, because a busy machine is not a bug.
+settings.register_profile("project", deadline=None, print_blob=True)
+settings.load_profile("project")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "integration: real gunicorn, real sockets, real time")
+
+
+def pytest_report_header() -> str:
+    return f"seed: LB_TEST_SEED={SEED}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if INTEGRATION in item.path.parents:
+            item.add_marker(pytest.mark.integration)
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers of this test's own, the same whichever tests ran before it."""
+    return random.Random(f"{SEED} {request.node.nodeid}")
+
+
+@pytest.fixture(autouse=True)
+def _seeded(rng: random.Random) -> None:
+    """The module's own generator too, for code that takes no generator."""
+    random.seed(rng.random())
