@@ -43,7 +43,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     _raise_file_limit()
     problems = install.prepare(BUILD, offline=options.offline)
-    chosen, missing = _candidates(options.candidate, problems)
+    chosen, missing = _candidates(options.candidate, options.case, problems)
     if not chosen:
         raise SystemExit(f"no candidate can run: {missing}")
     wanted = [case for case in cases.ALL if case.name in options.case]
@@ -100,11 +100,11 @@ def _options() -> argparse.Namespace:
 
 
 def _candidates(
-    names: list[str], problems: dict[str, str]
+    names: list[str], wanted: list[str], problems: dict[str, str]
 ) -> tuple[list[Candidate], dict[str, str]]:
     chosen, missing = [], {}
     for kind in candidates.ALL:
-        if kind.name not in names:
+        if kind.name not in names or (kind.only and not set(kind.only) & set(wanted)):
             continue
         candidate = kind(ROOT, BUILD)
         reason = candidate.missing()
@@ -121,6 +121,8 @@ def _measure(lab: Lab, case: Case, chosen: list[Candidate], result: report.Resul
     entries = []
     for candidate in chosen:
         reason = cases.lacks(case, candidate)
+        if candidate.only and case.name not in candidate.only:
+            continue
         if reason:
             result.skipped[candidate.name] = reason
         elif not case.only_ours or candidate.name == report.BASE:

@@ -76,7 +76,7 @@ GOALS = (
     Goal("small GET, CPU a request, of nginx", "small", "cpu_us", "nginx", 1 / 0.40, False),
     *(
         Goal(f"download, CPU s/GB, of {peer}", "download", "cpu_s_gb", peer, 1.0, False)
-        for peer in ("envoy", "caddy", "haproxy", "nginx")
+        for peer in ("envoy", "caddy", "haproxy", "haproxy-copying", "nginx")
     ),
     *(
         Goal(f"upload, CPU s/GB, of {peer}", "upload", "cpu_s_gb", peer, 1.0, False)
