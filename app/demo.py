@@ -255,18 +255,26 @@ def guide(config: Config, balancer: int, players: Sequence[Player]) -> str:
         f"  backend        http://{player.server.name}  (pid {player.process.pid})"
         for player in players
     )
+    tries = (
+        (f"curl {url}/", "again and again: the backends take turns"),
+        (f"curl -N {url}/stream", "server-sent events, each as it is sent"),
+        (f"curl '{url}/slow?seconds=3'", "a slow answer, which holds up nobody else"),
+        (f"curl -i {url}/status/503", "any status"),
+        (f"curl -d 'some body' {url}/echo", "the body comes back"),
+        (
+            f"kill {first.process.pid}",
+            f"a backend dies, others answer; it is back in {REVIVE_S:g} s",
+        ),
+        (f"kill -HUP {balancer}", "the configuration is read again, and no request is lost"),
+    )
+    width = max(len(command) for command, _ in tries)
+    lines = "\n".join(f"  {command:<{width}}   {effect}" for command, effect in tries)
     return f"""
   load balancer  {url}  (pid {balancer}, {config.algorithm}, workers: {config.workers})
 {backends}
 
 Try in another terminal:
-  curl {url}/                        again and again: the backends take turns
-  curl -N {url}/stream               server-sent events, each as it is sent
-  curl '{url}/slow?seconds=3'        a slow answer, which holds up nobody else
-  curl -i {url}/status/503           any status
-  curl -d 'some body' {url}/echo     the body comes back
-  kill {first.process.pid:<30} backend {first.server.name} dies; the others answer; back after {REVIVE_S:g} s
-  kill -HUP {balancer:<25} read the configuration again, losing nothing
+{lines}
 
 The balancer's log follows, one JSON object a line. Ctrl-C stops everything.
 """
