@@ -31,17 +31,21 @@ def simulate(
     concurrency: int,
     picks: int,
     service: Sequence[float] = (),
+    known: Sequence[float] = (),
     capacity: Sequence[int] = (),
     options: Mapping[str, Any] | None = None,
     key: bytes | None = None,
     seed: int = 11,
 ) -> Run:
-    """Closed loop: whenever a request ends the next is picked, ``picks`` times in all."""
+    """Closed loop: whenever a request ends the next is picked, ``picks`` times in all.
+
+    ``service`` is each backend's mean time, ``known`` the latency that has been learnt before.
+    """
     size = len(weights)
     means = tuple(service) or (0.01,) * size
     draws = random.Random(seed)
     load = [0] * size
-    latency = [0.0] * size
+    latency = list(known) or [0.0] * size
     inputs = Inputs(
         weights=tuple(weights),
         names=tuple(f"http://10.0.0.{index}:80" for index in range(size)),
