@@ -88,10 +88,10 @@ def test_every_default_is_valid() -> None:
 
 def test_the_documentation_has_every_policy_and_option() -> None:
     """One heading a policy, and each option with its line, as the table says it."""
-    text = DOCS.read_text("utf-8")
+    text = " ".join(DOCS.read_text("utf-8").split())
     for definition in POLICIES.values():
         assert f"### `{definition.name}`" in text
-        assert definition.summary in text
+        assert definition.summary in text.lower()
         for option in definition.options:
             assert f"`{option.name}`" in text
             assert option.summary in text

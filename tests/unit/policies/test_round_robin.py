@@ -116,10 +116,10 @@ def test_stride_keeps_its_stated_deviation(weights: tuple[int, ...]) -> None:
 
 @given(st.integers(2, 10**9))
 def test_stride_visits_every_place(total: int) -> None:
-    """The stride has no factor in common with the total, and spreads: small quotients only."""
-    stride, quotients = even_stride(total)
+    """The stride has no factor in common with the total, and spreads."""
+    stride, deviation = even_stride(total)
     assert pow(stride, -1, total) >= 0
-    assert quotients <= 10 + 2 * total.bit_length()
+    assert deviation <= 10 + 4 * total.bit_length()
 
 
 def test_build_at_ten_thousand_backends_is_linear() -> None:
