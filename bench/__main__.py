@@ -126,7 +126,7 @@ def _measure(lab: Lab, case: Case, chosen: list[Candidate], result: report.Resul
         if reason:
             result.skipped[candidate.name] = reason
         elif not case.only_ours or candidate.name == report.BASE:
-            entries += [(candidate, *row) for row in cases.expand(case, candidate, lab.root)]
+            entries += [(candidate, *row) for row in cases.expand(case, candidate)]
     for number in range(lab.settings.rounds):
         for candidate, row, measure in entries:
             if row in result.skipped:
@@ -137,7 +137,7 @@ def _measure(lab: Lab, case: Case, chosen: list[Candidate], result: report.Resul
             try:
                 sample = measure(lab, candidate)
             except BenchError as problem:
-                result.skipped[row] = f"round {number + 1}: {problem}"
+                result.skipped[row] = " ".join(f"round {number + 1}: {problem}".split())
                 sample = None
             result.rows.setdefault(row, []).append(sample)
             took = time.perf_counter() - began

@@ -82,6 +82,7 @@ class Ours(Candidate):
     title = "this balancer"
     tls = False
     lacks_tls = "TLS towards clients is not built yet"
+    flags: tuple[str, ...] = ()
 
     def missing(self) -> str | None:
         for needed in ("gunicorn.conf.py", "app/wsgi.py"):
@@ -115,7 +116,10 @@ class Ours(Candidate):
         path = folder / "config.json"
         path.write_text(json.dumps(config))
         return Launch(
-            (sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:application"),
+            (
+                sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", *self.flags,
+                "app:application",
+            ),
             self.root,
             {
                 "LB_CONFIG": str(path),
@@ -125,7 +129,16 @@ class Ours(Candidate):
             },
             # SIGTERM would wait for requests in flight; the load is gone by then.
             signal.SIGINT,
-        )
+        )  # fmt: skip
+
+
+class OursStock(Ours):
+    """The same application without our worker: what the worker is worth."""
+
+    name = "ours-stock"
+    title = "this balancer under the stock gevent worker"
+    only = ("small",)
+    flags = ("-k", "gevent")
 
 
 class Nginx(Candidate):
@@ -566,6 +579,7 @@ class AiohttpUvloop(Aiohttp):
 
 ALL: tuple[type[Candidate], ...] = (
     Ours,
+    OursStock,
     Nginx,
     HAProxy,
     HAProxyCopying,

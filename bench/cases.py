@@ -7,6 +7,8 @@ and which way is better.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -73,7 +75,7 @@ class Case:
     note: str = ""
     tls: bool = False
     only_ours: bool = False
-    variants: Callable[[Path], Iterable[str]] | None = None
+    variants: Callable[[], Iterable[str]] | None = None
     """For a case that compares our algorithms: their names."""
     before: Callable[[], None] | None = None
 
@@ -215,11 +217,18 @@ def algorithm(name: str) -> Measure:
     return measure
 
 
-def algorithms(root: Path) -> list[str]:
-    """Round robin first, then every other policy that the tree has."""
-    files = sorted((root / "app" / "policies").glob("[a-z]*.py"))
-    names = [file.stem for file in files]
-    return ["round_robin", *(name for name in names if name != "round_robin")]
+def algorithms() -> list[str]:
+    """Round robin first, then every other algorithm that config.json may name."""
+    from app import config
+    from app.policies import POLICIES
+
+    names = ["round_robin"]
+    for name in POLICIES:
+        text = json.dumps({"servers": ["http://127.0.0.1:1"], "algorithm": name})
+        with contextlib.suppress(config.ConfigError):
+            config.parse(text)
+            names.append(name)
+    return list(dict.fromkeys(names))
 
 
 ALL = (
@@ -274,13 +283,13 @@ ALL = (
 )
 
 
-def expand(case: Case, candidate: Candidate, root: Path) -> list[tuple[str, Measure]]:
+def expand(case: Case, candidate: Candidate) -> list[tuple[str, Measure]]:
     """Rows that a candidate has in a case: one, or one for each of our algorithms."""
     if case.variants is None:
         return [(candidate.name, case.measure)]
     return [
         (Ours.name if number == 0 else name, algorithm(name))
-        for number, name in enumerate(case.variants(root))
+        for number, name in enumerate(case.variants())
     ]
 
 

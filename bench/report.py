@@ -128,7 +128,7 @@ def table(result: Result) -> list[str]:
     rows = [["", *(metric.title for _, metric in metrics)]]
     for name in names:
         rows.append([name, *(_cell(result, name, base, key, metric) for key, metric in metrics)])
-    lines = _aligned(rows) if names else ["Nothing measured."]
+    lines = aligned(rows) if names else ["Nothing measured."]
     if result.note:
         lines += ["", result.note]
     lines += [""] * bool(result.skipped)
@@ -168,7 +168,7 @@ def goals(results: Mapping[str, Result]) -> list[str]:
                 "met" if met else "missed",
             ]
         )
-    return _aligned(rows) if len(rows) > 1 else []
+    return aligned(rows) if len(rows) > 1 else []
 
 
 def as_json(results: Mapping[str, Result], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,7 +215,8 @@ def _number(value: float, digits: int) -> str:
     return f"{value:,.{digits}f}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows, the first of them the heads, as a Markdown table that also reads well as it is."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "| "

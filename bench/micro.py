@@ -1,0 +1,377 @@
+"""``python -m bench.micro``: what each step of our path costs, in nanoseconds, with no proxy running.
+
+So that a regression is found in its place. Each step is a function that prepares real inputs (heads as
+wrk, a browser and a backend send them; a real shared table, pool and policy) and returns the call to be
+timed. A step whose part of the product is missing or has changed its shape is named and left out.
+Figures include the call itself, some 30 ns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gc
+import itertools
+import json
+import os
+import platform
+import socket
+import sys
+import timeit
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from bench.report import aligned
+
+Call = Callable[[], object]
+
+SECONDS = 0.05
+REPEATS = 7
+RESULT = Path(__file__).resolve().parent.parent / "build" / "bench" / "micro.json"
+
+WRK = b"GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n"
+BROWSER = (
+    b"GET /assets/app.js?v=3 HTTP/1.1\r\nHost: www.example.com\r\nConnection: keep-alive\r\n"
+    b"User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\n"
+    b"Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n"
+    b"Accept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br, zstd\r\n"
+    b"Referer: https://www.example.com/\r\nCookie: session=0123456789abcdef; theme=dark\r\n"
+    b"Sec-Fetch-Dest: script\r\nSec-Fetch-Mode: no-cors\r\nSec-Fetch-Site: same-origin\r\n"
+    b"Cache-Control: no-cache\r\nPragma: no-cache\r\n\r\n"
+)
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nServer: nginx/1.22.1\r\nDate: Sun, 22 Nov 2026 18:50:16 GMT\r\n"
+    b"Content-Type: text/plain\r\nContent-Length: 15\r\nConnection: keep-alive\r\n\r\n"
+    b"hello, world!!\n"
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    part: str
+    prepare: Callable[[], Call]
+
+
+STEPS: list[Step] = []
+
+
+def step(part: str, name: str, *arguments: Any) -> Callable[[Callable[..., Call]], Any]:
+    """Register a step; ``{}`` in its name stands for the first argument."""
+
+    def register(prepare: Callable[..., Call]) -> Callable[..., Call]:
+        title = name.format(*(f"{argument:,}" for argument in arguments if type(argument) is int))
+        STEPS.append(Step(title, part, functools.partial(prepare, *arguments)))
+        return prepare
+
+    return register
+
+
+# -- the floor: what the kernel and the parser below us take ---------------------------------------
+
+
+@step("floor", "send and receive over a socket pair, 155 bytes")
+def _floor_socket() -> Call:
+    near, far = socket.socketpair()
+
+    def call() -> object:
+        near.send(ANSWER)
+        return far.recv(65536)
+
+    return call
+
+
+@step("floor", "h1c.parse_request, wrk's head")
+def _floor_request() -> Call:
+    import gunicorn_h1c
+
+    return lambda: gunicorn_h1c.parse_request(WRK)
+
+
+@step("floor", "h1c.parse_response")
+def _floor_response() -> Call:
+    import gunicorn_h1c
+
+    return lambda: gunicorn_h1c.parse_response(ANSWER)
+
+
+# -- the client's side -----------------------------------------------------------------------------
+
+
+@step("request", "read_head, wrk's (1 field)", WRK)
+@step("request", "read_head, a browser's (14 fields)", BROWSER)
+def _read_request(data: bytes) -> Call:
+    from app.wire.request import read_head
+
+    return lambda: read_head(data)
+
+
+@step("request", "WSGI environ to RequestHead (stock worker only)")
+def _environ() -> Call:
+    from app.wsgi import _head_from
+
+    environ = {
+        "REQUEST_METHOD": "GET",
+        "RAW_URI": "/assets/app.js?v=3",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "HTTP_HOST": "www.example.com",
+        "HTTP_USER_AGENT": "Mozilla/5.0",
+        "HTTP_ACCEPT": "*/*",
+    }
+    return lambda: _head_from(environ)
+
+
+# -- the pool --------------------------------------------------------------------------------------
+
+
+def _configured(servers: int) -> Any:
+    from app import config
+
+    urls = [f"http://127.1.{number // 250}.{number % 250 + 1}:8001" for number in range(servers)]
+    return config.parse(json.dumps({"servers": urls}))
+
+
+def _pool(servers: int) -> Any:
+    from app.pool import Pool
+    from app.wsgi import standalone_table
+
+    configured = _configured(servers)
+    # The adapter's type is what the session looks at.
+    from app.transport import Adapter, ConnectionCache
+
+    adapter = Adapter()
+    return Pool(
+        standalone_table(configured),
+        0,
+        lambda server: (ConnectionCache(server.scheme, server.host, server.port, 0.0), adapter),
+        lambda _: None,
+    )
+
+
+@step("pick", "Pool.pick, {} servers", 2)
+@step("pick", "Pool.pick, {} servers", 100)
+@step("pick", "Pool.pick, {} servers", 10000)
+def _pick(servers: int) -> Call:
+    pool = _pool(servers)
+    pick: Call = pool.pick
+    return pick
+
+
+@step("pick", "the cursor's next ticket")
+def _ticket() -> Call:
+    ticket: Call = _pool(1).table.ticket
+    return ticket
+
+
+@step("pick", "in-flight cell, up and down")
+def _in_flight() -> Call:
+    pool = _pool(2)
+    cells, index = pool.cells, pool.backends[0].in_flight
+
+    def call() -> None:
+        cells[index] += 1
+        cells[index] -= 1
+
+    return call
+
+
+@step("pick", "snapshot built anew, {} servers", 2)
+@step("pick", "snapshot built anew, {} servers", 10000)
+def _refresh(servers: int) -> Call:
+    refresh: Call = _pool(servers).refresh
+    return refresh
+
+
+# -- the backend's side ----------------------------------------------------------------------------
+
+
+def _exchange(data: bytes) -> Any:
+    from app.wire.forwarded import connection_lines
+    from app.wire.request import read_head
+
+    def nothing(*_: object) -> None:
+        pass
+
+    return SimpleNamespace(
+        head=read_head(data),
+        peer="127.0.0.1",
+        scheme="http",
+        is_trusted=False,
+        forwarded=connection_lines("127.0.0.1", "http"),
+        deadline=SimpleNamespace(at=float("inf")),
+        body=b"",
+        read_body=None,
+        bytes_in=0,
+        bytes_out=15,
+        start=nothing,
+        write=nothing,
+        finish=nothing,
+        interim=nothing,
+        answer=nothing,
+        abort=nothing,
+        request_trailers=list,
+    )
+
+
+def _null_sink() -> Any:
+    from app.sink import Sink
+
+    return Sink(os.open(os.devnull, os.O_WRONLY))
+
+
+def _proxy(session: Any, log: bool = True) -> Any:
+    from app.log import AccessLog
+    from app.proxy import Proxy
+
+    access = AccessLog(_null_sink()) if log else None
+    return Proxy(_configured(2), _pool(2), session, access)
+
+
+@step("upstream request", "head and UpstreamRequest, wrk's", WRK)
+@step("upstream request", "head and UpstreamRequest, a browser's", BROWSER)
+def _upstream_request(data: bytes) -> Call:
+    proxy, exchange = _proxy(None), _exchange(data)
+    backend = proxy.pool.backends[0]
+    return lambda: proxy._request(exchange, backend, "0123456789abcdef0123456789abcdef", 1e18)
+
+
+class _Memory:
+    """In the place of a backend's socket: takes everything, answers at once."""
+
+    on_event: Any = None
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def read(self, size: int = 0) -> bytes:
+        return ANSWER
+
+    def watch(self) -> None:
+        pass
+
+    def peek(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def _in_memory() -> Any:
+    """A proxy whose backends answer from memory: all of our path but the sockets."""
+    from app.transport import Connection, Session
+
+    proxy = _proxy(Session())
+    stream: Any = _Memory()
+    for backend in proxy.pool.backends:
+        backend.connections.idle.append(Connection(stream, backend.connections))
+    return proxy
+
+
+@step("session", "Session.send, adapter and response, backend in memory")
+def _session() -> Call:
+    proxy, exchange = _in_memory(), _exchange(WRK)
+    request = proxy._request(exchange, proxy.pool.backends[0], "0" * 32, 1e18)
+    return lambda: proxy.session.send(request)
+
+
+@step("session", "the same without the session")
+def _adapter() -> Call:
+    proxy, exchange = _in_memory(), _exchange(WRK)
+    request = proxy._request(exchange, proxy.pool.backends[0], "0" * 32, 1e18)
+    return lambda: request.adapter.send(request)
+
+
+@step("response", "read_head")
+def _read_response() -> Call:
+    from app.wire.response import read_head
+
+    return lambda: read_head(ANSWER, b"GET")
+
+
+@step("log", "access line: record, encoding, its share of the write")
+def _access_line() -> Call:
+    proxy, exchange = _proxy(None), _exchange(BROWSER)
+    attempts = [
+        {
+            "server": "127.0.0.1:8001",
+            "connect_ms": None,
+            "first_byte_ms": 0.213,
+            "status": 200,
+            "reason": None,
+        }
+    ]
+    return lambda: proxy._log_access(exchange, "0" * 32, 0.0, 200, None, attempts)
+
+
+# -- all of it -------------------------------------------------------------------------------------
+
+
+@step("whole", "Proxy.handle, from the head to the access line, both sides in memory")
+def _whole() -> Call:
+    proxy, exchange = _in_memory(), _exchange(WRK)
+    return lambda: proxy.handle(exchange)
+
+
+# -- the frame -------------------------------------------------------------------------------------
+
+
+def measure(call: Call, seconds: float, repeats: int) -> tuple[float, float]:
+    """Nanoseconds a call: the lowest repeat, which is the least disturbed one, and the median."""
+    timer = timeit.Timer(call)
+    count, _ = timer.autorange()
+    single = timer.timeit(count) / count
+    count = max(1, int(seconds / max(single, 1e-9)))
+    taken = sorted(timer.repeat(repeats, count))
+    return taken[0] / count * 1e9, taken[len(taken) // 2] / count * 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.micro", description=__doc__)
+    parser.add_argument("--only", help="steps whose name or part contains this")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each repeat")
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    parser.add_argument("--core", type=int, help="pin to this core")
+    parser.add_argument("--json", type=Path, default=RESULT, help="where the figures go")
+    parser.add_argument("--against", type=Path, help="an earlier JSON file to compare with")
+    options = parser.parse_args()
+    if options.core is not None:
+        os.sched_setaffinity(0, [options.core])
+    before = json.loads(options.against.read_text())["steps"] if options.against else {}
+    steps = [one for one in STEPS if not options.only or options.only in f"{one.part} {one.name}"]
+    found: dict[str, dict[str, float]] = {}
+    rows = [["step", "ns", "median", *(["before", "change"] if before else [])]]
+    left_out = []
+    for part, group in itertools.groupby(steps, lambda one: one.part):
+        for one in group:
+            key = f"{part}: {one.name}"
+            try:
+                call = one.prepare()
+                call()
+                gc.collect()
+                lowest, middle = measure(call, options.seconds, options.repeats)
+            except Exception as problem:  # noqa: BLE001 -- the rest of the table is worth having
+                left_out.append(f"left out: {key}: {type(problem).__name__}: {problem}")
+                continue
+            found[key] = {"ns": lowest, "median_ns": middle}
+            row = [key, f"{lowest:,.0f}", f"{middle:,.0f}"]
+            if before:
+                old = before.get(key, {}).get("ns")
+                row += [f"{old:,.0f}", f"{lowest / old - 1:+.0%}"] if old else ["", ""]
+            rows.append(row)
+    print(*aligned(rows), *left_out, sep="\n")
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "steps": found,
+    }
+    options.json.write_text(json.dumps(facts, indent=1) + "\n")
+    print(f"\nwritten: {options.json}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
