@@ -539,8 +539,15 @@ def test_text_printed_before_is_not_printed_again_by_children() -> None:
             sys.exit(0)
         os.wait()
         """
+    # Buffered as it is by default, also where the environment of the tests says otherwise.
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, check=True
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        check=True,
+        timeout=30,
     )
     assert len(parse(done.stdout)) == 1
 
