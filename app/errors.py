@@ -5,6 +5,7 @@
     │  ├─ BadRequest          400, or the finer status given
     │  ├─ BodyTimeout         408
     │  └─ ClientGone          499, logged only: there is nobody left to answer
+    ├─ ShuttingDown           503, or cut: graceful_timeout is over
     ├─ NoBackend              503 + Retry-After: nowhere to send it
     ├─ BackendError           the backend failed before a response head could be forwarded
     │  ├─ ConnectFailed       502, nothing was sent
@@ -69,6 +70,13 @@ class NoBackend(ProxyError):
 
     status = 503
     reason = "none_healthy"
+
+
+class ShuttingDown(ProxyError):
+    """The worker has to go and the request did not finish in time."""
+
+    status = 503
+    reason = "shutting_down"
 
 
 class BackendError(ProxyError):

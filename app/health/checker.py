@@ -38,6 +38,7 @@ START_PACE_SECONDS = 0.0003
 BUMP_SECONDS = 0.005
 
 Check = Callable[[Server, HealthCheck], Callable[[], Outcome]]
+Later = Callable[..., gevent.Greenlet]  # (seconds, function, *arguments)
 
 
 class Watch:
@@ -70,8 +71,11 @@ class Watch:
 class Checker:
     """Checks the servers of the configuration it adopted last."""
 
-    def __init__(self, table: Table, check: Check | None = None) -> None:
+    def __init__(
+        self, table: Table, check: Check | None = None, later: Later = gevent.spawn_later
+    ) -> None:
         self._table = table
+        self._later = later
         self._check = check or _checks()
         self._watches: dict[int, Watch] = {}
         self._sequence = 0
@@ -93,9 +97,6 @@ class Checker:
         else:
             self._keep(self._watch_all(config, config.health_check, rows))
         self._acknowledge()
-
-    def stop(self) -> None:
-        self._keep({})
 
     def record(self, watch: Watch, outcome: Outcome) -> None:
         """Take one result into account, unless the row has been given to another server meanwhile."""
@@ -144,11 +145,10 @@ class Checker:
                 first += 1
             else:
                 delay = random.uniform(0, watch.health_check.interval)
-            watch.greenlet = gevent.spawn(self._run, watch, delay)
+            watch.greenlet = self._later(delay, self._run, watch)
 
-    def _run(self, watch: Watch, delay: float) -> None:
+    def _run(self, watch: Watch) -> None:
         interval, jitter = watch.health_check.interval, watch.health_check.jitter
-        gevent.sleep(delay)
         # The first round starts all at once; the second is spread over one interval, and stays so.
         pause = random.uniform(0, interval)
         while True:
@@ -209,7 +209,7 @@ class Checker:
             return
         self._bumping = True
         self._table.bump()
-        gevent.spawn_later(BUMP_SECONDS, self._bump_again)
+        self._later(BUMP_SECONDS, self._bump_again)
 
     def _bump_again(self) -> None:
         self._bumping = False

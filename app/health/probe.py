@@ -32,12 +32,10 @@ from requests.structures import CaseInsensitiveDict
 from app.config import HealthCheck, Server
 
 USER_AGENT = "load-balancer-health-check"
-HEAD_LIMIT = 16 * 1024  # as much as nginx and Caddy allow a backend by default, times two to four
+HEAD_LIMIT = 16 * 1024  # HAProxy's default for any head; nginx takes 4 or 8 KiB from a backend
 
 # Errors of this machine, which say nothing about the server: descriptors, memory or ports run out.
-_OURS = frozenset(
-    (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EACCES)
-)
+_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
 
 
 class Outcome(NamedTuple):

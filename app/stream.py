@@ -1,0 +1,284 @@
+"""One non-blocking connection and the greenlet that waits on it.
+
+gevent's own socket starts and stops a watcher for every wait and tries a read that fails first: two system
+calls and an exception for each response. A Stream keeps one read watcher running for its whole life, so a
+wait is one switch to the hub; and because the watcher runs while nobody waits, the end of an idle
+connection is noticed when it happens (``on_event``). TlsStream has the same face over gevent's SSL socket.
+Runs in workers and the control process. Knows bytes, nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent import ssl as gevent_ssl
+from greenlet import getcurrent
+
+READ_SIZE = 65536
+_READ, _WRITE = 1, 2  # libev's event masks
+_ACKED = struct.Struct("=Q")
+_ACKED_OFFSET = 120  # tcpi_bytes_acked in struct tcp_info, linux/tcp.h, since Linux 4.1
+
+
+class Stream:
+    """A plaintext connection. Owns ``raw``: closing the stream closes it."""
+
+    __slots__ = (
+        "_hub_switch",
+        "_io",
+        "_loop",
+        "_out",
+        "_ready",
+        "_recv",
+        "_send",
+        "_waiter",
+        "on_event",
+        "raw",
+    )
+
+    def __init__(self, raw: socket.socket) -> None:
+        raw.setblocking(False)
+        hub = gevent.get_hub()
+        self.raw = raw
+        self._hub_switch: Callable[[], Any] = hub.switch
+        self._loop: Any = hub.loop
+        self._recv = raw.recv
+        self._send = raw.send
+        self._io: Any = None
+        self._out: Any = None
+        self._ready = True  # try first: data may have come with the connection
+        self._waiter: Any = None
+        self.on_event: Callable[[], None] | None = None
+
+    def read(self, size: int = READ_SIZE) -> bytes:
+        """Wait for bytes and give at most ``size`` of them; b"" at the end. Raises OSError."""
+        while True:
+            if not self._ready:
+                self._wait_readable()
+            self._ready = False
+            try:
+                return self._recv(size)
+            except BlockingIOError:
+                pass
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Send all of ``data``, waiting while the peer does not take it. Raises OSError."""
+        try:
+            sent = self._send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent == len(data):
+            return
+        view = memoryview(data)
+        while sent < len(view):
+            self._wait_writable()
+            try:
+                sent += self._send(view[sent : sent + 262144])
+            except BlockingIOError:
+                pass
+
+    def watch(self) -> None:
+        """Have ``on_event`` called when the peer sends or closes while nobody reads."""
+        if self._io is None:
+            self._io = self._loop.io(self.raw.fileno(), _READ)
+            self._io.start(self._on_readable)
+        elif not self._io.active:
+            self._io.start(self._on_readable)
+
+    def peek(self) -> bytes | None:
+        """A byte that is already here, b"" if the peer has closed, None if neither."""
+        try:
+            return self._recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def unacknowledged(self, total: int) -> bool:
+        """Whether the peer's kernel provably never took a byte beyond the first ``total`` sent."""
+        try:
+            info = self.raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
+        except (AttributeError, OSError):  # not Linux, or a Unix socket
+            return False
+        if len(info) < _ACKED_OFFSET + 8:
+            return False
+        # The SYN counts as one byte.
+        acknowledged: int = _ACKED.unpack_from(info, _ACKED_OFFSET)[0]
+        return acknowledged <= total + 1
+
+    def shutdown_write(self) -> None:
+        """Tell the peer that nothing more comes."""
+        try:
+            self.raw.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def shutdown(self) -> None:
+        """Make every read and write on it end, also those that other greenlets wait for."""
+        try:
+            self.raw.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def reset(self) -> None:
+        """Close so that the peer sees an error, never an orderly end (RFC 9112 §8: an incomplete message)."""
+        try:
+            self.raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        except OSError:
+            pass
+        self.close()
+
+    def close(self) -> None:
+        """Close it; again is harmless."""
+        self._stop_watching()
+        self.raw.close()
+
+    def detach(self) -> int:
+        """Give up the connection without closing it; its file descriptor is the caller's."""
+        self._stop_watching()
+        return self.raw.detach()
+
+    def _stop_watching(self) -> None:
+        self.on_event = None
+        for watcher in (self._io, self._out):
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
+        self._io = self._out = None
+
+    def _wait_readable(self) -> None:
+        io = self._io
+        if io is None:
+            self._io = io = self._loop.io(self.raw.fileno(), _READ)
+            io.start(self._on_readable)
+        elif not io.active:
+            io.start(self._on_readable)
+        self._waiter = getcurrent()
+        try:
+            self._hub_switch()
+        except BaseException:
+            self._waiter = None
+            raise
+
+    def _on_readable(self) -> None:
+        waiter = self._waiter
+        self._ready = True
+        if waiter is not None:
+            self._waiter = None
+            waiter.switch()
+            return
+        # Nobody reads now: stop, or the loop would spin on bytes that wait for later.
+        self._io.stop()
+        if self.on_event is not None:
+            self.on_event()
+
+    def _wait_writable(self) -> None:
+        if self._out is None:
+            self._out = self._loop.io(self.raw.fileno(), _WRITE)
+        current = getcurrent()
+        self._out.start(current.switch)
+        try:
+            self._hub_switch()
+        finally:
+            if self._out is not None:
+                self._out.stop()
+
+
+class TlsStream:
+    """The same over TLS. The end of an idle connection is found by looking, not by an event."""
+
+    __slots__ = ("_socket", "on_event", "raw")
+
+    def __init__(self, tls_socket: gevent_ssl.SSLSocket) -> None:
+        self._socket = tls_socket
+        self.raw = tls_socket
+        self.on_event: Callable[[], None] | None = None
+
+    def read(self, size: int = READ_SIZE) -> bytes:
+        """As Stream.read. An end without close_notify raises: it may be a truncation (RFC 8446 §6.1)."""
+        data: bytes = self._socket.recv(size)
+        return data
+
+    def write(self, data: bytes | memoryview) -> None:
+        """As Stream.write."""
+        self._socket.sendall(data)
+
+    def watch(self) -> None:
+        """Nothing to do: ``peek`` is asked before a connection is used again."""
+
+    def peek(self) -> bytes | None:
+        """As Stream.peek; bytes of the TLS layer count as the peer having closed."""
+        if self._socket.pending():
+            return b"?"
+        try:
+            # Looked at below TLS: whatever comes on an idle connection makes it unfit for another request.
+            with socket.socket(fileno=os.dup(self._socket.fileno())) as below:
+                below.setblocking(False)
+                return below.recv(1, socket.MSG_PEEK) and b""
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def unacknowledged(self, total: int) -> bool:
+        """Never provable: the records' sizes are not ours to count."""
+        return False
+
+    def shutdown_write(self) -> None:
+        """As Stream.shutdown_write."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def shutdown(self) -> None:
+        """As Stream.shutdown."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def reset(self) -> None:
+        """As Stream.reset."""
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        except OSError:
+            pass
+        self.close()
+
+    def close(self) -> None:
+        """As Stream.close."""
+        self._socket.close()
+
+
+AnyStream = Stream | TlsStream
+
+
+def connect(family: int, address: Any) -> Stream:
+    """Open a connection to a numeric address or a Unix socket's path, waiting as a greenlet does.
+
+    Raises OSError. Names are resolved by the caller: gevent's own connect looks even numbers up.
+    """
+    raw = socket.socket(family, socket.SOCK_STREAM)
+    stream = Stream(raw)
+    try:
+        if family != socket.AF_UNIX:
+            # A head is one small segment that must not wait for an acknowledgement (Nagle).
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        status = raw.connect_ex(address)
+        if status == errno.EINPROGRESS:
+            stream._wait_writable()
+            status = raw.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if status:
+            raise OSError(status, os.strerror(status))
+    except BaseException:
+        stream.close()
+        raise
+    stream._ready = False  # the peer has nothing to say before it is asked
+    return stream

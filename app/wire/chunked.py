@@ -1,0 +1,161 @@
+"""The chunked transfer coding (RFC 9112 §7.1), read strictly and written plainly.
+
+Owns one direction of one body. The same decoder serves requests and responses: chunk sizes are plain hex
+digits, every line ends with CRLF, extensions are bounded and dropped, trailers are bounded and checked.
+Pure: fed with bytes, gives bytes.
+"""
+
+from __future__ import annotations
+
+import re
+
+from app.wire.fields import TOKEN, VALUE
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+# A size line is a few digits; extensions have no use here and get 256 bytes before they are refused
+# (llhttp and nginx bound them likewise: a flood of tiny chunks with large extensions costs the reader).
+_MAX_SIZE_LINE = 256 + 16
+_MAX_TRAILER_BYTES = 8190
+# RFC 9112 §7.1: 1*HEXDIG, then extensions. 15 digits are an exabyte: more does not fit 64 bits.
+_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+_EXTENSION = b"[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?" % (TOKEN.pattern, TOKEN.pattern, _QUOTED)
+_SIZE_LINE = re.compile(b"([0-9A-Fa-f]{1,15})(?:%b)*" % _EXTENSION)
+# RFC 9110 §6.5.1: fields that frame, route or authenticate have no place in a trailer.
+FORBIDDEN_TRAILERS = frozenset(
+    (
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"trailer",
+        b"te",
+        b"connection",
+        b"upgrade",
+        b"expect",
+        b"authorization",
+        b"cookie",
+        b"set-cookie",
+        b"content-encoding",
+        b"content-type",
+        b"content-range",
+        b"cache-control",
+        b"max-forwards",
+        b"range",
+        b"via",
+        b"forwarded",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+    )
+)
+
+
+class ChunkedError(ValueError):
+    """The bytes are not a chunked body that two readers would read alike."""
+
+
+class ChunkedDecoder:
+    """Decodes one chunked body fed in pieces of any size.
+
+    After ``done`` is true ``rest`` holds the bytes that follow the body and ``trailers`` its trailer fields.
+    """
+
+    __slots__ = ("_buffer", "_in_trailers", "_remaining", "done", "rest", "trailers")
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._remaining = 0  # bytes of the current chunk and its CRLF still to come
+        self._in_trailers = False
+        self.done = False
+        self.rest = b""
+        self.trailers: list[tuple[bytes, bytes]] = []
+
+    def feed(self, data: bytes) -> bytes:
+        """Decode what ``data`` adds; ChunkedError when it cannot be a chunked body."""
+        remaining = self._remaining
+        if remaining > 2 and len(data) <= remaining - 2:  # inside a chunk: nothing to look at
+            self._remaining = remaining - len(data)
+            return data
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        pieces = []
+        position, size = 0, len(data)
+        while not self.done:
+            if self._in_trailers:
+                self._read_trailers(data[position:])
+                break
+            if self._remaining:
+                take = min(self._remaining - 2, size - position)
+                if take > 0:
+                    pieces.append(data[position : position + take])
+                    position += take
+                    self._remaining -= take
+                if self._remaining > 2:
+                    break
+                if size - position < 2:
+                    self._keep(data[position:], b"\r")
+                    break
+                if data[position : position + 2] != b"\r\n":
+                    raise ChunkedError("chunk data does not end with CRLF")
+                position += 2
+                self._remaining = 0
+            end = data.find(b"\r\n", position, position + _MAX_SIZE_LINE + 2)
+            if end < 0:
+                if size - position > _MAX_SIZE_LINE:
+                    raise ChunkedError("chunk size line too long")
+                if b"\n" in data[position:]:
+                    raise ChunkedError("bare LF in a chunk size line")
+                self._buffer = data[position:]
+                break
+            match = _SIZE_LINE.fullmatch(data, position, end)
+            if match is None:
+                raise ChunkedError("malformed chunk size")
+            length = int(match[1], 16)
+            position = end + 2
+            if length:
+                self._remaining = length + 2
+            else:
+                self._in_trailers = True
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _keep(self, tail: bytes, expected: bytes) -> None:
+        if tail and tail != expected:
+            raise ChunkedError("chunk data does not end with CRLF")
+        self._buffer = tail
+
+    def _read_trailers(self, data: bytes) -> None:
+        if data[:2] == b"\r\n":
+            self.rest, self.done = data[2:], True
+            return
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if len(data) > _MAX_TRAILER_BYTES:
+                raise ChunkedError("trailer section too large")
+            if data.count(b"\n") != data.count(b"\r\n"):
+                raise ChunkedError("bare LF in the trailer section")
+            self._buffer = data
+            return
+        if end > _MAX_TRAILER_BYTES:
+            raise ChunkedError("trailer section too large")
+        for line in data[:end].split(b"\r\n"):
+            name, colon, value = line.partition(b":")
+            value = value.strip(b" \t")
+            if not colon or not TOKEN.fullmatch(name) or not VALUE.fullmatch(value):
+                raise ChunkedError("malformed trailer field")
+            if name.lower() in FORBIDDEN_TRAILERS:
+                raise ChunkedError("a framing or routing field in the trailer section")
+            self.trailers.append((name, value))
+        self.rest, self.done = data[end + 4 :], True
+
+
+def encode_chunk(data: bytes) -> bytes:
+    """One chunk holding ``data``, which must not be empty."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def last_chunk(trailers: list[tuple[bytes, bytes]]) -> bytes:
+    """The end of a chunked body, with its trailer fields."""
+    if not trailers:
+        return LAST_CHUNK
+    return b"0\r\n" + b"".join(b"%b: %b\r\n" % field for field in trailers) + b"\r\n"

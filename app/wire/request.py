@@ -1,0 +1,378 @@
+"""Reads one request head, in exactly one way or not at all.
+
+Owns what a request may look like: RFC 9112 with every lenient reading refused, at least as strict as
+gunicorn's own message parser (a test holds both against the same cases). ``gunicorn_h1c`` splits the
+bytes; what it lets through (bare LF, obs-fold as a field with an empty name, spare spaces, non-ASCII
+targets, fragments) is refused here. Pure: bytes in, a RequestHead out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import gunicorn_h1c as h1c
+
+from app.errors import BadRequest
+from app.wire import fields
+from app.wire.fields import (
+    ACCEPT,
+    CONNECTION,
+    CONTENT_LENGTH,
+    DROP,
+    EXPECT,
+    FORWARDED,
+    FORWARDED_FOR,
+    FORWARDED_HOST,
+    FORWARDED_PROTO,
+    HOST,
+    MAX_FORWARDS,
+    PLAIN,
+    REQUEST_ID,
+    SINGLETON,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    USER_AGENT,
+)
+
+# nginx's large_client_header_buffers and gunicorn's limits: 8 KiB a line, 100 fields, 32 KiB in all.
+MAX_LINE_BYTES = 8190
+MAX_FIELD_BYTES = 8190
+MAX_FIELDS = 100
+MAX_HEAD_BYTES = 32768 + MAX_LINE_BYTES
+
+CHUNKED = -1
+
+# RFC 3986 §3.2.2: reg-name, IPv4 or a bracketed IPv6 literal; an optional port. No userinfo.
+_HOST = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)([/?].*)?")
+_known_hosts: set[bytes] = set()
+
+Fields = list[tuple[bytes, bytes]]
+_parse: Callable[..., dict[str, Any]] = h1c.parse_request
+
+
+class RequestHead:
+    """A request head that has one reading.
+
+    ``lines`` are the fields to forward as flat pieces (name, ``b": "``, value, CRLF, …) without framing,
+    forwarding and hop-by-hop fields. ``length`` is the body's size in bytes, CHUNKED when it is unknown;
+    ``framing`` is the line that says so. ``host`` is b"" where an HTTP/1.0 client gave none.
+    ``forwarded_*`` and ``request_id`` hold what the client claimed; whether to believe it is decided
+    elsewhere.
+    """
+
+    __slots__ = (
+        "accept",
+        "consumed",
+        "expect_continue",
+        "fields",
+        "forwarded",
+        "forwarded_for",
+        "forwarded_host",
+        "forwarded_proto",
+        "framing",
+        "host",
+        "keep_alive",
+        "length",
+        "lines",
+        "max_forwards",
+        "method",
+        "minor",
+        "request_id",
+        "target",
+        "te_trailers",
+        "trailer",
+        "upgrade",
+        "user_agent",
+    )
+
+    method: bytes
+    target: bytes
+    minor: int
+    fields: Fields
+    lines: list[bytes]
+    length: int
+    framing: bytes
+    keep_alive: bool
+    consumed: int
+    host: bytes
+    user_agent: bytes | None
+    accept: bytes | None
+    expect_continue: bool
+    te_trailers: bool
+    upgrade: bytes | None
+    trailer: bytes | None
+    max_forwards: bytes | None
+    forwarded_for: bytes | None
+    forwarded_proto: bytes | None
+    forwarded_host: bytes | None
+    forwarded: bytes | None
+    request_id: bytes | None
+
+
+def read_head(data: bytes, last_length: int = 0) -> RequestHead | None:
+    """Read the request head at the start of ``data``; None while it is incomplete.
+
+    ``last_length`` is how much of ``data`` an earlier call has seen. Raises BadRequest with the status
+    the client deserves; ``consumed`` of the result says where the body starts.
+    """
+    try:
+        parsed = _parse(data, last_length, MAX_LINE_BYTES, MAX_FIELDS, MAX_FIELD_BYTES)
+    except h1c.IncompleteError:
+        _check_incomplete(data)
+        return None
+    except h1c.ParseError as error:
+        raise _refusal(error, data) from None
+    method, target, pairs = parsed["method"], parsed["path"], parsed["headers"]
+    consumed = parsed["consumed"]
+    # Every line ends with CRLF: a bare LF makes the count fall short (RFC 9112 §2.2). The request line
+    # is method SP target SP version and nothing more: spare spaces make it longer.
+    if data.count(b"\r\n", 0, consumed) != len(pairs) + 2 or (
+        data.find(b"\r\n") != len(method) + len(target) + 10
+    ):
+        _check_lines(data[:consumed], len(pairs) + 2, len(method) + len(target) + 10)
+    head = head_from(method, target, parsed["minor_version"], pairs)
+    head.consumed = consumed
+    return head
+
+
+def head_from(method: bytes, target: bytes, minor: int, pairs: Fields) -> RequestHead:
+    """Check and classify a head that was split already, in one pass (one look-up for each field)."""
+    if target[0] != 47 or b"#" in target or not target.isascii():  # 47: "/"
+        origin_target, authority = _other_target(method, target)
+    else:
+        origin_target, authority = target, None
+    if method == b"CONNECT" or method == b"TRACE":
+        raise BadRequest(f"method {method.decode()}", status=405, reason="method_not_allowed")
+
+    head = RequestHead()
+    head.method = method
+    head.target = origin_target
+    head.minor = minor
+    head.fields = pairs
+    head.consumed = 0
+    head.user_agent = head.accept = head.upgrade = head.trailer = head.max_forwards = None
+    head.forwarded_for = head.forwarded_proto = head.forwarded_host = None
+    head.forwarded = head.request_id = None
+    head.expect_continue = head.te_trailers = False
+    lines: list[bytes] = []
+    head.lines = lines
+    host: bytes | None = None
+    length: bytes | None = None
+    coding: bytes | None = None
+    connection: bytes | None = None
+    upgrade: bytes | None = None
+    seen: bytes | None = None
+    kinds = fields.request_kinds
+    for name, value in pairs:
+        kind = kinds.get(name)
+        if kind is None:
+            kind = fields.request_kind(name)
+        if kind == PLAIN:
+            lines += (name, b": ", value, b"\r\n")
+        elif kind == HOST:
+            if host is not None:
+                raise BadRequest("more than one Host", reason="bad_host")
+            host = value
+            lines += (name, b": ", value, b"\r\n")
+        elif kind == USER_AGENT:
+            head.user_agent = value
+            lines += (name, b": ", value, b"\r\n")
+        elif kind == ACCEPT:
+            head.accept = value
+            lines += (name, b": ", value, b"\r\n")
+        elif kind == CONNECTION:
+            connection = value if connection is None else connection + b"," + value
+        elif kind == CONTENT_LENGTH:
+            if length is not None:
+                raise BadRequest("more than one Content-Length", reason="bad_framing")
+            length = value
+        elif kind == TRANSFER_ENCODING:
+            if coding is not None:
+                raise BadRequest("more than one Transfer-Encoding", reason="bad_framing")
+            coding = value
+        elif kind == DROP:
+            pass
+        elif kind == SINGLETON:
+            if seen is not None:
+                raise BadRequest("more than one Content-Type", reason="bad_header")
+            seen = value
+            lines += (name, b": ", value, b"\r\n")
+        elif kind == EXPECT:
+            _read_expect(head, value, minor)
+        elif kind == TE:
+            head.te_trailers = b"trailers" in fields.options(value)
+        elif kind == UPGRADE:
+            upgrade = value if upgrade is None else upgrade + b", " + value
+        elif kind == FORWARDED_FOR:
+            head.forwarded_for = _joined(head.forwarded_for, value)
+        elif kind == FORWARDED_PROTO:
+            head.forwarded_proto = _joined(head.forwarded_proto, value)
+        elif kind == FORWARDED_HOST:
+            head.forwarded_host = _joined(head.forwarded_host, value)
+        elif kind == FORWARDED:
+            head.forwarded = _joined(head.forwarded, value)
+        elif kind == REQUEST_ID:
+            head.request_id = value
+        elif kind == TRAILER:
+            head.trailer = _joined(head.trailer, value)
+        elif kind == MAX_FORWARDS:
+            head.max_forwards = value
+    if host is None or host not in _known_hosts:
+        host = _check_host(host, minor, authority, lines)
+    if authority is not None and authority.lower() != host.lower():
+        raise BadRequest("Host differs from the request target", reason="bad_host")
+    head.host = host
+    if length is None and coding is None:
+        head.length, head.framing = 0, b""
+    else:
+        head.length = _body_length(length, coding, minor)
+        head.framing = (
+            b"Transfer-Encoding: chunked\r\n"
+            if head.length == CHUNKED
+            else b"Content-Length: %d\r\n" % head.length
+        )
+    if connection is None:
+        head.keep_alive = minor == 1
+    else:
+        _read_connection(head, connection, upgrade)
+    return head
+
+
+def _joined(before: bytes | None, value: bytes) -> bytes:
+    return value if before is None else before + b", " + value
+
+
+def _check_lines(head: bytes, count: int, request_line: int) -> None:
+    """Refuse a head with other line ends, or with spaces that the parser passed over.
+
+    One empty line before the request line is what RFC 9112 §2.2 asks servers to ignore.
+    """
+    if head[:2] == b"\r\n":
+        head = head[2:]
+    if head.count(b"\n") != head.count(b"\r\n"):
+        raise BadRequest("bare LF as line terminator", reason="bad_line_ending")
+    if head.count(b"\r\n") != count or head.find(b"\r\n") != request_line:
+        raise BadRequest("malformed request line", reason="bad_request_line")
+
+
+def _other_target(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
+    """Check a target that is not plain origin-form: its origin-form and its authority (RFC 9112 §3.2)."""
+    if b"#" in target or not target.isascii():
+        raise BadRequest("fragment or non-ASCII byte in the target", reason="bad_target")
+    if target == b"*":
+        if method != b"OPTIONS":
+            raise BadRequest("asterisk-form is for OPTIONS", reason="bad_target")
+        return target, None
+    if target.startswith(b"/"):
+        return target, None
+    match = _ABSOLUTE.fullmatch(target)
+    if match is None or not _HOST.fullmatch(match[1]):
+        raise BadRequest("target is neither origin-form nor http(s)", reason="bad_target")
+    rest: bytes = match[2] or (b"*" if method == b"OPTIONS" else b"/")
+    return (rest if rest[:1] != b"?" else b"/" + rest), match[1]
+
+
+def _check_host(
+    host: bytes | None, minor: int, authority: bytes | None, lines: list[bytes]
+) -> bytes:
+    """A Host as RFC 9112 §3.2 wants it, remembered when it is good; b"" where there is none."""
+    if host is None:
+        if minor == 1:
+            raise BadRequest("no Host", reason="bad_host")
+        if authority:
+            lines[:0] = (b"Host", b": ", authority, b"\r\n")
+        return authority or b""
+    if not host and authority is None:
+        return host
+    if not _HOST.fullmatch(host):
+        raise BadRequest("malformed Host", reason="bad_host")
+    if len(_known_hosts) < 1024:
+        _known_hosts.add(host)
+    return host
+
+
+def _read_expect(head: RequestHead, value: bytes, minor: int) -> None:
+    if value.lower() != b"100-continue":
+        raise BadRequest("unknown expectation", status=417, reason="expectation_failed")
+    # RFC 9110 §10.1.1: an expectation in an HTTP/1.0 request is ignored.
+    head.expect_continue = minor == 1
+
+
+def _body_length(length: bytes | None, coding: bytes | None, minor: int) -> int:
+    """The body's size, or CHUNKED; BadRequest when two readers could disagree (RFC 9112 §6)."""
+    if coding is not None:
+        if length is not None:
+            raise BadRequest("Content-Length with Transfer-Encoding", reason="bad_framing")
+        if minor == 0:
+            raise BadRequest("Transfer-Encoding in HTTP/1.0", reason="bad_framing")
+        if coding.lower() != b"chunked":
+            known = {b"chunked", b"identity", b"gzip", b"compress", b"deflate"}
+            if set(fields.options(coding)) <= known:
+                raise BadRequest("Transfer-Encoding is not a lone chunked", reason="bad_framing")
+            raise BadRequest("unknown transfer coding", status=501, reason="unknown_coding")
+        return CHUNKED
+    assert length is not None
+    # 18 digits are an exabyte; more does not fit a signed 64-bit reader.
+    if not length.isdigit() or len(length) > 18:
+        raise BadRequest("malformed Content-Length", reason="bad_framing")
+    return int(length)
+
+
+def _read_connection(head: RequestHead, connection: bytes, upgrade: bytes | None) -> None:
+    """Apply Connection: persistence, upgrade, and the fields it names as hop-by-hop (RFC 9110 §7.6.1)."""
+    names = fields.options(connection)
+    head.keep_alive = b"close" not in names and (head.minor == 1 or b"keep-alive" in names)
+    if upgrade is not None and b"upgrade" in names and head.minor == 1:
+        head.upgrade = upgrade
+    if b"te" not in names:
+        head.te_trailers = False
+    named = set(names) - {b"close", b"keep-alive", b"upgrade", b"te"} - fields.PROTECTED
+    if named:
+        lines = head.lines
+        head.lines = [
+            piece
+            for start in range(0, len(lines), 4)
+            if lines[start].lower() not in named
+            for piece in lines[start : start + 4]
+        ]
+
+
+def _check_incomplete(data: bytes) -> None:
+    """Refuse early what can never become a good head, so that nobody waits for its end."""
+    if len(data) > MAX_HEAD_BYTES:
+        raise BadRequest("head too large", status=431, reason="head_too_large")
+    end = data.find(b"\n", 2 if data[:2] == b"\r\n" else 0)
+    if end < 0:
+        if len(data) > MAX_LINE_BYTES + 2:
+            raise BadRequest("request line too long", status=414, reason="target_too_long")
+    elif data.count(b"\n") != data.count(b"\r\n"):
+        raise BadRequest("bare LF as line terminator", reason="bad_line_ending")
+
+
+def _refusal(error: Exception, data: bytes) -> BadRequest:
+    """The status and reason for what the parser refused."""
+    detail = str(error)
+    if isinstance(error, h1c.LimitRequestLine):
+        return BadRequest(detail, status=414, reason="target_too_long")
+    if isinstance(error, h1c.LimitRequestHeaders):
+        return BadRequest(detail, status=431, reason="head_too_large")
+    if isinstance(error, h1c.InvalidHTTPVersion):
+        return BadRequest(detail, status=505, reason="version_not_supported")
+    if isinstance(error, h1c.InvalidRequestMethod):
+        return BadRequest(detail, reason="bad_method")
+    if isinstance(error, h1c.InvalidHeaderName):
+        return BadRequest(detail, reason="bad_header")
+    if isinstance(error, h1c.InvalidHeader):
+        if "Unsupported Transfer-Encoding" in detail:
+            return BadRequest(detail, status=501, reason="unknown_coding")
+        framing = "Content-Length" in detail or "Transfer-Encoding" in detail
+        return BadRequest(detail, reason="bad_framing" if framing else "bad_header")
+    line = data[: data.find(b"\n")]
+    if re.fullmatch(rb"\S+ \S+ HTTP/(?!1\.[01])[0-9](\.[0-9])?\r?", line):
+        return BadRequest(detail, status=505, reason="version_not_supported")
+    return BadRequest(detail, reason="bad_request_line")

@@ -1,0 +1,180 @@
+"""Reads one response head, in exactly one way or not at all.
+
+Owns how a backend's answer is framed (RFC 9112 §6.3) and what of its head is passed on. A backend can be
+wrong or hostile too: what ``gunicorn_h1c`` lets through (bare LF, obs-fold, differing lengths, a status
+that is none) is refused here as BadResponse. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gunicorn_h1c as h1c
+
+from app.errors import BadResponse
+from app.wire import fields
+from app.wire.fields import (
+    CONNECTION,
+    CONTENT_LENGTH,
+    DATE,
+    PLAIN,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+)
+
+MAX_HEAD_BYTES = 64 * 1024  # Envoy's max_response_headers_kb is 60; nginx's buffer is 4–8 KiB
+
+CHUNKED = -1
+UNTIL_CLOSE = -2
+
+_parse: Callable[..., dict[str, Any]] = h1c.parse_response
+
+
+class ResponseHead:
+    """A response head that has one reading.
+
+    ``lines`` are the fields to pass on as flat pieces, Content-Length among them where the backend sent a
+    valid one. ``length`` is the body's size in bytes as it comes from the backend: 0 for a response that
+    can have none, CHUNKED, or UNTIL_CLOSE.
+    """
+
+    __slots__ = (
+        "consumed",
+        "fields",
+        "has_date",
+        "has_length",
+        "keep_alive",
+        "length",
+        "lines",
+        "reason",
+        "status",
+        "trailer",
+        "upgrade",
+    )
+
+    status: int
+    reason: bytes
+    fields: list[tuple[bytes, bytes]]
+    lines: list[bytes]
+    length: int
+    has_length: bool
+    has_date: bool
+    keep_alive: bool
+    consumed: int
+    upgrade: bytes | None
+    trailer: bytes | None
+
+
+def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead | None:
+    """Read the response head at the start of ``data``; None while it is incomplete.
+
+    ``method`` is the request's: a response to HEAD has no body whatever its head says. Raises BadResponse.
+    """
+    try:
+        parsed = _parse(data, last_length)
+    except h1c.IncompleteError:
+        if len(data) > MAX_HEAD_BYTES:
+            raise BadResponse("response head too large") from None
+        if b"\n" in data and data.count(b"\n") != data.count(b"\r\n"):
+            raise BadResponse("bare LF as line terminator") from None
+        return None
+    except h1c.ParseError as error:
+        raise BadResponse(str(error)) from None
+    pairs = parsed["headers"]
+    consumed = parsed["consumed"]
+    if data.count(b"\r\n", 0, consumed) != len(pairs) + 2:
+        raise BadResponse("bare LF as line terminator")
+    head = ResponseHead()
+    head.status = status = parsed["status"]
+    head.reason = parsed["message"]
+    head.fields = pairs
+    head.consumed = consumed
+    head.has_date = False
+    head.upgrade = head.trailer = None
+    lines: list[bytes] = []
+    head.lines = lines
+    length: bytes | None = None
+    coding: bytes | None = None
+    connection: bytes | None = None
+    kinds = fields.response_kinds
+    for name, value in pairs:
+        kind = kinds.get(name)
+        if kind is None:
+            kind = fields.response_kind(name)
+        if kind == PLAIN:
+            lines += (name, b": ", value, b"\r\n")
+        elif kind == CONTENT_LENGTH:
+            if length is None:
+                length = value
+                lines += (name, b": ", value, b"\r\n")
+            elif length != value:
+                raise BadResponse("differing Content-Length fields")
+        elif kind == DATE:
+            head.has_date = True
+            lines += (name, b": ", value, b"\r\n")
+        elif kind == CONNECTION:
+            connection = value if connection is None else connection + b"," + value
+        elif kind == TRANSFER_ENCODING:
+            coding = value if coding is None else coding + b"," + value
+        elif kind == UPGRADE:
+            head.upgrade = value
+        elif kind == TRAILER:
+            head.trailer = value
+        elif kind < 0:
+            raise BadResponse("malformed field name" if name else "obsolete line folding")
+    head.has_length = length is not None
+    if length is not None and (not length.isdigit() or len(length) > 18):
+        raise BadResponse("malformed Content-Length")
+    if coding is not None:
+        if length is not None:
+            raise BadResponse("Content-Length with Transfer-Encoding")
+        if parsed["minor_version"] == 0 or coding.lower() != b"chunked":
+            raise BadResponse("unusable Transfer-Encoding")
+    if not 100 <= status <= 599:
+        raise BadResponse(f"status {status}")
+    if connection is None:
+        head.keep_alive = parsed["minor_version"] == 1
+    else:
+        _read_connection(head, connection, parsed["minor_version"])
+    if method == b"HEAD" or status == 304:
+        head.length = 0
+    elif status < 200 or status == 204:
+        head.length = 0
+        if length is not None:  # RFC 9110 §8.6: not on 1xx and 204
+            _remove(head, {b"content-length"})
+            head.has_length = False
+            if length.strip(b"0"):
+                raise BadResponse(f"a body announced with status {status}")
+        if coding is not None and status != 101:
+            raise BadResponse(f"a body announced with status {status}")
+    elif coding is not None:
+        head.length = CHUNKED
+    elif length is not None:
+        head.length = int(length)
+    else:
+        head.length = UNTIL_CLOSE
+        head.keep_alive = False
+    return head
+
+
+def _read_connection(head: ResponseHead, connection: bytes, minor: int) -> None:
+    """Apply Connection: persistence, and the fields it names as hop-by-hop (RFC 9110 §7.6.1)."""
+    names = fields.options(connection)
+    head.keep_alive = b"close" not in names and (minor == 1 or b"keep-alive" in names)
+    if b"upgrade" not in names:
+        head.upgrade = None
+    named = set(names) - {b"close", b"keep-alive", b"upgrade"} - fields.PROTECTED
+    if named:
+        _remove(head, named)
+
+
+def _remove(head: ResponseHead, names: set[bytes]) -> None:
+    lines = head.lines
+    head.lines = [
+        piece
+        for start in range(0, len(lines), 4)
+        if lines[start].lower() not in names
+        for piece in lines[start : start + 4]
+    ]

@@ -1,0 +1,627 @@
+"""The worker: accepts clients' connections and reads their requests, one after another.
+
+Owns the client's side of the wire: one greenlet a connection, the HTTP/1.1 loop, keep-alive, slow clients,
+draining. A connection that stays idle gives its greenlet back and is kept as a watched socket (``parked``).
+A subclass of gunicorn's gevent worker: what gunicorn gives beyond HTTP/1.1 over TCP (HTTP/2, the PROXY
+protocol), and any other application than ours, still goes through its own handler.
+Imported by the master for the class, run in workers. Never picks a backend.
+"""
+
+from __future__ import annotations
+
+import resource
+import socket
+import ssl
+from collections.abc import Iterable
+from email.utils import formatdate
+from functools import partial
+from time import monotonic, time
+from typing import Any
+
+import gevent
+from gevent import socket as gevent_socket
+from gevent.server import StreamServer
+from gunicorn import sock as gunicorn_sock
+from gunicorn.workers.ggevent import GeventWorker
+
+from app import log
+from app.deadlines import NEVER, Deadline, Expired, deadlines
+from app.errors import (
+    BadRequest,
+    BodyTimeout,
+    ClientError,
+    ClientGone,
+    NoBackend,
+    ProxyError,
+    ShuttingDown,
+)
+from app.status import STATUS_TEXT
+from app.stream import AnyStream, Stream, TlsStream
+from app.wire.chunked import ChunkedDecoder, ChunkedError, encode_chunk, last_chunk
+from app.wire.forwarded import connection_lines
+from app.wire.request import CHUNKED, RequestHead, read_head
+from app.wire.response import ResponseHead
+
+POLL_SECONDS = 0.1
+# An idle connection is parked after this long: its greenlet and stack cost several KiB.
+PARK_SECONDS = 1.0
+# While draining, an idle client may send one more request for this long and gets it answered with
+# "Connection: close"; closing at once would race with requests that are already on their way.
+DRAIN_IDLE_SECONDS = 2.0
+# A client that has sent FIN may only have half-closed (nc, shutdown(SHUT_WR)) and wait for its answer.
+HALF_CLOSE_SECONDS = 1.0
+# After an answer to a request whose body was not read: closing at once would send RST, which can destroy
+# the answer on its way (nginx's lingering_close; RFC 9112 §9.6).
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 8 << 20
+BODY_READ_SIZE = 262144
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_STATUS_LINES_KEPT = 512  # a backend can invent reason phrases without end
+
+
+class Worker(GeventWorker):
+    """gunicorn's worker with its own connection loop."""
+
+    slot = -1  # of the shared table; set by the pre_fork hook
+
+    def init_process(self) -> None:
+        """In the child, first of all: descriptors for many connections."""
+        _raise_descriptor_limit()
+        super().init_process()
+
+    def run(self) -> None:
+        """Serve until told to stop, then drain."""
+        from app.wsgi import Application  # loads requests: not before gevent has patched
+
+        log.install_gevent()
+        deadlines.start()
+        self.connections: set[ClientConnection] = set()
+        self.parked: dict[ClientConnection, float] = {}
+        self.handed_over = 0
+        self.drains_until = NEVER
+        # Whoever wraps the application in middleware gets a real environ, from gunicorn's own handler.
+        self.application = self.wsgi if isinstance(self.wsgi, Application) else None
+        if self.application is not None:
+            self.proxy = self.application.proxy
+            self.timeouts = self.application.config.timeouts
+            self.connection_limit = self.application.config.limits.connections
+            deadlines.every_tick(self._sweep_parked)
+        self._tls = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
+        listeners = [Listener(sock, partial(self._accepted, sock)) for sock in self.sockets]
+        for listener in listeners:
+            if self.cfg.workers > 1:
+                listener.max_accept = 1  # as gunicorn: leave some for the others
+            listener.start()
+        beat = 0.0
+        while self.alive:
+            if (now := monotonic()) - beat >= 1.0:
+                beat = now
+                self.notify()
+            gevent.sleep(POLL_SECONDS)
+        for listener in listeners:
+            listener.close()
+        self._drain()
+        if self.application is not None:
+            self.application.close()
+
+    def park(self, connection: ClientConnection) -> None:
+        """Keep an idle connection without a greenlet until it says something or its time is over."""
+        keepalive = self.timeouts.keepalive
+        self.parked[connection] = monotonic() + keepalive - PARK_SECONDS if keepalive else NEVER
+        stream = connection.stream
+        stream.on_event = partial(self._unpark, connection)
+        stream.watch()
+
+    def _unpark(self, connection: ClientConnection) -> None:
+        if self.parked.pop(connection, None) is not None:
+            connection.stream.on_event = None
+            gevent.spawn_raw(connection.run)
+
+    def _sweep_parked(self, now: float) -> None:
+        """Close what was parked too long. All have the same timeout: the oldest are first."""
+        while self.parked:
+            connection = next(iter(self.parked))
+            if self.parked[connection] > now:
+                return
+            del self.parked[connection]
+            connection.stream.close()
+
+    def _drain(self) -> None:
+        """Finish what is in flight, within graceful_timeout; idle connections get a little time too."""
+        started = monotonic()
+        limit = started + self.cfg.graceful_timeout
+        self.drains_until = min(started + DRAIN_IDLE_SECONDS, limit)
+        while self.connections or self.parked or self.handed_over:
+            now = monotonic()
+            if now > limit:
+                break
+            if now > self.drains_until:
+                self._close_parked()
+            self.notify()
+            gevent.sleep(POLL_SECONDS / 2)
+        for connection in tuple(self.connections):
+            connection.deadline.greenlet.throw(ShuttingDown())
+
+    def _close_parked(self) -> None:
+        for connection in tuple(self.parked):
+            if connection.stream.peek():
+                self._unpark(connection)  # a request came in the last moment: it is answered
+            else:
+                del self.parked[connection]
+                connection.stream.close()
+
+    def _accepted(self, listener: Any, raw: socket.socket, address: Any) -> None:
+        """The greenlet of a new connection."""
+        if self.application is None or self.cfg.proxy_protocol != "off":
+            self._hand_over(listener, self._shake_hands(raw), address)
+            return
+        peer = address[0] if isinstance(address, tuple) else ""
+        stream: AnyStream
+        if self._tls is None:
+            stream = Stream(raw)
+            scheme = "http"
+        else:
+            encrypted = self._shake_hands(raw)
+            if encrypted is None:
+                return
+            if gunicorn_sock.is_http2_negotiated(encrypted):
+                self._hand_over(listener, encrypted, address)
+                return
+            stream = TlsStream(encrypted)
+            scheme = "https"
+        if isinstance(address, tuple):
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = ClientConnection(self, stream, peer, scheme)
+        if 0 < self.connection_limit <= len(self.connections) + len(self.parked):
+            connection.turn_away()
+        else:
+            connection.run()
+
+    def _shake_hands(self, raw: socket.socket) -> Any:
+        """gevent's socket for an accepted one, with TLS where gunicorn is set up for it; None if it fails."""
+        family, kind = raw.family, raw.type
+        client = gevent_socket.socket(family, kind, 0, fileno=raw.detach())
+        if self._tls is None:
+            return client
+        try:
+            with gevent.Timeout(self.timeouts.client or None, TimeoutError()):
+                return self._tls.wrap_socket(client, server_side=True)
+        except (OSError, ssl.SSLError):
+            client.close()
+            return None
+
+    def _hand_over(self, listener: Any, client: Any, address: Any) -> None:
+        """Let gunicorn's own handler serve the connection."""
+        if client is None:
+            return
+        self.handed_over += 1
+        try:
+            self.handle(listener, client, address)
+        finally:
+            self.handed_over -= 1
+
+
+class Listener(StreamServer):
+    """gevent's accept loop, giving plain non-blocking sockets."""
+
+    def __init__(self, listener: Any, handle: Any) -> None:
+        listener.setblocking(True)
+        super().__init__(listener, handle=handle, spawn=gevent.spawn_raw)
+
+    def do_read(self) -> tuple[socket.socket, Any] | None:
+        """Accept one connection, if there is one."""
+        try:
+            fd, address = self.socket._accept()
+        except BlockingIOError:
+            return None
+        return socket.socket(self.socket.family, self.socket.type, 0, fileno=fd), address
+
+    def do_close(self, *_: Any) -> None:
+        """The connection closes its own socket, or stays parked."""
+
+
+class ClientConnection:
+    """A client's connection, and the client's side of the exchange that is going on (app.proxy.Exchange)."""
+
+    __slots__ = (
+        "_buffer",
+        "_chunked",
+        "_decoder",
+        "_grace",
+        "_is_begun",
+        "_is_new",
+        "_keep",
+        "_left",
+        "_must_linger",
+        "_sent_continue",
+        "_timeout",
+        "body",
+        "bytes_in",
+        "bytes_out",
+        "deadline",
+        "forwarded",
+        "head",
+        "is_trusted",
+        "peer",
+        "read_body",
+        "scheme",
+        "stream",
+        "worker",
+    )
+
+    head: RequestHead
+    deadline: Deadline
+
+    def __init__(self, worker: Worker, stream: AnyStream, peer: str, scheme: str) -> None:
+        self.worker = worker
+        self.stream = stream
+        self.peer = peer
+        self.scheme = scheme
+        self.is_trusted: bool = worker.proxy.is_trusted(peer)
+        self.forwarded = connection_lines(peer, scheme)
+        self.bytes_in = self.bytes_out = 0
+        self.body = b""
+        self.read_body: Any = None
+        self._timeout: float = worker.timeouts.client or NEVER
+        self._buffer = b""
+        self._decoder: ChunkedDecoder | None = None
+        self._left = 0
+        self._grace: Any = None
+        self._is_new = True
+        self._is_begun = self._chunked = self._must_linger = self._sent_continue = False
+        self._keep = True
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the head of a final response has been sent."""
+        return self._is_begun
+
+    def run(self) -> None:
+        """Serve the connection in this greenlet until it ends or falls idle."""
+        worker = self.worker
+        worker.connections.add(self)
+        self.deadline = deadlines.enter()
+        is_parked = False
+        try:
+            while True:
+                head = self._read_head()
+                if head is None:
+                    is_parked = self in worker.parked
+                    break
+                self._begin(head)
+                self._exchange()
+                if not self._keep:
+                    break
+            if self._must_linger:
+                self._linger()
+        except (ClientError, ShuttingDown):
+            pass
+        finally:
+            deadlines.leave(self.deadline)
+            worker.connections.discard(self)
+            if not is_parked:
+                self.stream.close()
+
+    def turn_away(self) -> None:
+        """Answer 503 at once: the worker has as many connections as it may."""
+        self.deadline = deadlines.enter()
+        try:
+            self._refuse(NoBackend("over limits.connections", reason="too_many_connections"))
+            self._linger()
+        except (ClientError, ShuttingDown):
+            pass
+        finally:
+            deadlines.leave(self.deadline)
+            self.stream.close()
+
+    # -- the request -------------------------------------------------------------------------------
+
+    def _read_head(self) -> RequestHead | None:
+        """The next request's head, None when there will be none (the connection may be parked then)."""
+        data, seen = self._buffer, 0
+        stream, deadline = self.stream, self.deadline
+        while True:
+            if data:
+                try:
+                    head = read_head(data, seen)
+                except BadRequest as error:
+                    self._refuse(error)
+                    return None
+                if head is not None:
+                    self._buffer = data
+                    deadline.at = NEVER
+                    return head
+                if not seen:
+                    # One deadline for the whole head: a byte now and then does not extend it (slowloris).
+                    deadline.at = monotonic() + self._timeout
+                seen = len(data)
+            else:
+                deadline.at = self._idle_deadline()
+            try:
+                piece = stream.read()
+            except Expired:
+                if data:
+                    self._refuse(
+                        BodyTimeout("request head not complete in time", reason="header_timeout")
+                    )
+                elif not self._is_new and self.worker.alive and isinstance(stream, Stream):
+                    self.worker.park(self)
+                return None
+            except OSError:
+                return None
+            if not piece:
+                return None
+            data = data + piece if data else piece
+
+    def _idle_deadline(self) -> float:
+        now = monotonic()
+        if self._is_new:
+            return now + self._timeout
+        if not self.worker.alive:
+            return max(self.worker.drains_until, now + POLL_SECONDS)
+        if isinstance(self.stream, Stream):
+            return now + min(PARK_SECONDS, self.worker.timeouts.keepalive or NEVER)
+        return now + (self.worker.timeouts.keepalive or NEVER)
+
+    def _begin(self, head: RequestHead) -> None:
+        """Set up for one exchange: what of the body is here, and how to get the rest."""
+        data = self._buffer
+        rest = data[head.consumed :] if len(data) > head.consumed else b""
+        self.head = head
+        self._is_new = self._is_begun = self._chunked = self._sent_continue = False
+        self._keep = head.keep_alive
+        self.bytes_out = 0
+        self.read_body = None
+        length = head.length
+        if not length:
+            self.body = b""
+            self._buffer = rest
+            self._left = self.bytes_in = 0
+            return
+        if length == CHUNKED:
+            self._decoder = ChunkedDecoder()
+            self._left = CHUNKED
+            self.bytes_in = 0
+            try:
+                self.body = self._decode(rest) if rest else b""
+            except BadRequest as error:
+                self._refuse(error)
+                raise
+        else:
+            self.body = rest[:length]
+            self._left = length - len(self.body)
+            self._buffer = rest[length:]
+            self.bytes_in = len(self.body)
+        if self._left:
+            self.read_body = self._read_body
+
+    def _read_body(self, deadline: Deadline) -> bytes:
+        """The next piece of the body; b"" at its end. Runs in whichever greenlet sends it on."""
+        if self.head.expect_continue and not self._sent_continue and not self._is_begun:
+            self._sent_continue = True
+            if self.bytes_in == 0:
+                self._send(_CONTINUE)
+        while self._left:
+            deadline.at = monotonic() + self._timeout
+            try:
+                data = self.stream.read(
+                    BODY_READ_SIZE if self._left < 0 else min(self._left, BODY_READ_SIZE)
+                )
+            except Expired:
+                raise BodyTimeout("request body not complete in time") from None
+            except OSError as error:
+                raise ClientGone(str(error)) from None
+            finally:
+                deadline.at = NEVER
+            if not data:
+                raise ClientGone("connection closed in the request body")
+            if self._left < 0:
+                if piece := self._decode(data):
+                    return piece
+                continue
+            self._left -= len(data)
+            self.bytes_in += len(data)
+            return data
+        return b""
+
+    def _decode(self, data: bytes) -> bytes:
+        decoder = self._decoder
+        assert decoder is not None
+        try:
+            piece = decoder.feed(data)
+        except ChunkedError as error:
+            raise BadRequest(str(error), reason="bad_chunk") from None
+        self.bytes_in += len(piece)
+        limit = self.worker.proxy.body_limit
+        if 0 < limit < self.bytes_in:
+            raise BadRequest("body over limits.body", status=413, reason="body_too_large")
+        if decoder.done:
+            self._left = 0
+            self._buffer = decoder.rest
+        return piece
+
+    def request_trailers(self) -> list[tuple[bytes, bytes]]:
+        """Trailer fields of the request body."""
+        return self._decoder.trailers if self._decoder is not None else []
+
+    # -- the exchange ------------------------------------------------------------------------------
+
+    def _exchange(self) -> None:
+        stream = self.stream
+        stream.on_event = self._while_waiting
+        stream.watch()
+        try:
+            self.worker.proxy.handle(self)
+        finally:
+            stream.on_event = None
+            if self._grace is not None:
+                self._grace.close()
+                self._grace = None
+        if self._left:
+            # Part of the request is unread: what follows on the connection cannot be told apart.
+            self._keep = False
+            self._must_linger = self._is_begun
+
+    def _while_waiting(self) -> None:
+        """In the hub: the client sent or closed something while it waits for its answer."""
+        if self.stream.peek() == b"" and self._grace is None:
+            self._grace = gevent.get_hub().loop.timer(HALF_CLOSE_SECONDS)
+            self._grace.start(self._give_up)
+
+    def _give_up(self) -> None:
+        self.deadline.greenlet.throw(ClientGone("connection closed while waiting for the response"))
+
+    def start(
+        self, head: ResponseHead, first: bytes, complete: bool, trailers: list[tuple[bytes, bytes]]
+    ) -> None:
+        """Send head and first piece in one go."""
+        pieces = [_status_line(head.status, head.reason)]
+        pieces += head.lines
+        if not head.has_date:
+            pieces.append(_date_line())
+        if head.length < 0:
+            if self.head.minor:
+                self._chunked = True
+                if head.trailer is not None and self.head.te_trailers:
+                    pieces += (b"Trailer: ", head.trailer, b"\r\n")
+                pieces.append(b"Transfer-Encoding: chunked\r\n")
+            else:
+                self._keep = False  # HTTP/1.0: the end of the connection is the end of the body
+        pieces.append(self._connection_line())
+        self.bytes_out = len(first)
+        if self._chunked:
+            if first:
+                pieces.append(encode_chunk(first))
+            if complete:
+                pieces.append(last_chunk(trailers if self.head.te_trailers else []))
+        elif first:
+            pieces.append(first)
+        self._is_begun = True
+        self._send(b"".join(pieces))
+
+    def write(self, piece: bytes) -> None:
+        """Send a piece of the body."""
+        self.bytes_out += len(piece)
+        self._send(encode_chunk(piece) if self._chunked else piece)
+
+    def finish(self, trailers: list[tuple[bytes, bytes]]) -> None:
+        """End the body."""
+        if self._chunked:
+            self._send(last_chunk(trailers if self.head.te_trailers else []))
+
+    def interim(self, head: ResponseHead) -> None:
+        """Pass an interim response on."""
+        self._send(b"".join((_status_line(head.status, head.reason), *head.lines, b"\r\n")))
+
+    def answer(self, status: int, lines: Iterable[tuple[str, str]], body: bytes) -> None:
+        """Send a response of our own."""
+        fields = "".join(f"{name}: {value}\r\n" for name, value in lines)
+        self._is_begun = True
+        if self.head.method != b"HEAD":
+            self.bytes_out = len(body)
+        if status < 500:  # what the client sent next would be read by a guess
+            self._keep = False
+        self._send(
+            b"".join(
+                (
+                    _status_line(status, STATUS_TEXT.get(status, "Error").encode()),
+                    _date_line(),
+                    fields.encode("latin-1"),
+                    b"Content-Length: %d\r\n" % len(body),
+                    self._connection_line(),
+                    body if self.head.method != b"HEAD" else b"",
+                )
+            )
+        )
+
+    def abort(self) -> None:
+        """Cut the connection in a way that no client takes for the end of a response."""
+        self._keep = False
+        self._must_linger = False
+        if self._is_begun:
+            self.stream.reset()
+
+    def _connection_line(self) -> bytes:
+        """Connection, where it has to be said, and the end of the head."""
+        if self._keep and (self._left or not self.worker.alive):
+            self._keep = False
+        if not self._keep:
+            return b"Connection: close\r\n\r\n"
+        return b"\r\n" if self.head.minor else b"Connection: keep-alive\r\n\r\n"
+
+    def _send(self, data: bytes) -> None:
+        deadline = self.deadline
+        deadline.at = deadlines.now + self._timeout
+        try:
+            self.stream.write(data)
+        except Expired:
+            raise ClientGone("client does not take its response", reason="client_timeout") from None
+        except OSError as error:
+            raise ClientGone(str(error)) from None
+        finally:
+            deadline.at = NEVER
+
+    def _refuse(self, error: ProxyError) -> None:
+        """Answer a request whose head could not be read, and say so in the log; then it is over."""
+        self._keep = False
+        self._must_linger = True
+        status = error.status
+        body = self.worker.proxy.refuse(self.peer, error, monotonic())
+        self._send(
+            b"%b%bContent-Type: application/json\r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b"
+            % (
+                _status_line(status, STATUS_TEXT.get(status, "Error").encode()),
+                _date_line(),
+                b"Retry-After: 1\r\n" if status == 503 else b"",
+                len(body),
+                body,
+            )
+        )
+
+    def _linger(self) -> None:
+        """Say that nothing more comes, then read and drop what the client still sends, for a while."""
+        stream = self.stream
+        stream.shutdown_write()
+        self.deadline.at = monotonic() + LINGER_SECONDS
+        dropped = 0
+        try:
+            while dropped < LINGER_BYTES and (data := stream.read(BODY_READ_SIZE)):
+                dropped += len(data)
+        except (Expired, OSError):
+            pass
+        finally:
+            self.deadline.at = NEVER
+
+
+_status_lines: dict[tuple[int, bytes], bytes] = {}
+_date: tuple[int, bytes] = (0, b"")
+
+
+def _status_line(status: int, reason: bytes) -> bytes:
+    """The status line, made once for each status and reason phrase."""
+    line = _status_lines.get((status, reason))
+    if line is None:
+        line = b"HTTP/1.1 %d %b\r\n" % (status, reason)
+        if len(_status_lines) < _STATUS_LINES_KEPT:
+            _status_lines[status, reason] = line
+    return line
+
+
+def _date_line() -> bytes:
+    """RFC 9110 §6.6.1: a recipient with a clock adds the Date that a backend left out."""
+    global _date
+    now = int(time())
+    if _date[0] != now:
+        _date = (now, b"Date: %b\r\n" % formatdate(now, usegmt=True).encode())
+    return _date[1]
+
+
+def _raise_descriptor_limit() -> None:
+    """Two descriptors a request: the soft limit of 1,024 is meant for select(), which is not used here."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            pass

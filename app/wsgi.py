@@ -1,0 +1,243 @@
+"""The WSGI application: what ``app:application`` is.
+
+Owns putting a worker's parts together (table, pool, session, proxy) and the client's side of an exchange
+as PEP 3333 shows it, so that the application also runs under the stock gevent worker or any WSGI server.
+There it does without what an environ cannot tell: the spelling and order of header fields, whether the
+client has gone, interim responses and trailers. app.worker goes past this, straight to the proxy.
+Imported in workers only, after gevent has patched the standard library.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import Any
+from urllib.parse import quote
+
+from app import config as configuration
+from app import log, master
+from app.config import Config, Server
+from app.deadlines import Deadline, deadlines
+from app.errors import BadRequest, BodyTimeout, ClientGone, ProxyError
+from app.pool import Pool
+from app.proxy import Proxy
+from app.status import STATUS_TEXT
+from app.table import HEALTHY, STATE, Table, identity_of
+from app.transport import BODY_READ_SIZE, ConnectionCache, ReadBody, Session
+from app.wire import request as wire_request
+from app.wire.forwarded import connection_lines
+from app.wire.response import ResponseHead
+
+StartResponse = Callable[..., Callable[[bytes], object]]
+
+
+class Application:
+    """The load balancer of one worker. ``session`` is where another transport adapter can be mounted."""
+
+    def __init__(self, config: Config, table: Table, slot: int) -> None:
+        self.config = config
+        self.session = Session()
+        self._sink = log.stdout()
+        self._caches: list[ConnectionCache] = []
+        self.pool = Pool(table, slot, self._connect, self._disconnect)
+        access_log = log.AccessLog(self._sink) if config.logging.access else None
+        self.proxy = Proxy(config, self.pool, self.session, access_log)
+        deadlines.every_tick(self._tick)
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Forward one request; its response goes through the ``write`` of PEP 3333, as it comes."""
+        deadlines.start()
+        deadline = deadlines.enter()
+        try:
+            try:
+                exchange = WsgiExchange(environ, start_response, self.proxy.is_trusted, deadline)
+            except ProxyError as error:
+                peer = str(environ.get("REMOTE_ADDR") or "")
+                body = self.proxy.refuse(peer, error, monotonic())
+                _start_answer(start_response, error.status, (), len(body))
+                return [body]
+            self.proxy.handle(exchange)
+            if exchange.broken is not None:
+                raise exchange.broken  # the server cuts the connection: never a good ending
+            return exchange.rest
+        finally:
+            deadlines.leave(deadline)
+
+    def close(self) -> None:
+        """Close the connections to backends and write out the log."""
+        for connections in self._caches:
+            connections.close()
+        self._sink.drain()
+
+    def _connect(self, server: Server) -> tuple[ConnectionCache, Any]:
+        idle_timeout = self.config.timeouts.backend_keepalive
+        connections = ConnectionCache(server.scheme, server.host, server.port, idle_timeout)
+        self._caches.append(connections)
+        return connections, self.session.get_adapter(server.url)
+
+    def _disconnect(self, connections: ConnectionCache) -> None:
+        self._caches.remove(connections)
+        connections.close()
+
+    def _tick(self, now: float) -> None:
+        for connections in self._caches:
+            if connections.idle:
+                connections.sweep(now)
+        self._sink.flush()
+
+
+class WsgiExchange:
+    """The client's side of an exchange as an environ shows it (see app.proxy.Exchange)."""
+
+    def __init__(
+        self,
+        environ: dict[str, Any],
+        start_response: StartResponse,
+        is_trusted: Callable[[str], bool],
+        deadline: Deadline,
+    ) -> None:
+        self._input = environ["wsgi.input"]
+        self._start_response = start_response
+        self._write: Callable[[bytes], object] | None = None
+        self.rest: list[bytes] = []
+        self.broken: Exception | None = None
+        self.deadline = deadline
+        self.peer = str(environ.get("REMOTE_ADDR") or "")
+        self.scheme = str(environ["wsgi.url_scheme"])
+        self.is_trusted = is_trusted(self.peer)
+        self.forwarded = connection_lines(self.peer, self.scheme)
+        self.head = _head_from(environ)
+        self.body = b""
+        self.bytes_in = self.bytes_out = 0
+        self._left = self.head.length
+        self.read_body: ReadBody | None = self._read_body if self._left else None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the response has been started."""
+        return self._write is not None
+
+    def start(
+        self, head: ResponseHead, first: bytes, complete: bool, trailers: list[tuple[bytes, bytes]]
+    ) -> None:
+        """Start the response; its framing is the server's affair."""
+        lines = head.lines
+        fields = [
+            (lines[at].decode("latin-1"), lines[at + 2].decode("latin-1"))
+            for at in range(0, len(lines), 4)
+            # The server writes its own.
+            if lines[at].lower() != b"date"
+        ]
+        phrase = head.reason.decode("latin-1") or STATUS_TEXT.get(head.status, "Unknown")
+        self._write = self._start_response(f"{head.status} {phrase}", fields)
+        if first:
+            self.write(first)
+
+    def write(self, piece: bytes) -> None:
+        """Send a piece of the body now."""
+        assert self._write is not None
+        try:
+            self._write(piece)
+        except OSError as error:
+            raise ClientGone(str(error)) from error
+        self.bytes_out += len(piece)
+
+    def finish(self, trailers: list[tuple[bytes, bytes]]) -> None:
+        """The server ends the body when the application returns."""
+
+    def interim(self, head: ResponseHead) -> None:
+        """There is no way to send it."""
+
+    def answer(self, status: int, lines: Iterable[tuple[str, str]], body: bytes) -> None:
+        """Answer in the place of a backend."""
+        _start_answer(self._start_response, status, lines, len(body))
+        if self.head.method != b"HEAD":
+            self.rest = [body]
+            self.bytes_out = len(body)
+
+    def abort(self) -> None:
+        """Have the application raise, upon which a server cuts the connection."""
+        self.broken = ConnectionAbortedError("the response cannot be finished")
+
+    def request_trailers(self) -> list[tuple[bytes, bytes]]:
+        """The server keeps them."""
+        return []
+
+    def _read_body(self, deadline: Deadline) -> bytes:
+        try:
+            if self._left > 0:
+                data = self._input.read(min(self._left, BODY_READ_SIZE))
+                self._left -= len(data)
+                if not data and self._left:
+                    raise ClientGone("request body ended early")
+            elif self._left == 0:
+                return b""
+            else:
+                data = self._input.read(BODY_READ_SIZE)
+        except ProxyError:
+            raise
+        except TimeoutError as error:
+            raise BodyTimeout(str(error)) from error
+        except OSError as error:
+            raise ClientGone(str(error)) from error
+        except Exception as error:  # a server's own complaint about the body's framing
+            raise BadRequest(str(error), reason="bad_framing") from error
+        self.bytes_in += len(data)
+        return bytes(data)
+
+
+def make_application() -> Application:
+    """The application of this process: with the master's table, or on its own without one."""
+    inherited = master.inheritance()
+    if inherited is not None:
+        table, slot = inherited
+        _, blob = table.published()
+        return Application(configuration.from_json(blob), table, slot)
+    config = configuration.load(configuration.path_from(os.environ), os.environ)
+    return Application(config, standalone_table(config), -1)
+
+
+def standalone_table(config: Config) -> Table:
+    """A table without a master: no one checks health, so every server counts as healthy."""
+    blob = configuration.to_json(config)
+    table = Table.create(rows=max(1, len(config.servers)), slots=1, blob_bytes=len(blob))
+    table.publish(table.propose(blob, [identity_of(server.url) for server in config.servers]))
+    for row in table.row_index().values():
+        table.cells[table.server(row) + STATE] = HEALTHY
+    return table
+
+
+def _head_from(environ: dict[str, Any]) -> wire_request.RequestHead:
+    """The request head that an environ describes, checked like one from the wire."""
+    target = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    if not target:
+        target = quote(
+            environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""), encoding="latin-1"
+        )
+        if query := environ.get("QUERY_STRING"):
+            target += "?" + query
+    pairs = [
+        (key[5:].replace("_", "-").title().encode("latin-1"), str(value).encode("latin-1"))
+        for key, value in environ.items()
+        # The server has answered an expectation already, and de-chunked the body.
+        if key.startswith("HTTP_") and key not in ("HTTP_EXPECT", "HTTP_TRANSFER_ENCODING")
+    ]
+    if content_type := environ.get("CONTENT_TYPE"):
+        pairs.append((b"Content-Type", content_type.encode("latin-1")))
+    if "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
+        pairs.append((b"Transfer-Encoding", b"chunked"))
+    elif length := environ.get("CONTENT_LENGTH"):
+        pairs.append((b"Content-Length", str(length).encode("latin-1")))
+    minor = 0 if environ.get("SERVER_PROTOCOL") == "HTTP/1.0" else 1
+    method = environ["REQUEST_METHOD"].encode("latin-1")
+    return wire_request.head_from(method, target.encode("latin-1"), minor, pairs)
+
+
+def _start_answer(
+    start_response: StartResponse, status: int, lines: Iterable[tuple[str, str]], length: int
+) -> None:
+    fields = [*lines, ("Content-Length", str(length))]
+    if not any(name == "Content-Type" for name, _ in fields):
+        fields.append(("Content-Type", "application/json"))
+    start_response(f"{status} {STATUS_TEXT.get(status, 'Error')}", fields)
