@@ -1,0 +1,348 @@
+"""Backends that hang, refuse, reset, drip or speak garbage: right status, reason, in bounded time."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import (
+    Backend,
+    Balancer,
+    NoAnswer,
+    Truncated,
+    handlers,
+    health_check,
+    seconds,
+    wait_until,
+)
+
+LIMITS = {
+    "connect": seconds(0.5),
+    "read": seconds(0.5),
+    "client": seconds(5),
+    "total": seconds(1.5),
+}
+BOUND = seconds(2.5)
+"""Within this every failure is answered: the total limit, and a second for a busy machine."""
+
+
+@pytest.fixture(scope="module", name="impatient_backend")
+def _impatient_backend() -> Iterator[Backend]:
+    with Backend() as backend:
+        yield backend
+
+
+@pytest.fixture(scope="module", name="impatient")
+def _impatient(impatient_backend: Backend) -> Iterator[Balancer]:
+    """In front of one backend, with limits of half a second."""
+    with Balancer([impatient_backend], timeouts=LIMITS) as balancer:
+        yield balancer
+
+
+def check_refusal(balancer: Balancer, target: str, status: int, reason: str) -> None:
+    """One GET is answered in time with this status and reason, in the body and in the log."""
+    mark, started = balancer.log_mark, time.monotonic()
+    response = balancer.get(target, [("Accept", "application/json")])
+
+    assert time.monotonic() - started < BOUND
+    assert response.status == status
+    assert response.json()["reason"] == reason
+    line = balancer.access_line(since=mark, target=target)
+    assert (line["status"], line["reason"]) == (status, reason)
+    assert line["request_id"] == response.json()["request_id"]
+
+
+def test_hung_backend(impatient: Balancer, impatient_backend: Backend) -> None:
+    """A backend that takes the request and says nothing: 504, and its connection is closed."""
+    impatient_backend.handler = handlers.hang
+    impatient_backend.clear()
+    check_refusal(impatient, "/hung", 504, "response_timeout")
+
+    request = impatient_backend.wait_for_request()
+    assert request.connection.closed_by_peer.wait(seconds(2))
+
+
+def test_dripping_head(impatient: Balancer, impatient_backend: Backend) -> None:
+    """A head that comes byte by byte never trips the limit between bytes; the total limit ends it."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    impatient_backend.handler = handlers.drip(head, seconds(0.2))
+    check_refusal(impatient, "/dripping-head", 504, "response_timeout")
+
+
+def test_dripping_body_is_cut_at_the_total_limit(
+    impatient: Balancer, impatient_backend: Backend
+) -> None:
+    """A body that comes byte by byte is passed on as it comes, and cut when the time is over."""
+    mark, started = impatient.log_mark, time.monotonic()
+
+    def handler(exchange: handlers.Exchange) -> None:
+        exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+        handlers.drip(b"x" * 100, seconds(0.2))(exchange)
+
+    impatient_backend.handler = handler
+    with pytest.raises(Truncated):
+        impatient.get("/dripping-body")
+
+    assert time.monotonic() - started < BOUND
+    line = impatient.access_line(since=mark, target="/dripping-body")
+    assert line["status"] == 200
+    assert line["reason"]
+
+
+def test_backend_silent_inside_the_body(impatient: Balancer, impatient_backend: Backend) -> None:
+    """Half a body and then nothing: the client's connection is cut after the read limit."""
+    mark = impatient.log_mark
+
+    def handler(exchange: handlers.Exchange) -> None:
+        exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+        exchange.wait_for_peer()
+
+    impatient_backend.handler = handler
+    with pytest.raises(Truncated):
+        impatient.get("/silent-body")
+
+    assert impatient.access_line(since=mark, target="/silent-body")["reason"]
+
+
+def test_resetting_backend(impatient: Balancer, impatient_backend: Backend) -> None:
+    """A fresh connection that is reset after the request: 502."""
+    impatient_backend.hang_up()
+    impatient_backend.handler = handlers.reset
+    check_refusal(impatient, "/reset", 502, "reset_before_head")
+
+
+def test_closing_backend(impatient: Balancer, impatient_backend: Backend) -> None:
+    """A fresh connection that is closed after the request, unanswered: 502."""
+    impatient_backend.hang_up()
+    impatient_backend.handler = handlers.close
+    check_refusal(impatient, "/close", 502, "reset_before_head")
+
+
+GARBAGE = {
+    "no-http": b"220 mail.example ESMTP\r\n\r\n",
+    "binary": bytes(range(256)) + b"\r\n\r\n",
+    "no-status": b"HTTP/1.1 \r\nContent-Length: 0\r\n\r\n",
+    "letters-as-status": b"HTTP/1.1 abc OK\r\nContent-Length: 0\r\n\r\n",
+    "unknown-version": b"HTTP/3.7 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "two-lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc",
+    "negative-length": b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+    "length-in-words": b"HTTP/1.1 200 OK\r\nContent-Length: two\r\n\r\nab",
+    "unknown-coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: zip\r\n\r\nab",
+    "chunked-not-last": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+    "space-before-colon": b"HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n",
+    "nul-in-value": b"HTTP/1.1 200 OK\r\nX-A: a\0b\r\nContent-Length: 0\r\n\r\n",
+    "no-colon": b"HTTP/1.1 200 OK\r\nnonsense\r\nContent-Length: 0\r\n\r\n",
+    "endless-head": b"HTTP/1.1 200 OK\r\n" + b"X-A: " + b"a" * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("data", GARBAGE.values(), ids=GARBAGE.keys())
+def test_garbage_speaking_backend(
+    impatient: Balancer, impatient_backend: Backend, data: bytes, request: pytest.FixtureRequest
+) -> None:
+    """A response that cannot be read in exactly one way: 502, and nothing of it reaches the client."""
+    impatient_backend.hang_up()
+    impatient_backend.handler = handlers.raw(data)
+    check_refusal(impatient, f"/garbage/{request.node.callspec.id}", 502, "bad_response")
+
+
+def test_garbage_in_chunks_cuts_the_connection(
+    impatient: Balancer, impatient_backend: Backend
+) -> None:
+    """A chunk size that is no number, after the head has gone out: cut, never a good ending."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    impatient_backend.handler = handlers.raw(head + b"3\r\nabc\r\nxyz\r\nabc\r\n0\r\n\r\n")
+    with pytest.raises(Truncated), impatient.connect() as client:
+        client.get("/garbage-chunk")
+
+
+def test_garbage_after_a_response_is_not_the_next_answer(
+    impatient: Balancer, impatient_backend: Backend
+) -> None:
+    """Bytes past the end of a response are dropped with their connection, not served to the next one."""
+    good = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+    impatient_backend.handler = handlers.raw(good + b"ok" + good + b"no", keep=True)
+    assert [impatient.get("/overrun").body for _ in range(4)] == [b"ok"] * 4
+
+
+def test_refusing_backend() -> None:
+    """Nobody listens: 502, nothing was sent."""
+    with Backend() as backend:
+        backend.down()
+        with Balancer([backend], timeouts=LIMITS) as balancer:
+            check_refusal(balancer, "/refused", 502, "connect_failed")
+
+
+def test_refusing_servers_cost_one_attempt_each() -> None:
+    """Another server is tried when a connection cannot be made, whatever the method; body included."""
+    with Backend() as refusing, Backend(handlers.echo) as good:
+        refusing.down()
+        with Balancer([refusing, good], timeouts=LIMITS) as balancer, balancer.connect() as client:
+            for method in ("GET", "POST", "PUT", "DELETE", "PATCH") * 2:
+                body = None if method == "GET" else b"precious"
+                assert client.request(method, f"/{method}", body=body).status == 200
+            lines = balancer.wait_for_access(10)
+
+            assert {line["attempts"] for line in lines} == {1, 2}
+            assert {line["backend"] for line in lines} == {good.address}
+            assert all(request.is_complete for request in good.requests)
+            assert len(good.requests) == 10
+
+
+def test_attempts_are_bounded() -> None:
+    """With every server refusing, as many are tried as ``retries.attempts`` allows, each once."""
+    refusing = [Backend() for _ in range(4)]
+    for backend in refusing:
+        backend.down()
+    with Balancer(refusing, timeouts=LIMITS, retries={"attempts": 3}) as balancer:
+        check_refusal(balancer, "/nobody", 502, "connect_failed")
+        assert balancer.access_line(target="/nobody")["attempts"] == 3
+    for backend in refusing:
+        backend.stop()
+
+
+def test_connection_that_is_never_made() -> None:
+    """A full accept queue leaves a connection half open: 504 after the connect limit."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        fillers = []
+        # The queue takes one or two; after that the kernel drops what asks for a connection.
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(address)
+            fillers.append(filler)
+        limits = {**LIMITS, "total": 0}
+        with Balancer([f"http://127.0.0.1:{address[1]}"], timeouts=limits) as balancer:
+            check_refusal(balancer, "/never", 504, "connect_timeout")
+        for filler in fillers:
+            filler.close()
+
+
+def test_what_was_sent_is_not_sent_again() -> None:
+    """A POST that a backend has seen is not tried elsewhere when its fresh connection is reset."""
+    with Backend(handlers.reset) as resetting, Backend() as good:
+        with Balancer([resetting, good]) as balancer, balancer.connect() as client:
+            statuses = [client.request("POST", "/once", body=b"pay").status for _ in range(6)]
+
+        assert sorted(statuses) == [200] * 3 + [502] * 3
+        assert len(resetting.requests) == len(good.requests) == 3
+
+
+def test_backend_that_dies_inside_the_body(balancer: Balancer, backend: Backend) -> None:
+    """A body that ends early, by length or by chunk, cuts the client's connection and is logged."""
+    whole = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this"
+    chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nonly this\r\n"
+    for name, data in (("length", whole), ("chunks", chunks)):
+        mark = balancer.log_mark
+        backend.handler = handlers.raw(data)
+        with balancer.connect() as client:
+            with pytest.raises(Truncated) as caught:
+                client.get(f"/dies/{name}")
+            assert not isinstance(caught.value, NoAnswer)
+            assert client.is_closed()
+        line = balancer.access_line(since=mark, target=f"/dies/{name}")
+        assert line["reason"]
+
+
+def test_all_servers_down() -> None:
+    """503 with Retry-After, as JSON or as text, whichever the client accepts."""
+    with Backend() as first, Backend() as second:
+        first.down()
+        second.down()
+        with Balancer([first, second], health_check=health_check()) as balancer:
+            as_json = balancer.get("/", [("Accept", "application/json")])
+            as_text = balancer.get("/", [("Accept", "text/plain")])
+            as_html = balancer.get("/", [("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")])
+
+            assert (as_json.status, as_text.status, as_html.status) == (503, 503, 503)
+            for response in (as_json, as_text, as_html):
+                assert int(response.get("Retry-After") or "") > 0
+            assert (as_json.get("Content-Type") or "").startswith("application/json")
+            assert as_json.json()["reason"] == "none_healthy"
+            assert (as_text.get("Content-Type") or "").startswith("text/plain")
+            assert "none_healthy" in as_text.text
+            ids = [line["request_id"] for line in balancer.wait_for_access(3)]
+            assert as_json.json()["request_id"] == ids[0]
+            assert ids[1] in as_text.text
+            assert all(line["backend"] is None for line in balancer.access_lines())
+
+
+def test_no_servers_at_all() -> None:
+    """An empty list is a valid start: every request gets 503, and a body that fits its head."""
+    with Balancer([]) as balancer, balancer.connect() as client:
+        assert client.get("/").status == 503
+        assert client.request("POST", "/", body=b"x" * 1000).status == 503
+        response = client.request("HEAD", "/")
+        assert (response.status, response.body) == (503, b"")
+        assert response.get("Retry-After")
+
+
+def test_errors_show_no_internals(balancer: Balancer, backend: Backend) -> None:
+    """What the client is told names no server, no address and no module."""
+    backend.handler = handlers.raw(b"garbage\r\n\r\n")
+    text = balancer.get("/secret").text
+    for internal in (str(backend.port), "127.0.0.1", "Traceback", "app.", "gevent", "gunicorn"):
+        assert internal not in text
+
+
+def test_a_failing_server_does_not_hold_up_others() -> None:
+    """With one of two servers hanging, requests to the other are answered meanwhile."""
+    with (
+        Backend(handlers.hang) as hung,
+        Backend() as good,
+        Balancer([hung, good], timeouts={"read": seconds(3)}) as balancer,
+    ):
+        results: list[int] = []
+        started = time.monotonic()
+        threads = [
+            threading.Thread(target=lambda: results.append(balancer.get("/").status))
+            for _ in range(20)
+        ]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: results.count(200) == 10, seconds(2.5))
+        assert time.monotonic() - started < seconds(2.5)
+        for thread in threads:
+            thread.join()
+        assert results.count(504) == 10
+
+
+def test_certificate_that_cannot_be_verified(tmp_path: Path) -> None:
+    """An https:// server with a certificate of its own making is refused, unasked."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = ["-keyout", str(key), "-out", str(certificate), "-subj", "/CN=localhost", "-days", "2"]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *made],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(seconds(20))
+
+        def serve() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                try:
+                    with context.wrap_socket(sock, server_side=True) as secure:
+                        secure.recv(65536)
+                        secure.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                except (ssl.SSLError, OSError):
+                    pass
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        with Balancer([url], timeouts=LIMITS, retries={"attempts": 1}) as balancer:
+            check_refusal(balancer, "/unverified", 502, "connect_failed")
+        thread.join(seconds(5))
