@@ -1,4 +1,4 @@
-"""What holds for every test: markers, and randomness that can be had again.
+"""What holds for every test: one marker, and randomness that can be had again.
 
 A failing run prints its seed; ``LB_TEST_SEED=<seed> make test`` runs with the same numbers.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import os
 import random
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-INTEGRATION = Path(__file__).parent / "integration"
 SEED = int(os.environ.get("LB_TEST_SEED") or random.SystemRandom().randrange(2**32))
 
 # A blob to reproduce a failure on any machine; no deadline, because a busy machine is not a bug.
@@ -26,12 +24,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header() -> str:
     return f"seed: LB_TEST_SEED={SEED}"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if INTEGRATION in item.path.parents:
-            item.add_marker(pytest.mark.integration)
 
 
 @pytest.fixture
