@@ -1,0 +1,426 @@
+"""The master's decisions, with an arbiter that only looks like one. Nothing is forked here."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app import log, master
+from app.table import (
+    CHECKED,
+    HEARTBEAT,
+    IN_FLIGHT,
+    OWNER,
+    PID,
+    PROPOSED,
+    PUBLISHED,
+    SLOT_HEADER,
+    Table,
+)
+
+STRANGER = 2**22 + 1  # above Linux's highest pid
+
+
+class Arbiter:
+    """What the hooks use of gunicorn's Arbiter."""
+
+    def __init__(self, workers: int = 2) -> None:
+        self.pid = os.getpid()
+        self.reexec_pid = 0
+        self.cfg = SimpleNamespace(workers=workers, env_orig={})
+        self.LISTENERS: list[Any] = []
+        self.WORKERS: dict[int, Any] = {}
+        self.calls: list[str] = []
+
+    def manage_workers(self) -> None:
+        self.calls.append("manage_workers")
+
+    def spawn_worker(self) -> int:
+        self.calls.append("spawn_worker")
+        return 7
+
+
+class House:
+    """A master that has started, up to the point where it would fork."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path = path
+        self.events: list[tuple[str, str]] = []
+        self.forks = 0
+        monkeypatch.setenv("LB_CONFIG", str(path))
+        monkeypatch.delenv("LB_PORT", raising=False)
+        monkeypatch.setattr(master, "_loaded", None)
+        monkeypatch.setattr(master, "_master", None)
+        monkeypatch.setattr(master, "_slot", -1)
+        monkeypatch.setattr(
+            log, "event", lambda logger, level, message, **_: self.events.append((level, message))
+        )
+        monkeypatch.setattr(master.Master, "_fork_control", self._fork_control)
+        monkeypatch.setattr(master.time, "sleep", lambda seconds: None)
+        self.write('{"servers": ["http://127.0.0.1:8001"]}')
+
+    def _fork_control(self, *_: Any) -> None:
+        """A control process that finishes its sweep at once."""
+        self.forks += 1
+        self.table.cells[CHECKED] = self.table.cells[PROPOSED]
+
+    def write(self, text: str) -> None:
+        self.path.write_text(text)
+
+    def start(self, arbiter: Arbiter | None = None) -> Arbiter:
+        arbiter = arbiter or Arbiter()
+        master.load_config()
+        master.on_starting(arbiter)
+        master.when_ready(arbiter)
+        return arbiter
+
+    def reload(self, arbiter: Arbiter) -> None:
+        master.load_config()
+        master.on_reload(arbiter)
+
+    @property
+    def table(self) -> Table:
+        assert master._master is not None
+        return master._master.table
+
+    def published_servers(self) -> int:
+        return self.table.published()[1].count(b'"url"')
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
+    handlers = {number: signal.getsignal(number) for number in master._ENDS_A_BOOTING_WORKER}
+    yield House(tmp_path / "config.json", monkeypatch)
+    for number, handler in handlers.items():  # post_fork is for a worker, which never comes back
+        signal.signal(number, handler)
+
+
+# -- configuration ---------------------------------------------------------------------------------
+
+
+def test_a_bad_configuration_ends_a_start_with_every_problem_on_stderr(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    house.write('{"port": 0, "workers": 0}')
+    with pytest.raises(SystemExit) as exit_:
+        master.load_config()
+    assert exit_.value.code == 78
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert [level for level, _ in house.events] == ["error", "error"]
+
+
+def test_a_bad_configuration_at_a_reload_changes_nothing(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arbiter = house.start()
+    before = house.table.published()
+    house.write("{")
+    house.reload(arbiter)
+    assert house.table.published() == before
+    assert house.events[-1] == ("error", "configuration not changed, the last good one stays")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reload_with_more_servers_than_rows_is_refused(house: House) -> None:
+    arbiter = house.start()
+    servers = ", ".join(f'"http://127.0.0.1:{port}"' for port in range(1000, 1300))
+    house.write(f'{{"servers": [{servers}]}}')
+    house.reload(arbiter)
+    assert house.published_servers() == 1
+    house.write('{"servers": ["http://127.0.0.1:1", "http://127.0.0.1:2"]}')
+    house.reload(arbiter)
+    assert house.published_servers() == 2
+
+
+def test_a_reload_that_finds_no_free_row_keeps_the_last_good_configuration(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arbiter = house.start()
+    good = master._loaded
+
+    def refuse(*_: Any) -> int:
+        raise master.TableError("rows are still in use")
+
+    monkeypatch.setattr(Table, "propose", refuse)
+    house.write('{"servers": ["http://127.0.0.1:1"]}')
+    house.reload(arbiter)
+    assert master._loaded == good
+    assert ("error", "configuration not changed") in house.events
+
+
+def test_a_reload_without_a_change_publishes_nothing(house: House) -> None:
+    arbiter = house.start()
+    sequence = house.table.cells[PUBLISHED]
+    house.reload(arbiter)
+    assert house.table.cells[PUBLISHED] == sequence
+
+
+def test_nothing_is_published_before_its_sweep(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arbiter = house.start()
+    seen: list[tuple[int, int]] = []
+
+    def sweep() -> None:
+        cells = house.table.cells
+        seen.append((cells[PUBLISHED], cells[PROPOSED]))
+        cells[CHECKED] = cells[PROPOSED]
+
+    monkeypatch.setattr(master.Master, "_keep_control", lambda _: sweep())
+    house.write('{"servers": ["http://127.0.0.1:1"]}')
+    house.reload(arbiter)
+    assert seen == [(1, 2)]
+    assert house.table.cells[PUBLISHED] == 2
+
+
+def test_a_sweep_that_never_ends_is_waited_for_only_so_long(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(1_000))
+    monkeypatch.setattr(master.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(master.Master, "_keep_control", lambda _: None)
+    house.start()
+    assert house.table.cells[PUBLISHED] == 1
+    assert house.events[-1][0] == "error"
+
+
+@pytest.mark.parametrize(
+    ("host", "bind"), [("127.0.0.1", "127.0.0.1:8080"), ("::1", "[::1]:8080"), ("lb", "lb:8080")]
+)
+def test_bind_puts_ipv6_addresses_in_brackets(house: House, host: str, bind: str) -> None:
+    house.write(f'{{"host": "{host}", "port": 8080}}')
+    assert master.bind_address(master.load_config()) == bind
+
+
+# -- slots -----------------------------------------------------------------------------------------
+
+
+def test_there_are_slots_for_two_generations_of_the_workers_that_gunicorn_starts(
+    house: House,
+) -> None:
+    house.start(Arbiter(workers=5))
+    assert house.table.slots == 4 * 5 + 16
+
+
+def test_every_live_worker_has_a_slot_of_its_own(house: House) -> None:
+    arbiter = house.start()
+    for pid in range(1, 31):
+        arbiter.WORKERS[pid] = worker = SimpleNamespace(age=pid)
+        master.pre_fork(arbiter, worker)
+    slots = [worker.slot for worker in arbiter.WORKERS.values()]
+    assert slots == [*range(1, 24), *[-1] * 7]
+    assert house.events[-1][0] == "error"
+
+
+def test_a_worker_takes_possession_and_the_master_takes_it_back(house: House) -> None:
+    arbiter = house.start()
+    worker = SimpleNamespace(age=3)
+    master.pre_fork(arbiter, worker)
+    master.post_fork(arbiter, worker)
+    assert master.inheritance() == (house.table, 1)
+    slot = house.table.slot(1)
+    slot[SLOT_HEADER + IN_FLIGHT] = 2
+    assert slot[PID] == os.getpid()
+    master.child_exit(arbiter, worker)
+    assert (slot[PID], house.table.in_flight(0)) == (0, 0)
+
+
+def test_worker_exit_releases_the_slot_in_the_master_only(house: House) -> None:
+    arbiter = house.start()
+    worker = SimpleNamespace(age=3)
+    master.pre_fork(arbiter, worker)
+    arbiter.pid = STRANGER
+    master.worker_exit(arbiter, worker)
+    assert house.table.slot(1)[PID] == os.getpid()
+    arbiter.pid = os.getpid()
+    master.worker_exit(arbiter, worker)
+    assert house.table.slot(1)[PID] == 0
+
+
+def test_there_is_nothing_to_inherit_without_gunicorn(house: House) -> None:
+    assert master.inheritance() is None
+
+
+# -- supervision -----------------------------------------------------------------------------------
+
+
+def supervised(house: House, monkeypatch: pytest.MonkeyPatch, holder: int) -> Callable[[], None]:
+    monkeypatch.setattr(Table, "controller", lambda _: holder)
+    clock = iter(range(10**6, 10**7, 100))
+    monkeypatch.setattr(master.time, "monotonic", lambda: float(next(clock)))
+    arbiter = house.start()
+    house.forks = 0
+    return arbiter.manage_workers
+
+
+def test_a_missing_control_process_is_started_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manage_workers = supervised(house, monkeypatch, holder=0)
+    manage_workers()
+    manage_workers()
+    assert house.forks == 2
+
+
+def test_one_that_dies_at_once_is_not_started_in_a_tight_loop(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manage_workers = supervised(house, monkeypatch, holder=0)
+    monkeypatch.setattr(master.time, "monotonic", lambda: 2e7)
+    for _ in range(5):
+        manage_workers()
+    assert house.forks == 1
+
+
+def test_a_control_process_that_hangs_is_killed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(Table, "controller", lambda _: STRANGER)
+    monkeypatch.setattr(master.os, "kill", lambda pid, _: killed.append(pid))
+    monkeypatch.setattr(master.Master, "_wait_for_sweep", lambda *_: None)
+    monkeypatch.setattr(master.time, "monotonic", lambda: 100.0)
+    arbiter = house.start()
+    house.table.cells[HEARTBEAT] = 91_000
+    arbiter.manage_workers()
+    assert killed == []
+    house.table.cells[HEARTBEAT] = 89_000
+    arbiter.manage_workers()
+    assert killed == [STRANGER]
+
+
+@pytest.mark.parametrize("relation", ["child", "parent"])
+def test_the_other_generation_that_published_last_keeps_control(
+    house: House, monkeypatch: pytest.MonkeyPatch, relation: str
+) -> None:
+    arbiter = house.start()
+    other = STRANGER if relation == "child" else os.getppid()
+    arbiter.reexec_pid = STRANGER if relation == "child" else 0
+    house.table.cells[OWNER] = other
+    house.forks = 0
+    arbiter.manage_workers()
+    assert (house.forks, house.table.cells[OWNER]) == (0, other)
+
+
+@pytest.mark.parametrize("owner", [STRANGER, 0])
+def test_when_the_other_generation_is_gone_our_configuration_is_in_use_again(
+    house: House, owner: int
+) -> None:
+    arbiter = house.start()
+    theirs = house.table.propose(b'{"servers":[]}', [])
+    house.table.publish(theirs)
+    house.table.cells[OWNER] = owner
+    arbiter.manage_workers()
+    assert house.table.cells[OWNER] == os.getpid()
+    assert house.published_servers() == 1
+
+
+def test_a_failure_of_supervision_neither_stops_the_workers_nor_fills_the_log(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    arbiter = house.start()
+
+    def fail(_: master.Master) -> None:
+        raise OSError(11, "no memory for a fork")
+
+    monkeypatch.setattr(master.Master, "supervise", fail)
+    arbiter.manage_workers()
+    arbiter.manage_workers()
+    assert arbiter.calls == ["manage_workers", "manage_workers"]
+    assert [record.message for record in caplog.records] == ["control process not supervised"]
+
+
+def test_signals_that_end_a_worker_wait_until_it_has_handlers(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arbiter = Arbiter()
+    blocked: list[set[Any]] = []
+    spawn = arbiter.spawn_worker
+
+    def spawn_worker() -> int:
+        blocked.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+        return spawn()
+
+    arbiter.spawn_worker = spawn_worker  # type: ignore[method-assign]
+    house.start(arbiter)
+    before = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    assert arbiter.spawn_worker() == 7
+    assert blocked[0] >= {signal.SIGTERM, signal.SIGQUIT}
+    assert set(signal.pthread_sigmask(signal.SIG_BLOCK, ())) == before
+
+
+def test_stopping_gives_up_the_ownership(house: House) -> None:
+    arbiter = house.start()
+    master.on_exit(arbiter)
+    assert house.table.cells[OWNER] == 0
+
+
+def test_stopping_leaves_the_other_generation_s_ownership_alone(house: House) -> None:
+    arbiter = house.start()
+    house.table.cells[OWNER] = STRANGER
+    master.on_exit(arbiter)
+    assert house.table.cells[OWNER] == STRANGER
+
+
+# -- the next generation ---------------------------------------------------------------------------
+
+
+def handed_over(house: House, monkeypatch: pytest.MonkeyPatch) -> Table:
+    """The first generation's table, in the environment as the next one finds it."""
+    arbiter = house.start()
+    old = house.table
+    master.pre_exec(arbiter)
+    monkeypatch.setenv("LB_TABLE_FD", str(os.dup(int(arbiter.cfg.env_orig["LB_TABLE_FD"]))))
+    monkeypatch.setenv("GUNICORN_PID", "1")
+    assert os.get_inheritable(old.fd)
+    return old
+
+
+def test_the_next_generation_goes_on_with_the_same_table(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = handed_over(house, monkeypatch)
+    ticket = old.ticket()
+    house.start()
+    assert house.table is not old
+    assert house.table.ticket() == ticket + 1
+    assert house.table.cells[PUBLISHED] == 1
+    assert "LB_TABLE_FD" not in os.environ
+    assert not os.get_inheritable(house.table.fd)
+
+
+def test_a_table_too_small_for_the_next_generation_is_left_behind(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = handed_over(house, monkeypatch)
+    ticket = old.ticket()
+    house.start(Arbiter(workers=50))
+    assert house.table.slots == 216
+    assert house.table.ticket() != ticket + 1
+    assert ("warning", "the old master's table is left behind") in house.events
+
+
+@pytest.mark.parametrize("value", ["", "x", "99999"])
+def test_a_descriptor_that_is_no_table_is_left_alone(
+    house: House, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("LB_TABLE_FD", value)
+    monkeypatch.setenv("GUNICORN_PID", "1")
+    house.start()
+    assert house.published_servers() == 1
+
+
+def test_only_a_re_executed_master_looks_for_a_table(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = handed_over(house, monkeypatch)
+    monkeypatch.delenv("GUNICORN_PID")
+    ticket = old.ticket()
+    house.start()
+    assert house.table.ticket() != ticket + 1
