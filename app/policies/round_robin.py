@@ -7,7 +7,7 @@ falls by the sum of all weights. Weights 5, 1, 1 give a a b a c a a. The order r
 sum(weights)/gcd picks, so it is computed once for each distinct tuple of weights and a pick is
 an index into it: exact over any number of workers, because tickets are.
 
-Where that cycle would be too long to keep or to compute (``CYCLE_MAX``, ``STEPS_MAX``) the same
+Where that cycle would be too long to keep or to compute (``STEPS_MAX``) the same
 proportions come from a walk over the weights laid end to end, by a stride near the golden
 section: still exact over every sum(weights)/gcd picks in a row, O(n) to build, and at no point
 further from the exact share than ``Stride.deviation`` requests (stated there, tested). Nothing
@@ -24,10 +24,8 @@ from math import gcd
 
 from app.policies.protocol import Inputs, Policy
 
-# 65,536 indexes are 512 KiB in each worker; nginx keeps no cycle but pays O(n) for each pick.
-CYCLE_MAX = 65_536
-# Picks times distinct weights: about 0.15 µs each, so a build never holds a worker for more
-# than some 20 ms.
+# Picks times distinct weights, about 0.1 µs each: a build never holds a worker for more than some
+# 15 ms. Unequal weights are at least two, so it also bounds a cycle to 65,536 indexes, 512 KiB.
 STEPS_MAX = 131_072
 # A flapping backend alternates between two tuples of weights; 8 cycles are at most 4 MiB.
 CYCLES_KEPT = 8
@@ -97,7 +95,7 @@ def round_robin(inputs: Inputs) -> Policy:
     if divisor > 1:
         weights = tuple(weight // divisor for weight in weights)
     total = sum(weights)
-    if total > CYCLE_MAX or total * len(set(weights)) > STEPS_MAX:
+    if total * len(set(weights)) > STEPS_MAX:
         return Stride(inputs.ticket, weights)
     return Cycle(inputs.ticket, smooth_cycle(weights))
 

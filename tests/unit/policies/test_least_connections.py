@@ -30,6 +30,12 @@ def test_a_pool_at_rest_is_round_robin() -> None:
     assert [policy.pick() for _ in range(7)] == [0, 0, 1, 0, 2, 0, 0]
 
 
+def test_equal_load_is_round_robin_too() -> None:
+    """All alike busy: the smooth cycle again, not a draw."""
+    policy = LeastConnections(sample([1] * 4, load=lambda index: 3))
+    assert [policy.pick() for _ in range(8)] == [0, 1, 2, 3, 0, 1, 2, 3]
+
+
 def test_ties_behind_a_busy_stretch_are_fair() -> None:
     """Of five, three are busy; the two idle ones share evenly though one follows the three."""
     policy = LeastConnections(sample([1] * 5, load=[9, 9, 9, 1, 1].__getitem__))

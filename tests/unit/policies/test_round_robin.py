@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.policies.round_robin import (
-    CYCLE_MAX,
+    STEPS_MAX,
     Cycle,
     RoundRobin,
     Stride,
@@ -77,14 +77,15 @@ def test_workers_share_one_cycle() -> None:
 
 
 def test_common_factor_does_not_lengthen_the_cycle() -> None:
-    """500, 100, 100 is the cycle of 5, 1, 1 and not a hundred times as long."""
-    policy = round_robin(sample([500, 100, 100]))
+    """Weights 5, 1, 1 times 100,000 are the cycle of 5, 1, 1, which is short enough to keep."""
+    policy = round_robin(sample([500_000, 100_000, 100_000]))
+    assert isinstance(policy, Cycle)
     assert [policy.pick() for _ in range(7)] == [0, 0, 1, 0, 2, 0, 0]
 
 
 @pytest.mark.parametrize(
     "weights",
-    [(CYCLE_MAX, 1), tuple(range(1, 101)) * 10, (60_000, 2_999, 7)],
+    [(STEPS_MAX // 2, 1), tuple(range(1, 101)) * 10, (60_000, 2_999, 7)],
     ids=["too_long", "too_dear", "lopsided"],
 )
 def test_long_cycles_walk_by_stride_and_stay_exact(weights: tuple[int, ...]) -> None:
@@ -97,9 +98,10 @@ def test_long_cycles_walk_by_stride_and_stay_exact(weights: tuple[int, ...]) -> 
     assert tuple(counts[index] for index in range(len(weights))) == weights
 
 
-def test_short_cycles_are_kept() -> None:
-    """Ordinary weights use the precomputed cycle."""
+def test_cycles_up_to_the_bound_are_kept() -> None:
+    """Ordinary weights use the precomputed cycle, up to exactly the stated bound."""
     assert isinstance(round_robin(sample([1, 2, 3])), Cycle)
+    assert isinstance(round_robin(sample([STEPS_MAX // 2 - 1, 1])), Cycle)
 
 
 @settings(max_examples=30, deadline=None)
