@@ -24,8 +24,8 @@ from math import gcd
 
 from app.policies.protocol import Inputs, Policy
 
-# Picks times distinct weights, about 0.1 µs each: a build never holds a worker for more than some
-# 15 ms. Unequal weights are at least two, so it also bounds a cycle to 65,536 indexes, 512 KiB.
+# Picks times distinct weights, at most 0.15 µs each: the longest build takes 20 ms, once. Unequal
+# weights are two at least, so this also bounds a cycle to 65,536 indexes, 512 KiB.
 STEPS_MAX = 131_072
 # A flapping backend alternates between two tuples of weights; 8 cycles are at most 4 MiB.
 CYCLES_KEPT = 8
