@@ -30,7 +30,8 @@ def run(table: Table, ready: int) -> None:
         os.write(ready, b"1")
     finally:
         os.close(ready)
-    # gevent comes before anything that it has to patch; the master has loaded none of it.
+    # Before all imports that it has to patch. The master has gevent in memory, since gunicorn imports the
+    # worker class there, but has never patched anything nor made a hub.
     from gevent import monkey
 
     monkey.patch_all()

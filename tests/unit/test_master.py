@@ -131,7 +131,8 @@ def test_a_reload_with_more_servers_than_rows_is_refused(house: House) -> None:
     arbiter = house.start()
     servers = ", ".join(f'"http://127.0.0.1:{port}"' for port in range(1000, 1300))
     house.write(f'{{"servers": [{servers}]}}')
-    house.reload(arbiter)
+    assert len(master.load_config().servers) == 1
+    master.on_reload(arbiter)
     assert house.published_servers() == 1
     house.write('{"servers": ["http://127.0.0.1:1", "http://127.0.0.1:2"]}')
     house.reload(arbiter)
@@ -376,7 +377,9 @@ def handed_over(house: House, monkeypatch: pytest.MonkeyPatch) -> Table:
     arbiter = house.start()
     old = house.table
     master.pre_exec(arbiter)
-    monkeypatch.setenv("LB_TABLE_FD", str(os.dup(int(arbiter.cfg.env_orig["LB_TABLE_FD"]))))
+    fd = os.dup(int(arbiter.cfg.env_orig["LB_TABLE_FD"]))
+    os.set_inheritable(fd, True)
+    monkeypatch.setenv("LB_TABLE_FD", str(fd))
     monkeypatch.setenv("GUNICORN_PID", "1")
     assert os.get_inheritable(old.fd)
     return old
