@@ -17,9 +17,12 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+from gevent import monkey
 from gevent import ssl as gevent_ssl
 from greenlet import getcurrent
 
+# The interpreter's own class: the patched one adds a Python call to every recv and send.
+RawSocket: type[socket.socket] = monkey.get_original("socket", "socket")
 READ_SIZE = 65536
 _READ, _WRITE = 1, 2  # libev's event masks
 _ACKED = struct.Struct("=Q")
@@ -218,7 +221,7 @@ class TlsStream:
             return b"?"
         try:
             # Looked at below TLS: whatever comes on an idle connection makes it unfit for another request.
-            with socket.socket(fileno=os.dup(self._socket.fileno())) as below:
+            with RawSocket(fileno=os.dup(self._socket.fileno())) as below:
                 below.setblocking(False)
                 return below.recv(1, socket.MSG_PEEK) and b""
         except BlockingIOError:
@@ -265,7 +268,7 @@ def connect(family: int, address: Any) -> Stream:
 
     Raises OSError. Names are resolved by the caller: gevent's own connect looks even numbers up.
     """
-    raw = socket.socket(family, socket.SOCK_STREAM)
+    raw = RawSocket(family, socket.SOCK_STREAM)
     stream = Stream(raw)
     try:
         if family != socket.AF_UNIX:

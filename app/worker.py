@@ -36,7 +36,7 @@ from app.errors import (
     ShuttingDown,
 )
 from app.status import STATUS_TEXT
-from app.stream import AnyStream, Stream, TlsStream
+from app.stream import AnyStream, RawSocket, Stream, TlsStream
 from app.wire.chunked import ChunkedDecoder, ChunkedError, encode_chunk, last_chunk
 from app.wire.forwarded import connection_lines
 from app.wire.request import CHUNKED, RequestHead, read_head
@@ -215,7 +215,7 @@ class Listener(StreamServer):
             fd, address = self.socket._accept()
         except BlockingIOError:
             return None
-        return socket.socket(self.socket.family, self.socket.type, 0, fileno=fd), address
+        return RawSocket(self.socket.family, self.socket.type, 0, fileno=fd), address
 
     def do_close(self, *_: Any) -> None:
         """The connection closes its own socket, or stays parked."""
