@@ -240,15 +240,18 @@ def _upstream_request(data: bytes) -> Call:
 
 
 class _Memory:
-    """In the place of a backend's socket: takes everything, answers at once."""
+    """In the place of a socket: takes everything, and says the same thing each time it is read."""
 
     on_event: Any = None
+
+    def __init__(self, says: bytes) -> None:
+        self._says = says
 
     def write(self, data: bytes) -> None:
         pass
 
     def read(self, size: int = 0) -> bytes:
-        return ANSWER
+        return self._says
 
     def watch(self) -> None:
         pass
@@ -265,7 +268,7 @@ def _in_memory() -> Any:
     from app.transport import Connection, Session
 
     proxy = _proxy(Session())
-    stream: Any = _Memory()
+    stream: Any = _Memory(ANSWER)
     for backend in proxy.pool.backends:
         backend.connections.idle.append(Connection(stream, backend.connections))
     return proxy
@@ -292,6 +295,32 @@ def _read_response() -> Call:
     return lambda: read_head(ANSWER, b"GET")
 
 
+def _client(data: bytes) -> Any:
+    """A client's connection whose request has been read, and whose socket is memory."""
+    from app.wire.request import read_head
+    from app.worker import ClientConnection
+
+    worker: Any = SimpleNamespace(
+        proxy=_in_memory(), alive=True, timeouts=SimpleNamespace(client=60.0, keepalive=75.0)
+    )
+    stream: Any = _Memory(data)
+    client = ClientConnection(worker, stream, "127.0.0.1", "http")
+    client.deadline = SimpleNamespace(at=float("inf"))  # type: ignore[assignment]
+    client._buffer = data
+    head = read_head(data)
+    assert head is not None
+    client._begin(head)
+    return client
+
+
+@step("response", "head and body to the client in one piece")
+def _respond() -> Call:
+    from app.wire.response import read_head
+
+    client, head, body = _client(WRK), read_head(ANSWER, b"GET"), ANSWER[-15:]
+    return lambda: client.start(head, body, True, [])
+
+
 @step("log", "access line: record, encoding, its share of the write")
 def _access_line() -> Call:
     proxy, exchange = _proxy(None), _exchange(BROWSER)
@@ -314,6 +343,18 @@ def _access_line() -> Call:
 def _whole() -> Call:
     proxy, exchange = _in_memory(), _exchange(WRK)
     return lambda: proxy.handle(exchange)
+
+
+@step("whole", "the worker's turn for one keep-alive request, both sockets in memory", WRK)
+@step("whole", "the same for a browser's request", BROWSER)
+def _turn(data: bytes) -> Call:
+    client = _client(data)
+
+    def call() -> None:
+        client._begin(client._read_head())
+        client._exchange()
+
+    return call
 
 
 # -- the frame -------------------------------------------------------------------------------------
