@@ -36,11 +36,13 @@ QUICK_CASES = ("small",)
 QUICK = Settings(rounds=3, seconds=4, warm_up=1)
 MEMORY_FOLDER = Path("/dev/shm")
 FILES_NEEDED = 20000
+FOLDER_PREFIX = "lb-bench-"
 
 
 def main() -> None:
     options = _options()
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     _raise_file_limit()
     problems = install.prepare(BUILD, offline=options.offline)
     chosen, missing = _candidates(options.candidate, options.case, problems)
@@ -153,12 +155,21 @@ def _table(settings: Settings) -> Iterator[Lab]:
         raise SystemExit("the bench needs two cores: one for the proxy, one for the load")
     # In memory, so that no disk takes part in the access logs and the large files.
     memory = MEMORY_FOLDER if os.access(MEMORY_FOLDER, os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=memory))
+    _sweep(memory or Path(tempfile.gettempdir()))
+    folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-", dir=memory))
     try:
         with backends.standing(folder / "backends", cores[:-1], ROOT) as standing:
             yield Lab(ROOT, folder, standing, settings, cores)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what a bench that was killed has left; its processes died with it."""
+    for folder in parent.glob(f"{FOLDER_PREFIX}*-*"):
+        pid = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _facts(settings: Settings, chosen: list[Candidate], missing: dict[str, str]) -> dict[str, Any]:
@@ -212,7 +223,10 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _terminate(*_: object) -> NoReturn:
+def _interrupt(*_: object) -> NoReturn:
+    """Once: a second signal must not cut the cleaning up short, which takes seconds at most."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

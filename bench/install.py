@@ -17,7 +17,6 @@ DEBIAN = {
     "nginx": "nginx",
     "haproxy": "haproxy",
     "wrk": "wrk",
-    "h2load": "nghttp2-client",
     "curl": "curl",
     "openssl": "openssl",
 }
