@@ -220,7 +220,7 @@ class Proxy:
         if exchange.is_trusted:
             forwarded = trusted_lines(head, exchange.peer, exchange.scheme)
         else:
-            forwarded = exchange.forwarded + head.host + b"\r\n"
+            forwarded = exchange.forwarded + head.host + b"\r\n"  # ends in "X-Forwarded-Host: "
         pieces = [head.method, b" ", target, b" HTTP/1.1\r\n"]
         if not head.host:
             pieces.append(b"Host: %b\r\n" % backend.authority)
@@ -246,13 +246,18 @@ class Proxy:
         expects_continue = head.expect_continue and read_body is not None
         pieces.append(b"Expect: 100-continue\r\n\r\n" if expects_continue else b"\r\n")
         request = UpstreamRequest(
-            head.method, b"".join(pieces), body, backend.connections, exchange.deadline
+            head.method,
+            b"".join(pieces),
+            body,
+            backend.connections,
+            exchange.deadline,
+            self._connect_timeout,
+            self._read_timeout,
         )
         request.adapter = backend.adapter
         request.base_url = backend.base_url
-        request.connect_timeout = self._connect_timeout
-        request.read_timeout = self._read_timeout
-        request.expires_at = expires_at
+        if expires_at != NEVER:
+            request.expires_at = expires_at
         if read_body is not None:
             request.read_body = read_body
             request.is_chunked = head.length == CHUNKED

@@ -35,6 +35,7 @@ class Stream:
     __slots__ = (
         "_hub_switch",
         "_io",
+        "_is_watched",
         "_loop",
         "_out",
         "_ready",
@@ -54,6 +55,7 @@ class Stream:
         self._recv = raw.recv
         self._send = raw.send
         self._io: Any = None
+        self._is_watched = False
         self._out: Any = None
         self._ready = True  # try first: data may have come with the connection
         self._waiter: Any = None
@@ -88,11 +90,8 @@ class Stream:
 
     def watch(self) -> None:
         """Have ``on_event`` called when the peer sends or closes while nobody reads."""
-        if self._io is None:
-            self._io = self._loop.io(self.raw.fileno(), _READ)
-            self._io.start(self._on_readable)
-        elif not self._io.active:
-            self._io.start(self._on_readable)
+        if not self._is_watched:
+            self._start_watching()
 
     def peek(self) -> bytes | None:
         """A byte that is already here, b"" if the peer has closed, None if neither."""
@@ -155,13 +154,15 @@ class Stream:
                 watcher.close()
         self._io = self._out = None
 
+    def _start_watching(self) -> None:
+        if self._io is None:
+            self._io = self._loop.io(self.raw.fileno(), _READ)
+        self._io.start(self._on_readable)
+        self._is_watched = True
+
     def _wait_readable(self) -> None:
-        io = self._io
-        if io is None:
-            self._io = io = self._loop.io(self.raw.fileno(), _READ)
-            io.start(self._on_readable)
-        elif not io.active:
-            io.start(self._on_readable)
+        if not self._is_watched:
+            self._start_watching()
         self._waiter = getcurrent()
         try:
             self._hub_switch()
@@ -178,6 +179,7 @@ class Stream:
             return
         # Nobody reads now: stop, or the loop would spin on bytes that wait for later.
         self._io.stop()
+        self._is_watched = False
         if self.on_event is not None:
             self.on_event()
 

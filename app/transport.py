@@ -53,6 +53,8 @@ CONTINUE_TIMEOUT = 1.0
 # 103 may come a few times; an endless run of interim responses is an attack on the reader.
 MAX_INTERIM_RESPONSES = 32
 
+_NO_TRAILERS: list[tuple[bytes, bytes]] = []
+
 ReadBody = Callable[[Deadline], bytes]
 Interim = Callable[[ResponseHead], None]
 
@@ -175,6 +177,20 @@ class UpstreamRequest(requests.PreparedRequest):
     ``is_chunked``. ``expects_continue`` holds the rest back until the backend wants it.
     """
 
+    # Defaults stand on the class: most requests have no body that is still to come.
+    read_body: ReadBody | None = None
+    is_chunked = False
+    trailers: Callable[[], list[tuple[bytes, bytes]]] = list
+    expects_continue = False
+    began_body = False
+    wants_upgrade = False
+    on_interim: Interim | None = None
+    connect_seconds: float | None = None
+    base_url = ""
+    expires_at = NEVER  # the total timeout, monotonic
+    body_sent = 0
+    adapter: Any = None
+
     def __init__(
         self,
         method: bytes,
@@ -182,27 +198,22 @@ class UpstreamRequest(requests.PreparedRequest):
         body: bytes,
         connections: ConnectionCache,
         deadline: Deadline,
-        url: str = "",
+        connect_timeout: float,
+        read_timeout: float,
     ) -> None:
         self.raw_method = method
         self.head = head
         self.raw_body = body
         self.connections = connections
         self.deadline = deadline
-        self.base_url = url
-        self.adapter: Any = None
-        self.read_body: ReadBody | None = None
-        self.is_chunked = False
-        self.trailers: Callable[[], list[tuple[bytes, bytes]]] = list
-        self.expects_continue = False
-        self.on_interim: Interim | None = None
-        self.connect_timeout = 0.0
-        self.read_timeout = 0.0
-        self.expires_at = NEVER  # the total timeout, monotonic
-        self.wants_upgrade = False
-        self.connect_seconds: float | None = None
-        self.body_sent = 0
-        self.began_body = False
+        self.connect_timeout = connect_timeout
+        self.read_timeout = read_timeout
+
+    def next_deadline(self, now: float) -> float:
+        """When waiting for the backend ends that begins now."""
+        if not self.read_timeout:
+            return self.expires_at
+        return min(now + self.read_timeout, self.expires_at)
 
     # What an adapter other than ours may ask for, made when it asks.
     @property
@@ -247,23 +258,26 @@ class UpstreamResponse(requests.Response):
     last byte has been read, before the client has it. ``close`` at any time gives everything up.
     """
 
+    first = b""
+    upload: Upload | None = None
+    trailers: list[tuple[bytes, bytes]] = _NO_TRAILERS
+    _remaining = 0
+    _decoder: ChunkedDecoder | None = None
+    _until_close = False
+    _reusable = False
+
     def __init__(
-        self, head: ResponseHead, connection: Connection | None, deadline: Deadline
+        self,
+        head: ResponseHead,
+        connection: Connection,
+        request: UpstreamRequest,
+        first_byte_at: float,
     ) -> None:
         self.head = head
         self.status_code = head.status
-        self.connection_ = connection
-        self.deadline = deadline
-        self.read_timeout = 0.0
-        self.expires_at = NEVER
-        self.first = b""
-        self.upload: Upload | None = None
-        self.trailers: list[tuple[bytes, bytes]] = []
-        self.first_byte_at = 0.0
-        self._remaining = 0
-        self._decoder: ChunkedDecoder | None = None
-        self._until_close = False
-        self._reusable = False
+        self.connection_: Connection | None = connection
+        self.request_ = request
+        self.first_byte_at = first_byte_at
 
     @property
     def complete(self) -> bool:
@@ -301,8 +315,10 @@ class UpstreamResponse(requests.Response):
         connection = self.connection_
         if connection is None:
             return b""
+        request = self.request_
+        deadline = request.deadline
         while True:
-            self.deadline.at = self._next_deadline()
+            deadline.at = request.next_deadline(monotonic())
             try:
                 data = connection.stream.read(BODY_READ_SIZE)
             except Expired:
@@ -310,7 +326,7 @@ class UpstreamResponse(requests.Response):
             except OSError as error:
                 raise self._abort(str(error), "reset_in_body") from None
             finally:
-                self.deadline.at = NEVER
+                deadline.at = NEVER
             if self._decoder is not None:
                 if not data:
                     raise self._abort("chunked body ended early", "truncated")
@@ -345,11 +361,6 @@ class UpstreamResponse(requests.Response):
         if self.connection_ is not None:
             self.connection_.close()
             self.connection_ = None
-
-    def _next_deadline(self) -> float:
-        if not self.read_timeout:
-            return self.expires_at
-        return min(monotonic() + self.read_timeout, self.expires_at)
 
     def _finish_chunked(self) -> None:
         assert self._decoder is not None
@@ -442,7 +453,9 @@ class Upload:
         try:
             while piece := read_body(deadline):
                 deadline.at = monotonic() + request.read_timeout if request.read_timeout else NEVER
-                stream.write(encode_chunk(piece) if request.is_chunked else piece)
+                message = encode_chunk(piece) if request.is_chunked else piece
+                self._connection.sent += len(message)
+                stream.write(message)
                 deadline.at = NEVER
                 request.body_sent += len(piece)
                 self.progress_at = monotonic()
@@ -523,25 +536,22 @@ def _open(request: UpstreamRequest, connections: ConnectionCache) -> Connection:
 
 def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamResponse:
     """Write the request, read until the head of its final answer. Raises _Lost, BadResponse, …"""
-    stream, deadline = connection.stream, request.deadline
-    method, read_timeout, expires_at = request.raw_method, request.read_timeout, request.expires_at
+    stream, deadline, method = connection.stream, request.deadline, request.raw_method
     upload: Upload | None = None
-    data = request.head + request.raw_body
-    connection.sent += len(data)
-    started = monotonic()
-    deadline.at = min(started + read_timeout, expires_at) if read_timeout else expires_at
+    data = b""
+    seen = interims = 0
+    message = request.head + request.raw_body if request.raw_body else request.head
+    connection.sent += len(message)
+    deadline.at = request.next_deadline(monotonic())
     try:
-        stream.write(data)
-        request.body_sent = len(request.raw_body)
+        stream.write(message)
         if request.read_body is not None:
             upload = Upload(request, connection)
-        data = b""
-        seen = interims = 0
         while True:
             try:
                 piece = stream.read()
             except Expired:
-                deadline.at = _extended(upload, read_timeout, expires_at)
+                deadline.at = _extended(request, upload)
                 continue
             if not piece:
                 raise _Lost("connection closed before the response head", not data)
@@ -556,9 +566,7 @@ def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamRespo
                 break
             seen = len(data)
     except OSError as failure:
-        raise _from_client(upload) or _Lost(
-            str(failure), not data or data is request.head
-        ) from None
+        raise _from_client(upload) or _Lost(str(failure), not data) from None
     except BaseException:
         error = _from_client(upload)
         if error is not None:
@@ -568,22 +576,18 @@ def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamRespo
         deadline.at = NEVER
     if head.status == 101 and not request.wants_upgrade:
         raise BadResponse("101 that nobody asked for")
-    answer = UpstreamResponse(head, connection, deadline)
-    answer.first_byte_at = monotonic()
-    answer.read_timeout = read_timeout
-    answer.expires_at = expires_at
+    answer = UpstreamResponse(head, connection, request, monotonic())
     if upload is not None and not upload.done:
         answer.upload = upload
     answer.begin(data[head.consumed :])
     return answer
 
 
-def _extended(upload: Upload | None, read_timeout: float, expires_at: float) -> float:
+def _extended(request: UpstreamRequest, upload: Upload | None) -> float:
     """The deadline of a wait that seemed over: a backend need not answer while it still takes the body."""
-    now = monotonic()
-    if upload is not None and now < expires_at:
-        until = min(upload.progress_at + read_timeout, expires_at)
-        if until > now:
+    if upload is not None:
+        until = request.next_deadline(upload.progress_at)
+        if until > monotonic():
             return until
     raise ResponseTimeout("no response head in time")
 

@@ -65,53 +65,29 @@ class RequestHead:
     elsewhere.
     """
 
-    __slots__ = (
-        "accept",
-        "consumed",
-        "expect_continue",
-        "fields",
-        "forwarded",
-        "forwarded_for",
-        "forwarded_host",
-        "forwarded_proto",
-        "framing",
-        "host",
-        "keep_alive",
-        "length",
-        "lines",
-        "max_forwards",
-        "method",
-        "minor",
-        "request_id",
-        "target",
-        "te_trailers",
-        "trailer",
-        "upgrade",
-        "user_agent",
-    )
-
+    # Defaults stand on the class: what most heads do not have costs nothing to say.
     method: bytes
     target: bytes
     minor: int
     fields: Fields
     lines: list[bytes]
-    length: int
-    framing: bytes
+    length = 0
+    framing = b""
     keep_alive: bool
-    consumed: int
+    consumed = 0
     host: bytes
-    user_agent: bytes | None
-    accept: bytes | None
-    expect_continue: bool
-    te_trailers: bool
-    upgrade: bytes | None
-    trailer: bytes | None
-    max_forwards: bytes | None
-    forwarded_for: bytes | None
-    forwarded_proto: bytes | None
-    forwarded_host: bytes | None
-    forwarded: bytes | None
-    request_id: bytes | None
+    user_agent: bytes | None = None
+    accept: bytes | None = None
+    expect_continue = False
+    te_trailers = False
+    upgrade: bytes | None = None
+    trailer: bytes | None = None
+    max_forwards: bytes | None = None
+    forwarded_for: bytes | None = None
+    forwarded_proto: bytes | None = None
+    forwarded_host: bytes | None = None
+    forwarded: bytes | None = None
+    request_id: bytes | None = None
 
 
 def read_head(data: bytes, last_length: int = 0) -> RequestHead | None:
@@ -154,11 +130,6 @@ def head_from(method: bytes, target: bytes, minor: int, pairs: Fields) -> Reques
     head.target = origin_target
     head.minor = minor
     head.fields = pairs
-    head.consumed = 0
-    head.user_agent = head.accept = head.upgrade = head.trailer = head.max_forwards = None
-    head.forwarded_for = head.forwarded_proto = head.forwarded_host = None
-    head.forwarded = head.request_id = None
-    head.expect_continue = head.te_trailers = False
     lines: list[bytes] = []
     head.lines = lines
     host: bytes | None = None
@@ -227,9 +198,7 @@ def head_from(method: bytes, target: bytes, minor: int, pairs: Fields) -> Reques
     if authority is not None and authority.lower() != host.lower():
         raise BadRequest("Host differs from the request target", reason="bad_host")
     head.host = host
-    if length is None and coding is None:
-        head.length, head.framing = 0, b""
-    else:
+    if length is not None or coding is not None:
         head.length = _body_length(length, coding, minor)
         head.framing = (
             b"Transfer-Encoding: chunked\r\n"
@@ -325,21 +294,14 @@ def _body_length(length: bytes | None, coding: bytes | None, minor: int) -> int:
 
 def _read_connection(head: RequestHead, connection: bytes, upgrade: bytes | None) -> None:
     """Apply Connection: persistence, upgrade, and the fields it names as hop-by-hop (RFC 9110 §7.6.1)."""
-    names = fields.options(connection)
-    head.keep_alive = b"close" not in names and (head.minor == 1 or b"keep-alive" in names)
-    if upgrade is not None and b"upgrade" in names and head.minor == 1:
+    asked = fields.connection_options(connection)
+    head.keep_alive = not asked.close and (head.minor == 1 or asked.keep_alive)
+    if upgrade is not None and asked.upgrade and head.minor == 1:
         head.upgrade = upgrade
-    if b"te" not in names:
+    if not asked.te:
         head.te_trailers = False
-    named = set(names) - {b"close", b"keep-alive", b"upgrade", b"te"} - fields.PROTECTED
-    if named:
-        lines = head.lines
-        head.lines = [
-            piece
-            for start in range(0, len(lines), 4)
-            if lines[start].lower() not in named
-            for piece in lines[start : start + 4]
-        ]
+    if asked.named:
+        head.lines = fields.without(head.lines, asked.named)
 
 
 def _check_incomplete(data: bytes) -> None:

@@ -29,6 +29,7 @@ MAX_HEAD_BYTES = 64 * 1024  # Envoy's max_response_headers_kb is 60; nginx's buf
 CHUNKED = -1
 UNTIL_CLOSE = -2
 
+_LENGTH = frozenset((b"content-length",))
 _parse: Callable[..., dict[str, Any]] = h1c.parse_response
 
 
@@ -40,31 +41,18 @@ class ResponseHead:
     can have none, CHUNKED, or UNTIL_CLOSE.
     """
 
-    __slots__ = (
-        "consumed",
-        "fields",
-        "has_date",
-        "has_length",
-        "keep_alive",
-        "length",
-        "lines",
-        "reason",
-        "status",
-        "trailer",
-        "upgrade",
-    )
-
+    # Defaults stand on the class: what most heads do not have costs nothing to say.
     status: int
     reason: bytes
     fields: list[tuple[bytes, bytes]]
     lines: list[bytes]
     length: int
-    has_length: bool
-    has_date: bool
+    has_length = False
+    has_date = False
     keep_alive: bool
     consumed: int
-    upgrade: bytes | None
-    trailer: bytes | None
+    upgrade: bytes | None = None
+    trailer: bytes | None = None
 
 
 def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead | None:
@@ -91,8 +79,6 @@ def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead 
     head.reason = parsed["message"]
     head.fields = pairs
     head.consumed = consumed
-    head.has_date = False
-    head.upgrade = head.trailer = None
     lines: list[bytes] = []
     head.lines = lines
     length: bytes | None = None
@@ -124,9 +110,10 @@ def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead 
             head.trailer = value
         elif kind < 0:
             raise BadResponse("malformed field name" if name else "obsolete line folding")
-    head.has_length = length is not None
-    if length is not None and (not length.isdigit() or len(length) > 18):
-        raise BadResponse("malformed Content-Length")
+    if length is not None:
+        if not length.isdigit() or len(length) > 18:
+            raise BadResponse("malformed Content-Length")
+        head.has_length = True
     if coding is not None:
         if length is not None:
             raise BadResponse("Content-Length with Transfer-Encoding")
@@ -143,7 +130,7 @@ def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead 
     elif status < 200 or status == 204:
         head.length = 0
         if length is not None:  # RFC 9110 §8.6: not on 1xx and 204
-            _remove(head, {b"content-length"})
+            head.lines = fields.without(head.lines, _LENGTH)
             head.has_length = False
             if length.strip(b"0"):
                 raise BadResponse(f"a body announced with status {status}")
@@ -161,20 +148,9 @@ def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead 
 
 def _read_connection(head: ResponseHead, connection: bytes, minor: int) -> None:
     """Apply Connection: persistence, and the fields it names as hop-by-hop (RFC 9110 §7.6.1)."""
-    names = fields.options(connection)
-    head.keep_alive = b"close" not in names and (minor == 1 or b"keep-alive" in names)
-    if b"upgrade" not in names:
+    asked = fields.connection_options(connection)
+    head.keep_alive = not asked.close and (minor == 1 or asked.keep_alive)
+    if head.upgrade is not None and not asked.upgrade:
         head.upgrade = None
-    named = set(names) - {b"close", b"keep-alive", b"upgrade"} - fields.PROTECTED
-    if named:
-        _remove(head, named)
-
-
-def _remove(head: ResponseHead, names: set[bytes]) -> None:
-    lines = head.lines
-    head.lines = [
-        piece
-        for start in range(0, len(lines), 4)
-        if lines[start].lower() not in names
-        for piece in lines[start : start + 4]
-    ]
+    if asked.named:
+        head.lines = fields.without(head.lines, asked.named)
