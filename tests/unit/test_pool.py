@@ -1,0 +1,264 @@
+"""The pool: which backends a snapshot has, and which one a request gets. The table is a real one."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from app import config as configuration
+from app.errors import NoBackend
+from app.pool import Backend, Pool
+from app.table import (
+    ADMIN,
+    DRAIN,
+    HEALTHY,
+    IN_FLIGHT,
+    MAINT,
+    READY,
+    ROW_STRIDE,
+    SLOT_HEADER,
+    STATE,
+    UNHEALTHY,
+    Table,
+    identity_of,
+)
+
+OTHER_SLOT = 2
+
+
+def url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+class House:
+    """A pool, its table, and what the control process and other workers would write there."""
+
+    def __init__(self, *servers: Any, **settings: Any) -> None:
+        self.table = Table.create(rows=16, slots=3, blob_bytes=20_000)
+        self.disconnected: list[str] = []
+        self.publish(*servers, **settings)
+        self.pool = Pool(self.table, 1, self.connect, self.disconnected.append)
+
+    def connect(self, server: configuration.Server) -> tuple[str, str]:
+        return f"connections to {server.name}", f"adapter of {server.name}"
+
+    def publish(self, *servers: Any, **settings: Any) -> None:
+        """A configuration in use, with servers by their port; new ones are healthy at once."""
+        entries = [url(server) if isinstance(server, int) else server for server in servers]
+        document = {"servers": entries, **settings}
+        config = configuration.from_json(json.dumps(document).encode())
+        identities = [identity_of(server.url) for server in config.servers]
+        sequence = self.table.propose(configuration.to_json(config), identities)
+        for port in [server.port for server in config.servers]:
+            if self.read(port, STATE) == 0:
+                self.write(port, STATE, HEALTHY)
+        self.table.publish(sequence)
+
+    def row(self, port: int) -> int:
+        return self.table.find_row(identity_of(url(port)))
+
+    def read(self, port: int, cell: int) -> int:
+        return self.table.cells[self.table.server(self.row(port)) + cell]
+
+    def write(self, port: int, cell: int, value: int) -> None:
+        self.table.cells[self.table.server(self.row(port)) + cell] = value
+        self.table.bump()
+
+    def load(self, port: int, count: int, slot: int = OTHER_SLOT) -> None:
+        """Requests in flight that another worker has at a server."""
+        self.table.slot(slot)[SLOT_HEADER + self.row(port) * ROW_STRIDE + IN_FLIGHT] = count
+
+    def backend(self, port: int) -> Backend:
+        return next(one for one in self.pool.backends if one.server.port == port)
+
+    def picks(self, count: int) -> list[int]:
+        return [self.pool.pick().server.port for _ in range(count)]
+
+    def available(self) -> set[int]:
+        """Ports that are picked now."""
+        return set(self.picks(12))
+
+    def refusal(self, *tried: int) -> str:
+        with pytest.raises(NoBackend) as caught:
+            self.pool.pick(tuple(map(self.backend, tried)))
+        return caught.value.reason
+
+
+def server(port: int, **more: Any) -> dict[str, Any]:
+    return {"url": url(port), **more}
+
+
+# --- who is available ----------------------------------------------------------------------------
+
+
+def test_all_healthy_servers_take_turns() -> None:
+    """Any n picks in a row are the n servers."""
+    house = House(1, 2, 3)
+    picks = house.picks(30)
+    assert all(set(picks[at : at + 3]) == {1, 2, 3} for at in range(28))
+
+
+@pytest.mark.parametrize(("cell", "value"), [(STATE, UNHEALTHY), (ADMIN, DRAIN), (ADMIN, MAINT)])
+def test_one_that_is_unhealthy_or_not_ready_is_left_out_and_comes_back(
+    cell: int, value: int
+) -> None:
+    """With the next pick after the change, in both directions."""
+    house = House(1, 2, 3)
+    before = house.read(2, cell)
+    house.write(2, cell, value)
+    assert house.available() == {1, 3}
+    house.write(2, cell, before)
+    assert house.available() == {1, 2, 3}
+
+
+def test_an_unchanged_epoch_costs_no_new_snapshot() -> None:
+    """What another process wrote is looked at when the epoch says so, and only then."""
+    house = House(1, 2)
+    before = house.pool.snapshot
+    house.table.cells[house.table.server(house.row(2)) + STATE] = UNHEALTHY
+    assert house.available() == {1, 2}
+    assert house.pool.snapshot is before
+    house.table.bump()
+    assert house.available() == {1}
+    assert house.pool.snapshot is not before
+
+
+def test_no_healthy_server_is_a_reason_of_its_own() -> None:
+    """Nothing to pick from: the client hears why."""
+    house = House(1, 2)
+    house.write(1, STATE, UNHEALTHY)
+    house.write(2, STATE, UNHEALTHY)
+    assert house.refusal() == "none_healthy"
+    house.write(1, STATE, HEALTHY)
+    assert house.available() == {1}
+
+
+def test_healthy_servers_that_all_drain_are_another_reason() -> None:
+    """Draining is not being ill."""
+    house = House(1, 2)
+    house.write(1, ADMIN, DRAIN)
+    house.write(2, STATE, UNHEALTHY)
+    assert house.refusal() == "all_draining"
+    house.write(1, ADMIN, READY)
+    assert house.available() == {1}
+
+
+def test_without_servers_there_is_none_healthy() -> None:
+    """An empty configuration answers every request 503."""
+    assert House().refusal() == "none_healthy"
+
+
+def test_backups_serve_only_while_no_primary_can() -> None:
+    """Unhealthy and draining primaries are both no primaries."""
+    house = House(1, 2, server(3, backup=True), server(4, backup=True))
+    assert house.available() == {1, 2}
+    house.write(1, STATE, UNHEALTHY)
+    assert house.available() == {2}
+    house.write(2, ADMIN, DRAIN)
+    assert house.available() == {3, 4}
+    house.write(1, STATE, HEALTHY)
+    assert house.available() == {1}
+
+
+def test_weights_are_shares() -> None:
+    """Exactly, over one cycle."""
+    house = House(server(1, weight=5), server(2, weight=1), 3)
+    assert Counter(house.picks(70)) == {1: 50, 2: 10, 3: 10}
+
+
+# --- full ----------------------------------------------------------------------------------------
+
+
+def test_a_full_server_is_passed_over_whoever_filled_it() -> None:
+    """Requests of all workers count."""
+    house = House(server(1, max_connections=3), 2)
+    house.load(1, 2)
+    house.pool.cells[house.backend(1).in_flight] = 1
+    assert house.available() == {2}
+    house.load(1, 1)
+    assert house.available() == {1, 2}
+
+
+def test_all_full_is_a_reason_of_its_own() -> None:
+    """Every server has as many as it may have."""
+    house = House(server(1, max_connections=1), server(2, max_connections=2))
+    house.load(1, 1)
+    house.load(2, 2)
+    assert house.refusal() == "all_full"
+
+
+def test_the_last_one_with_room_is_found_among_many() -> None:
+    """However unlikely the policy is to hit it."""
+    house = House(*[server(port, max_connections=1) for port in range(1, 17)])
+    for port in range(1, 17):
+        house.load(port, port != 11)
+    assert house.available() == {11}
+
+
+# --- tried ---------------------------------------------------------------------------------------
+
+
+def test_a_retry_goes_elsewhere() -> None:
+    """Never to one that was tried."""
+    house = House(1, 2, 3)
+    tried = (house.backend(1), house.backend(3))
+    assert {house.pool.pick(tried).server.port for _ in range(20)} == {2}
+
+
+def test_when_all_were_tried_there_is_no_other() -> None:
+    """Not the same as none being healthy or all being full."""
+    house = House(1, 2)
+    assert house.refusal(1, 2) == "all_tried"
+
+
+def test_a_full_one_that_was_not_tried_makes_it_all_full() -> None:
+    """Room may come back; the client may ask again."""
+    house = House(server(1, max_connections=1), 2)
+    house.load(1, 1)
+    assert house.refusal(2) == "all_full"
+
+
+# --- a published configuration -------------------------------------------------------------------
+
+
+def test_a_new_configuration_is_taken_over_with_the_next_pick() -> None:
+    """Servers that are gone get nothing, new ones do."""
+    house = House(1, 2)
+    house.publish(2, 3)
+    assert house.available() == {2, 3}
+
+
+def test_a_server_that_stays_keeps_its_connections_and_its_row() -> None:
+    """Those of one that goes are closed; so are those of one whose settings changed."""
+    house = House(1, 2, 3)
+    kept = house.backend(2)
+    row = house.row(2)
+    house.publish(2, server(3, weight=7), 4)
+    house.pool.refresh()
+    assert house.backend(2) is kept
+    assert house.row(2) == row
+    assert sorted(house.disconnected) == [
+        "connections to 127.0.0.1:1",
+        "connections to 127.0.0.1:3",
+    ]
+
+
+def test_the_cells_of_a_backend_are_its_row_in_this_workers_slot() -> None:
+    """What the worker counts is what the others sum up."""
+    house = House(1, 2)
+    backend = house.backend(2)
+    house.pool.cells[backend.in_flight] += 5
+    house.load(2, 3)
+    assert house.table.in_flight(house.row(2)) == 8
+    assert house.table.in_flight(house.row(1)) == 0
+
+
+def test_before_anything_is_published_nothing_is_picked() -> None:
+    """A worker that is faster than its master refuses, and recovers."""
+    table = Table.create(rows=4, slots=2, blob_bytes=10_000)
+    pool = Pool(table, 1, lambda server: ("", ""), lambda connections: None)
+    with pytest.raises(NoBackend):
+        pool.pick()
