@@ -17,13 +17,13 @@ import os
 import signal
 import sys
 import time
-import uuid
 from typing import BinaryIO
 
 import aiohttp
 import orjson
 from aiohttp import web
 from multidict import CIMultiDict
+from yarl import URL
 
 HOP_BY_HOP = frozenset(
     (
@@ -66,7 +66,7 @@ class Proxy:
             for name, value in request.headers.items()
             if name.lower() not in HOP_BY_HOP
         )
-        request_id = uuid.uuid4().hex
+        request_id = os.urandom(16).hex()
         headers["X-Request-Id"] = request_id
         headers["X-Forwarded-For"] = request.remote or ""
         headers["X-Forwarded-Proto"] = "http"
@@ -80,7 +80,8 @@ class Proxy:
         try:
             async with self._session.request(
                 request.method,
-                backend + request.raw_path,
+                # As it came: yarl would decode and quote it anew, which costs and changes it.
+                URL(backend + request.raw_path, encoded=True),
                 headers=headers,
                 data=body,
                 allow_redirects=False,
