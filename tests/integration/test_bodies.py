@@ -165,7 +165,7 @@ def test_body_that_comes_with_its_head_and_body_that_comes_in_bits(
     whole = hashlib.sha256(b"hello world").hexdigest()
     head = b"POST /bits HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n"
     chunks = b"POST /bits HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    chunks += b"5;note=x\r\nhello\r\n6\r\n world\r\n0\r\nTrailer: x\r\n\r\n"
+    chunks += b"5;note=x\r\nhello\r\n6\r\n world\r\n0\r\nX-Checksum: x\r\n\r\n"
     with balancer.connect() as client:
         for data in (head + b"hello world", chunks):
             client.send(data)

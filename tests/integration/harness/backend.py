@@ -114,6 +114,8 @@ class Exchange:
         self.read_body()
         lines = [f"HTTP/1.1 {status} {phrase}"]
         lines += [f"{name}: {value}" for name, value in headers]
+        if not any(name.lower() == "content-type" for name, _ in headers):
+            lines.append("Content-Type: text/plain")
         lines.append(f"Content-Length: {len(body)}")
         head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
         self.send(head if self.request.method == "HEAD" else head + body)

@@ -129,8 +129,9 @@ class Balancer:
             if kind is not None:
                 sys.stderr.write(self.report())
         # A test that has failed already keeps its own message.
-        if kind is None:
-            assert not problems, "\n".join([repr(self), *problems, self.report()])
+        if kind is None and problems:
+            sys.stderr.write(self.report())
+            raise AssertionError("\n".join([repr(self), *problems]))
 
     def set_servers(self, servers: Sequence[Backend | str | dict[str, Any]]) -> None:
         """Put servers into the configuration (written by ``write_config``)."""

@@ -7,6 +7,7 @@ This one does nothing it was not told to, and an answer that ends early is an er
 from __future__ import annotations
 
 import json
+import select
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -178,8 +179,12 @@ class Client:
         return self.socket.recv(size)
 
     def read_chunk(self) -> bytes:
-        """One chunk of a chunked body; empty for the last one."""
+        """One chunk of a chunked body; empty for the last one, whose trailers are read with it."""
         size = int(self._until(b"\r\n")[:-2].split(b";")[0], 16)
+        if not size:
+            while self._until(b"\r\n") != b"\r\n":
+                pass
+            return b""
         data = self._exactly(size)
         assert self._exactly(2) == b"\r\n", "a chunk runs past its size"
         return data
@@ -204,13 +209,9 @@ class Client:
         """Whether something (or the end) can be read at this moment."""
         if self._buffer:
             return True
-        try:
-            self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except ConnectionError:
-            return True
-        return True
+        poller = select.poll()
+        poller.register(self.socket, select.POLLIN)
+        return bool(poller.poll(0))
 
     def _read_body(self, response: Response, method: str, put: Callable[[bytes], Any]) -> None:
         lengths = response.get_all("content-length")
@@ -229,8 +230,6 @@ class Client:
                 if not piece:
                     break
                 put(piece)
-            while self._until(b"\r\n") != b"\r\n":
-                pass
         elif lengths:
             self._copy(int(lengths[0]), put)
         elif method == "CONNECT":
@@ -242,7 +241,10 @@ class Client:
     def _copy(self, size: int, put: Callable[[bytes], Any]) -> None:
         remaining = size
         while remaining:
-            piece = self.read_some(min(remaining, 262144))
+            try:
+                piece = self.read_some(min(remaining, 262144))
+            except ConnectionError:
+                piece = b""
             if not piece:
                 raise Truncated(f"ended {remaining} bytes before its Content-Length of {size}")
             remaining -= len(piece)

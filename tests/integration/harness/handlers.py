@@ -10,6 +10,8 @@ from . import streams
 from .backend import Exchange, Handler, answer_name
 from .timing import PATIENT
 
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n"
+
 ok = answer_name
 
 
@@ -116,7 +118,7 @@ def stream(size: int) -> Handler:
 
     def handler(exchange: Exchange) -> None:
         exchange.read_body()
-        exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        exchange.send(HEAD + b"Content-Length: %d\r\n\r\n" % size)
         for block in streams.blocks(size):
             exchange.send(block)
 
@@ -128,7 +130,7 @@ def stream_chunked(size: int) -> Handler:
 
     def handler(exchange: Exchange) -> None:
         exchange.read_body()
-        exchange.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        exchange.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
         for block in streams.blocks(size):
             exchange.send(b"%x\r\n%b\r\n" % (len(block), block))
         exchange.send(b"0\r\n\r\n")
@@ -141,7 +143,7 @@ def stream_until_close(size: int) -> Handler:
 
     def handler(exchange: Exchange) -> None:
         exchange.read_body()
-        exchange.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        exchange.send(HEAD + b"Connection: close\r\n\r\n")
         for block in streams.blocks(size):
             exchange.send(block)
         exchange.close()

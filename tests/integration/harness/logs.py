@@ -110,16 +110,23 @@ class Log:
         return "\n".join(map(_in_short, self.raw[-count:]))
 
     def problems(self) -> list[str]:
-        """What is wrong with any line."""
-        found = [f"not one JSON object: {raw[:300]!r}" for raw in self.broken]
+        """What is wrong with the lines: each kind of mistake once, with its number and an example."""
+        found: dict[str, list[Line | bytes]] = {}
+        for raw in self.broken:
+            found.setdefault("not one JSON object", []).append(raw)
         shapes: set[tuple[Any, ...]] = set()
         for number, line in enumerate(self.lines):
-            found += [f"{problem} in {json.dumps(line)[:600]}" for problem in _basics(line)]
+            problems = _basics(line)
             shape = tuple((key, type(value)) for key, value in line.items())
             if number < IN_FULL or shape not in shapes:
                 shapes.add(shape)
-                found += [f"{problem} in {json.dumps(line)[:600]}" for problem in _schema(line)]
-        return found[:20]
+                problems += _schema(line)
+            for problem in problems:
+                found.setdefault(problem, []).append(line)
+        return [
+            f"{len(lines)} lines: {problem}; one of them: {str(lines[0])[:500]}"
+            for problem, lines in found.items()
+        ]
 
     def _read(self) -> None:
         rest = b""
@@ -177,10 +184,12 @@ def _basics(line: Line) -> list[str]:
 
 
 def _schema(line: Line) -> list[str]:
-    validator = _validator()
-    return (
-        [] if validator is None else [error.message[:300] for error in validator.iter_errors(line)]
-    )
+    found = _validator()
+    if found is None:
+        return []
+    validator, best_match = found
+    error = best_match(validator.iter_errors(line))
+    return [] if error is None else [f"{error.json_path}: {error.message[:200]}"]
 
 
 @cache
@@ -193,4 +202,4 @@ def _validator() -> Any:
     schema = json.loads(path.read_text(encoding="utf-8"))
     kind = jsonschema.validators.validator_for(schema)
     kind.check_schema(schema)
-    return kind(schema)
+    return kind(schema), jsonschema.exceptions.best_match
