@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import app
-from app import config
+from app import config, trial
 
 ROOT = Path(__file__).resolve().parent
 EX_FAILED = 1
@@ -89,8 +89,8 @@ def run(extra: Sequence[str]) -> int:
     try:
         settings = config.load(config.path_from(os.environ), os.environ)
     except config.ConfigError:
-        settings = None  # gunicorn.conf.py says the same in the log, and ends with 78
-    if settings and not extra and (problem := cannot_listen(settings.host, settings.port)):
+        return refuse()
+    if not extra and (problem := cannot_listen(settings.host, settings.port)):
         return fail(problem)
     # USR2 starts `python` with these arguments again. `-m gunicorn` would not survive that: gunicorn's
     # directory comes first on sys.path then, and its `http` package hides the standard library's.
@@ -99,10 +99,23 @@ def run(extra: Sequence[str]) -> int:
     return _gunicorn()
 
 
+def refuse() -> int:
+    """Say it in the log as gunicorn.conf.py does. gunicorn itself fails on a WEB_CONCURRENCY that is no
+    number, before it reads that file, so it is not asked.
+    """
+    try:
+        from app import master
+    except ImportError as error:
+        return fail(not_installed(error))
+    master.load_config()
+    return EX_CONFIG
+
+
 def check(path: Path) -> int:
     """Print the effective configuration, or every problem with it."""
     try:
         settings = config.load(str(path), os.environ)
+        trial.require(settings)
     except config.ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
@@ -182,14 +195,19 @@ def fail(message: str) -> int:
     return EX_FAILED
 
 
+def not_installed(error: ImportError) -> str:
+    """Which package, for which Python, and the remedy."""
+    return (
+        f"{error.name} is not installed for {sys.executable}: "
+        "use `make run`, or pip install -r requirements.txt"
+    )
+
+
 def _gunicorn() -> int:
     try:
         from gunicorn.app.wsgiapp import run as run_gunicorn
     except ImportError as error:
-        return fail(
-            f"{error.name} is not installed for {sys.executable}: "
-            "use `make run`, or pip install -r requirements.txt"
-        )
+        return fail(not_installed(error))
     run_gunicorn(prog="gunicorn")
     return 0
 
