@@ -55,6 +55,8 @@ HALF_CLOSE_SECONDS = 1.0
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 8 << 20
 BODY_READ_SIZE = 262144
+# What surely fits a socket's send buffer: it can be posted.
+POST_SIZE = 16384
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _STATUS_LINES_KEPT = 512  # a backend can invent reason phrases without end
@@ -498,7 +500,11 @@ class ClientConnection:
         elif first:
             pieces.append(first)
         self._is_begun = True
-        self._send(b"".join(pieces))
+        message = b"".join(pieces)
+        if complete and self._keep and len(message) <= POST_SIZE:
+            self.stream.post(message)
+        else:
+            self._send(message)
 
     def write(self, piece: bytes) -> None:
         """Send a piece of the body."""
