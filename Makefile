@@ -9,10 +9,10 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test check fmt docs lock clean
+.PHONY: help demo run test check fmt docs lock bench-failures clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.run ## the balancer on port 8080 with two demo backends behind it
 	@$(BIN)/python load_balancer.py demo
@@ -43,6 +43,9 @@ UV := $(BIN)/uv pip compile --quiet --no-python-downloads --universal --python-v
 lock: $(VENV)/.dev ## the locks, after a change of requirements.txt or requirements-dev.txt
 	$(UV) requirements.txt -o requirements.lock
 	$(UV) requirements.txt requirements-dev.txt -c requirements.lock -o requirements-dev.lock
+
+bench-failures: $(VENV)/.run ## servers fail by script, ours and the peers (docs/failures.md); ARGS="quick"
+	$(BIN)/python -m bench.scenarios $(ARGS)
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

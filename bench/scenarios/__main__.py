@@ -1,0 +1,199 @@
+"""Servers fail by script, requests keep coming: this balancer and its peers, run after run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bench import install
+from bench.candidates import Candidate
+from bench.procs import BenchError
+from bench.scenarios import peers, report, run, scripts
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build" / "bench"
+KEEP = BUILD / "scenarios"
+RESULTS = Path(__file__).with_name("results")
+PLOT = Path(__file__).with_name("plot.py")
+QUICK = ("ours", "nginx", "haproxy")
+MATPLOTLIB_SECONDS = 300
+PLOT_SECONDS = 120
+
+
+def main() -> None:
+    options = _options()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupted)
+    problems = install.prepare(BUILD, offline=options.offline)
+    chosen, missing = _candidates(options.candidate, problems)
+    scenarios = [item for item in scripts.ALL if item.name in options.scenario]
+    facts = _facts(chosen, missing)
+    results: dict[str, dict[str, Any]] = {}
+    # In memory, so that no disk takes part in logs and notes.
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix=f"lb-bench-{os.getpid()}-", dir=memory))
+    try:
+        for scenario in scenarios:
+            results[scenario.name] = _measure(folder, scenario, chosen, options)
+            print(*report.tables(scenario, results[scenario.name]), sep="\n")
+    except KeyboardInterrupt:
+        print("\nstopped; what was measured so far follows", file=sys.stderr)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(*report.overview(results, scenarios), sep="\n")
+    facts["load_after"] = f"{os.getloadavg()[0]:.2f}"
+    _save(results, scenarios, facts, RESULTS if options.save else KEEP)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.scenarios", description=__doc__)
+    names = [item.name for item in scripts.ALL]
+    parser.add_argument(
+        "mode",
+        nargs="?",
+        choices=("full", "quick"),
+        default="full",
+        help="quick: the combined scenario for ours, nginx and HAProxy, 3 minutes",
+    )
+    parser.add_argument("--scenario", action="append", choices=names)
+    parser.add_argument("--candidate", action="append", choices=[c.name for c in peers.ALL])
+    parser.add_argument("--offline", action="store_true", help="install nothing")
+    parser.add_argument("--no-plot", action="store_true")
+    parser.add_argument("--save", action="store_true", help="into bench/scenarios/results")
+    options = parser.parse_args()
+    quick = options.mode == "quick"
+    options.scenario = options.scenario or (["combined"] if quick else names)
+    options.candidate = options.candidate or (QUICK if quick else [c.name for c in peers.ALL])
+    return options
+
+
+def _candidates(
+    names: list[str], problems: dict[str, str]
+) -> tuple[list[Candidate], dict[str, str]]:
+    chosen, missing = [], {}
+    for kind in peers.ALL:
+        if kind.name in names:
+            candidate = kind(ROOT, BUILD)
+            reason = candidate.missing()
+            if reason is None:
+                chosen.append(candidate)
+            else:
+                missing[kind.name] = problems.get(kind.name, reason)
+                print(f"left out: {kind.name}: {missing[kind.name]}", file=sys.stderr)
+    return chosen, missing
+
+
+def _measure(
+    folder: Path, scenario: scripts.Scenario, chosen: list[Candidate], options: argparse.Namespace
+) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    plotted = []
+    for algorithm in scenario.algorithms:
+        for candidate in chosen:
+            name = candidate.name
+            if algorithm != scenario.algorithms[0]:
+                if algorithm not in peers.algorithms(candidate):
+                    continue
+                name = f"{name}/{algorithm}"
+            place = folder / f"{scenario.name}-{name.replace('/', '-')}"
+            began = time.perf_counter()
+            try:
+                result, columns = run.measure(ROOT, place, KEEP, candidate, scenario, algorithm)
+            except BenchError as problem:
+                print(f"{scenario.name} {name}: {problem}", file=sys.stderr)
+                continue
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
+            rows[name] = result
+            plotted.append({"name": name, "p99_ms": result["all"]["p99_ms"], "columns": columns})
+            whole, took = result["all"], time.perf_counter() - began
+            print(
+                f"{scenario.name} {name}: failed {whole['failed_get']} GET {whole['failed_post']} POST,"
+                f" p99 {whole['p99_ms']:.0f} ms [{took:.0f} s]",
+                file=sys.stderr,
+            )
+    if plotted and not options.no_plot:
+        _plot(scenario, plotted, RESULTS if options.save else KEEP)
+    return rows
+
+
+def _plot(scenario: scripts.Scenario, rows: list[dict[str, Any]], folder: Path) -> None:
+    python = install.python(BUILD)
+    if not install.has_python(BUILD, "matplotlib"):
+        command = [str(python), "-m", "pip", "install", "-q", "matplotlib"]
+        subprocess.run(command, check=False, timeout=MATPLOTLIB_SECONDS)
+    folder.mkdir(parents=True, exist_ok=True)
+    KEEP.mkdir(parents=True, exist_ok=True)
+    data = KEEP / f"{scenario.name}-requests.json"
+    data.write_text(
+        json.dumps(
+            {
+                "title": f"{scenario.title} ({scenario.rate:.0f} requests/s, one in ten a POST)",
+                "phases": scenario.phases,
+                "seconds": scenario.seconds,
+                "rows": rows,
+            }
+        )
+    )
+    command = [str(python), str(PLOT), str(data), str(folder / scenario.name)]
+    done = subprocess.run(
+        command, check=False, timeout=PLOT_SECONDS, capture_output=True, text=True
+    )
+    if done.returncode:
+        print(f"no plot of {scenario.name}: {done.stderr.strip()[-300:]}", file=sys.stderr)
+
+
+def _facts(chosen: list[Candidate], missing: dict[str, str]) -> dict[str, Any]:
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "load": f"{os.getloadavg()[0]:.2f}",
+        "versions": {candidate.name: candidate.version() for candidate in chosen},
+        "missing": missing,
+    }
+
+
+def _save(
+    results: dict[str, dict[str, Any]],
+    scenarios: list[scripts.Scenario],
+    facts: dict[str, Any],
+    folder: Path,
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = json.dumps({"facts": facts, "results": results}, indent=1, ensure_ascii=False)
+    (folder / "failures.json").write_text(whole + "\n")
+    lines = [
+        f"Measured {facts['date']}, {facts['cores']} cores, load average of the machine"
+        f" {facts['load']} before and {facts['load_after']} after.",
+        "",
+        *(f"- {name}: {version}" for name, version in facts["versions"].items()),
+        *(f"- left out: {name}: {reason}" for name, reason in facts["missing"].items()),
+        "",
+        *report.overview(results, scenarios),
+        "",
+    ]
+    for scenario in scenarios:
+        if results.get(scenario.name):
+            lines += report.tables(scenario, results[scenario.name])
+    (folder / "failures.md").write_text("\n".join(lines))
+    print(f"\nwritten: {folder}/failures.json and .md, and the plots there", file=sys.stderr)
+
+
+def _interrupted(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""What one run came to: errors by kind, latencies, shares; for each phase and over all. Pure.
+
+A request belongs to the phase in which it was due. It failed unless it was answered 200 with the
+whole of its own body. Latency runs from when it was due to its last byte or its failure, and all
+requests count, failed ones too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bench.scenarios.scripts import Scenario
+
+SETTLE_SECONDS = 2.0
+"""What a repaired server is given, after its first answer, before its share is judged."""
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
+
+
+def summarize(
+    scenario: Scenario, columns: dict[str, Any], executed: Iterable[tuple[bool, int]]
+) -> dict[str, Any]:
+    due, count = columns["due"], len(columns["due"])
+    bounds = [start for start, _ in scenario.phases] + [scenario.seconds]
+    phases = []
+    for number, (start, name) in enumerate(scenario.phases):
+        chosen = [i for i in range(count) if start <= due[i] < bounds[number + 1]]
+        phases.append({"name": name, "from": start, **_part(columns, chosen, scenario.servers)})
+    lateness = sorted(s - d for s, d in zip(columns["sent"], due, strict=True))
+    return {
+        "all": _part(columns, range(count), scenario.servers),
+        "phases": phases,
+        "late_p99_ms": _ms(percentile(lateness, 0.99)),
+        "late_max_ms": _ms(lateness[-1]),
+        "connections": columns["connections"],
+        **_executions(columns, executed),
+        **_return(scenario, columns),
+    }
+
+
+def _part(columns: dict[str, Any], chosen: Sequence[int], servers: int) -> dict[str, Any]:
+    latencies = sorted(columns["done"][i] - columns["due"][i] for i in chosen)
+    errors: dict[str, Counter[str]] = {"GET": Counter(), "POST": Counter()}
+    shares: Counter[int] = Counter()
+    for i in chosen:
+        if columns["outcome"][i]:
+            errors["POST" if columns["post"][i] else "GET"][columns["outcome"][i]] += 1
+        if columns["server"][i] >= 0:
+            shares[columns["server"][i]] += 1
+    answered = sum(shares.values()) or 1
+    return {
+        "requests": len(chosen),
+        "posts": sum(columns["post"][i] for i in chosen),
+        "failed": sum(sum(kinds.values()) for kinds in errors.values()),
+        "failed_get": sum(errors["GET"].values()),
+        "failed_post": sum(errors["POST"].values()),
+        "errors": {method: dict(kinds) for method, kinds in errors.items() if kinds},
+        "p50_ms": _ms(percentile(latencies, 0.5)),
+        "p99_ms": _ms(percentile(latencies, 0.99)),
+        "p999_ms": _ms(percentile(latencies, 0.999)),
+        "max_ms": _ms(latencies[-1] if latencies else 0.0),
+        "shares": [round(shares[server] / answered, 4) for server in range(servers)],
+    }
+
+
+def _executions(columns: dict[str, Any], executed: Iterable[tuple[bool, int]]) -> dict[str, Any]:
+    """POSTs acted upon more than once, and failed ones that no server has acted upon."""
+    times: Counter[int] = Counter()
+    total = 0
+    for is_post, number in executed:
+        total += 1
+        times[number] += is_post
+    failed = [i for i, kind in enumerate(columns["outcome"]) if kind and columns["post"][i]]
+    return {
+        "executed": total,
+        "posts_executed_twice": sum(1 for count in times.values() if count > 1),
+        "failed_posts_executed": sum(1 for i in failed if times[i]),
+        "failed_posts_not_executed": sum(1 for i in failed if not times[i]),
+    }
+
+
+def _return(scenario: Scenario, columns: dict[str, Any]) -> dict[str, Any]:
+    """How long repaired servers took to be used again, and the shares once they had settled."""
+    if not scenario.repaired:
+        return {}
+    due, servers = columns["due"], columns["server"]
+    first = {
+        server: min(
+            (
+                due[i] - scenario.repair_at
+                for i in range(len(due))
+                if servers[i] == server and scenario.repair_at <= due[i] < scenario.until
+            ),
+            default=None,
+        )
+        for server in scenario.repaired
+    }
+    found: dict[str, Any] = {"first_answer_after_s": first}
+    if None not in first.values():
+        since = scenario.repair_at + max(v for v in first.values() if v is not None)
+        since += SETTLE_SECONDS
+        shares: Counter[int] = Counter(
+            servers[i]
+            for i in range(len(due))
+            if servers[i] >= 0 and since <= due[i] < scenario.until
+        )
+        total = sum(shares.values())
+        if total:
+            parts = [shares[server] / total for server in range(scenario.servers)]
+            found["settled_shares"] = [round(part, 4) for part in parts]
+            found["settled_requests"] = total
+            found["settled_off"] = round(max(abs(p * len(parts) - 1) for p in parts), 4)
+    return found
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 2)
