@@ -166,6 +166,11 @@ def pre_exec(arbiter: Any) -> None:
     os.set_inheritable(fd, True)
     # Arbiter.reexec builds the new master's environment from this after the hook.
     arbiter.cfg.env_orig[TABLE_FD] = str(fd)
+    # "python -m gunicorn" is ".../gunicorn/__main__.py" in sys.argv. Executed like that, gunicorn's directory
+    # comes first on the path, and its http package hides the standard library's in the next master.
+    command = arbiter.START_CTX["args"]
+    if command[1].endswith("/gunicorn/__main__.py"):
+        command[1:2] = ["-m", "gunicorn"]
 
 
 def on_exit(_arbiter: Any) -> None:

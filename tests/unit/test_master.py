@@ -37,6 +37,7 @@ class Arbiter:
         self.LISTENERS: list[Any] = []
         self.WORKERS: dict[int, Any] = {}
         self.calls: list[str] = []
+        self.START_CTX = {"args": ["/bin/python", "/bin/gunicorn", "-c", "gunicorn.conf.py"]}
 
     def manage_workers(self) -> None:
         self.calls.append("manage_workers")
@@ -427,3 +428,22 @@ def test_only_a_re_executed_master_looks_for_a_table(
     ticket = old.ticket()
     house.start()
     assert house.table.ticket() != ticket + 1
+
+
+@pytest.mark.parametrize(
+    ("command", "executed"),
+    [
+        (
+            ["python", "/lib/gunicorn/__main__.py", "-w", "2"],
+            ["python", "-m", "gunicorn", "-w", "2"],
+        ),
+        (["python", "/bin/gunicorn", "-w", "2"], ["python", "/bin/gunicorn", "-w", "2"]),
+    ],
+)
+def test_the_next_generation_is_executed_so_that_its_imports_work(
+    house: House, command: list[str], executed: list[str]
+) -> None:
+    arbiter = house.start()
+    arbiter.START_CTX["args"] = command
+    master.pre_exec(arbiter)
+    assert command == executed
