@@ -26,6 +26,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NoReturn, Protocol, TypeVar
 
+from app.policies import POLICIES, Definition
+
 T = TypeVar("T")
 
 DEFAULT_FILE = "config.json"
@@ -91,6 +93,26 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Algorithm:
+    """``name`` is a built-in policy's or a class's dotted path; ``options`` are the policy's own.
+
+    ``hash_on`` says what of a request is its key, "" where the policy asks for none.
+    """
+
+    name: str
+    hash_on: str = ""
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether it is a user's class."""
+        return self.name not in POLICIES
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
 class HealthCheck:
     path: str
     interval: float
@@ -140,7 +162,7 @@ class Config:
     port: int
     workers: int
     servers: tuple[Server, ...]
-    algorithm: str
+    algorithm: Algorithm
     health_check: HealthCheck | None
     timeouts: Timeouts
     retries: Retries
@@ -550,6 +572,108 @@ class Object:
 
 
 @dataclass(frozen=True)
+class AlgorithmEntry:
+    """A policy's name alone, or an object with its options; the options come from app.policies."""
+
+    def read(self, value: Any) -> Algorithm:
+        if isinstance(value, str):
+            return self._with_options(self._name(value), ())
+        members = _members(value, " or a name")
+        names = [given for name, given in members if name == "name"]
+        if not names:
+            raise ConfigError([Problem("name", "is required")])
+        problems: list[Problem] = []
+        name = _attempt(problems, "name", self._name, names[0])
+        if name is None:
+            raise ConfigError(problems)
+        return self._with_options(name, members)
+
+    def write(self, value: Algorithm) -> Any:
+        if not value.hash_on:
+            return value.name
+        return {"name": value.name, "hash_on": value.hash_on, **dict(value.options)}
+
+    def schema(self) -> dict[str, Any]:
+        custom = {"type": "string", "pattern": f"^{_DOTTED}$"}
+        scalar = {"type": ["string", "number", "boolean"]}
+        made: dict[str, Any] = {
+            "anyOf": [
+                {"enum": list(POLICIES)},
+                custom,
+                *map(self._policy_schema, POLICIES.values()),
+                {
+                    "type": "object",
+                    "properties": {"name": custom, "hash_on": HASH_ON.schema()},
+                    "required": ["name"],
+                    "additionalProperties": scalar,
+                },
+            ]
+        }
+        return made
+
+    def words(self) -> str:
+        names = ", ".join(f'"{name}"' for name in POLICIES)
+        return f"{names}, a class as package.module.Class, or an object with `name` and options"
+
+    def _name(self, value: Any) -> str:
+        if isinstance(value, str) and (value in POLICIES or re.fullmatch(_DOTTED, value)):
+            return value
+        names = ", ".join(f'"{name}"' for name in POLICIES)
+        hint = _suggest(value, POLICIES) if isinstance(value, str) else ""
+        _refuse(
+            f"must be one of {names} or a class as package.module.Class, got {_got(value)}{hint}"
+        )
+
+    def _with_options(self, name: str, members: Sequence[tuple[str, Any]]) -> Algorithm:
+        definition = POLICIES.get(name)
+        has_key = definition is None or "key" in definition.reads
+        problems: list[Problem] = []
+        given: dict[str, Any] = {}
+        hash_on = HASH_ON_DEFAULT if has_key else ""
+        for option, value in members:
+            path = _key_path(option)
+            if option in given:
+                problems.append(Problem(path, "appears more than once; keep one"))
+            elif option == "hash_on" and has_key:
+                hash_on = _attempt(problems, path, HASH_ON.read, value) or ""
+            elif definition is None and option != "name":
+                _attempt(problems, path, _scalar, value)
+            given[option] = value
+        given.pop("name", None)
+        given.pop("hash_on" if has_key else "", None)
+        if definition is not None:
+            problems += _option_problems(definition, given, has_key)
+            given = {o.name: given.get(o.name, o.default) for o in definition.options}
+        if problems:
+            raise ConfigError(problems)
+        return Algorithm(name, hash_on, tuple(given.items()))
+
+    def _policy_schema(self, definition: Definition) -> dict[str, Any]:
+        properties: dict[str, Any] = {"name": {"const": definition.name}}
+        if "key" in definition.reads:
+            properties["hash_on"] = {"default": HASH_ON_DEFAULT, **HASH_ON.schema()}
+        for option in definition.options:
+            kind: dict[str, Any]
+            if option.choices:
+                kind = {"enum": list(option.choices)}
+            else:
+                kind = {"type": "integer" if option.type is int else "number"}
+                kind["minimum"], kind["maximum"] = option.minimum, option.maximum
+                if option.off is not None:
+                    kind = {"anyOf": [{"const": option.off}, kind]}
+            properties[option.name] = {
+                "description": option.summary, "default": option.default, **kind
+            }  # fmt: skip
+        return {
+            "type": "object",
+            "description": definition.summary,
+            "properties": properties,
+            "required": ["name"],
+            "additionalProperties": False,
+        }
+
+
+@dataclass(frozen=True)
 class ServerEntry:
     """A server: its URL alone, or an object with more said about it."""
 
@@ -589,6 +713,37 @@ _PROBE_OWN_HEADERS = frozenset(
     {"connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer",
      "transfer-encoding", "upgrade"}
 )  # fmt: skip
+
+
+_DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*[.:][A-Za-z_]\w*"
+_HASH_ON = rf"(client_ip|path|header:{_HEADER_NAME}|cookie:{_HEADER_NAME}|query:[!-%'-<>-~]+)"
+
+
+def _hash_on(text: str) -> str:
+    if not re.fullmatch(_HASH_ON, text):
+        kinds = "client_ip, path, header:Name, cookie:name or query:name"
+        _refuse(f"must be {kinds}, got {_got(text)}")
+    return text
+
+
+def _scalar(value: Any) -> Any:
+    """An option of a user's class; more than a scalar could be changed after it was checked."""
+    if not isinstance(value, (str, int, float)):
+        _refuse(f"must be a string, a number or a boolean, got {_got(value)}")
+    return value
+
+
+def _option_problems(
+    definition: Definition, given: Mapping[str, Any], has_key: bool
+) -> Iterator[Problem]:
+    known = [option.name for option in definition.options] + ["hash_on"] * has_key
+    for name, message in definition.problems(given):
+        if name in known:
+            yield Problem(name, message)
+        else:
+            listed = f"; there are {', '.join(known)}" if known else "; it has none"
+            hint = _suggest(name, known) or listed
+            yield Problem(_key_path(name), f"is not an option of {definition.name}{hint}")
 
 
 def _listen_host(text: str) -> str:
@@ -795,6 +950,8 @@ URL = Text(
     "URL: http://, https:// or unix:/path",
     r"^([Hh][Tt][Tt][Pp][Ss]?://[^\s?#]+|[Uu][Nn][Ii][Xx]:/[^\s?#]+)$",
 )
+HASH_ON = Text(_hash_on, "client_ip, path, header:Name, cookie:name or query:name", f"^{_HASH_ON}$")
+HASH_ON_DEFAULT = "client_ip"
 SCHEMA_KEY = Key(
     "$schema", Text(str, "string"), None,
     "Where editors find the JSON Schema of this file; the load balancer does not read it.",
@@ -891,8 +1048,11 @@ ROOT = Object(_config, (
         "The servers that requests are forwarded to, each a URL or an object. "
         "With none, every request is answered 503.",
         examples=(["http://127.0.0.1:8001", {"url": "http://127.0.0.1:8002", "weight": 2}],)),
-    Key("algorithm", Choice(("round_robin",)), "round_robin",
-        "How the server for a request is picked."),
+    Key("algorithm", AlgorithmEntry(), Algorithm("round_robin"),
+        "How the server for a request is picked; each algorithm and its options: algorithms.md.",
+        examples=("least_connections",
+                  {"name": "hash", "hash_on": "header:X-User", "balance_factor": 1.25},
+                  {"name": "mypackage.NightShift", "limit": 20})),
     Key("health_check", HEALTH_CHECK, HEALTH_CHECK.defaults,
         "How servers are found healthy or unhealthy; false: never checked, all count as healthy."),
     Key("timeouts", TIMEOUTS, TIMEOUTS.defaults,

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from app import config as configuration
-from app import log
+from app import log, trial
 from app.config import Config, ConfigError
 from app.table import (
     CHECKED,
@@ -71,6 +71,7 @@ def load_config() -> Config:
     path = configuration.path_from(os.environ)
     try:
         candidate = configuration.load(path, os.environ)
+        trial.require(candidate)
         if _master is not None:
             _master.refuse_misfit(candidate)
     except ConfigError as error:

@@ -3,19 +3,23 @@
 Facts about backends change rarely and are paid for when they change: the worker compares one cell of the
 shared table (the epoch) and, when it differs, builds a new immutable snapshot of the available backends
 with a policy over them. Picking then tests no health. ``available = healthy and ready and not full`` is
-computed here and nowhere else. Runs in workers, no I/O, knows nothing of HTTP messages.
+computed here and nowhere else. Runs in workers, no I/O but log lines. Of a request it knows only that it
+may have a key, which app.wire.key finds.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from time import monotonic
 from typing import Any
 
 from app import config as configuration
-from app.config import Config, Server
-from app.errors import NoBackend
-from app.policies import Inputs, Policy, make
+from app import log
+from app.config import Algorithm, Config, Server
+from app.errors import BadRequest, NoBackend
+from app.latency import Latency
+from app.policies import POLICIES, Guard, Inputs, KeyMissing, Policy, PolicyError, load_custom, make
 from app.table import (
     ADMIN,
     EPOCH,
@@ -27,7 +31,10 @@ from app.table import (
     Table,
     identity_of,
 )
+from app.wire.forwarded import trust_in
+from app.wire.key import key_reader
 
+ROUND_ROBIN = Algorithm("round_robin")
 # Retries look for a backend that was not tried; the policy gets this many chances before its order is
 # given up for a plain search.
 _PICKS_BEFORE_SEARCH = 8
@@ -37,7 +44,7 @@ class Backend:
     """One server as this worker sees it. ``connections`` and ``adapter`` belong to the transport.
 
     ``in_flight`` and ``requests`` are indexes into the worker's cells: acquire and release are
-    ``cells[backend.in_flight] += 1`` and ``-= 1``.
+    ``cells[backend.in_flight] += 1`` and ``-= 1``. ``is_watched``: its answers are to be told (``answered``).
     """
 
     __slots__ = (
@@ -46,6 +53,8 @@ class Backend:
         "base_url",
         "connections",
         "in_flight",
+        "is_watched",
+        "latency",
         "max_connections",
         "name",
         "prefix",
@@ -68,14 +77,11 @@ class Backend:
         self.adapter = adapter
         self.in_flight = SLOT_HEADER + row * ROW_STRIDE + IN_FLIGHT
         self.requests = SLOT_HEADER + row * ROW_STRIDE + REQUESTS
+        self.is_watched = False
+        self.latency = Latency()
 
     def __repr__(self) -> str:
         return f"<Backend {self.name} row {self.row}>"
-
-
-def _no_samples(_index: int) -> float:
-    """Latency is measured when there is a policy that asks for it."""
-    return 0.0
 
 
 def authority(server: Server) -> bytes:
@@ -86,14 +92,27 @@ def authority(server: Server) -> bytes:
 
 
 class Snapshot:
-    """The backends that may be picked, and the policy that picks; never changed once built."""
+    """The backends that may be picked, and the policy that picks; never changed once built.
 
-    __slots__ = ("backends", "pick", "policy", "reason")
+    ``backups`` serve requests for which none of ``backends`` is left. ``is_plain``: a pick needs neither a
+    key nor a look at who is full.
+    """
 
-    def __init__(self, backends: tuple[Backend, ...], policy: Policy | None, reason: str) -> None:
+    __slots__ = ("backends", "backups", "is_plain", "pick", "policy", "reason")
+
+    def __init__(
+        self,
+        backends: tuple[Backend, ...],
+        policy: Policy | None,
+        reason: str = "",
+        backups: tuple[Backend, ...] = (),
+        has_key: bool = False,
+    ) -> None:
         self.backends = backends
+        self.backups = backups
         self.policy = policy
-        self.pick: Callable[[], int] | None = policy.pick if policy is not None else None
+        self.pick: Callable[..., int] | None = policy.pick if policy is not None else None
+        self.is_plain = not has_key and not any(one.max_connections for one in backends)
         self.reason = reason  # why there is none, where there is none
 
 
@@ -118,21 +137,28 @@ class Pool:
         self._sequence = -1
         self._epoch = -1
         self._epoch_cells = table.cells
-        self._limited = False
+        self._algorithm = ROUND_ROBIN
+        self._guard: Guard | None = None
+        self._key_of: Callable[[Any], bytes | None] | None = None
         self.backends: tuple[Backend, ...] = ()
         self.snapshot = Snapshot((), None, "none_healthy")
         self.refresh()
 
-    def pick(self, tried: Iterable[Backend] = ()) -> Backend:
-        """The next backend, not one of ``tried``. Raises NoBackend with the reason."""
+    def pick(self, tried: Iterable[Backend] = (), request: Any = None) -> Backend:
+        """The next backend for ``request``, not one of ``tried``. Raises NoBackend with the reason."""
         if self._epoch_cells[EPOCH] != self._epoch:
             self.refresh()
         snapshot = self.snapshot
         if snapshot.pick is None:
             raise NoBackend(reason=snapshot.reason)
-        if not tried and not self._limited:
+        if not tried and snapshot.is_plain:
             return snapshot.backends[snapshot.pick()]
-        return self._pick_other(snapshot, tried)
+        key = self._key_of(request) if self._key_of is not None and request is not None else None
+        return self._pick_other(snapshot, tried, key)
+
+    def answered(self, backend: Backend, seconds: float) -> None:
+        """A watched backend has answered, the head of its response after that time."""
+        backend.latency.observe(seconds, monotonic())
 
     def refresh(self) -> None:
         """Build the snapshot anew from the table."""
@@ -150,7 +176,6 @@ class Pool:
     def _adopt(self, config: Config | None) -> None:
         """Take over a published configuration; a backend that stays keeps its connections."""
         servers = config.servers if config is not None else ()
-        self._algorithm = config.algorithm if config is not None else "round_robin"
         known = {backend.server: backend for backend in self.backends}
         rows = self.table.row_index()
         backends = []
@@ -165,7 +190,22 @@ class Pool:
         for backend in known.values():
             self._disconnect(backend.connections)
         self.backends = tuple(backends)
-        self._limited = any(backend.max_connections for backend in self.backends)
+        if config is not None:
+            self._adopt_algorithm(config.algorithm, config.trusted_proxies)
+
+    def _adopt_algorithm(self, algorithm: Algorithm, trusted_proxies: tuple[str, ...]) -> None:
+        if algorithm.is_custom and (algorithm != self._algorithm or self._guard is None):
+            self._guard = _guard(algorithm)
+        elif not algorithm.is_custom:
+            self._guard = None
+        self._algorithm = algorithm if self._guard or not algorithm.is_custom else ROUND_ROBIN
+        reads = POLICIES[self._algorithm.name].reads if self._guard is None else {"key", "latency"}
+        is_keyed = "key" in reads
+        self._key_of = (
+            key_reader(algorithm.hash_on, trust_in(trusted_proxies)) if is_keyed else None
+        )
+        for backend in self.backends:
+            backend.is_watched = "latency" in reads
 
     def _build(self) -> Snapshot:
         table = self.table
@@ -176,37 +216,56 @@ class Pool:
             if table.cells[table.server(backend.row) + ADMIN] == READY
         ]
         # Backups serve when no primary can (nginx's meaning).
-        available = [backend for backend in ready if not backend.server.backup] or ready
+        primaries = [backend for backend in ready if not backend.server.backup]
+        available = tuple(primaries or ready)
         if not available:
             return Snapshot((), None, "all_draining" if healthy else "none_healthy")
-        rows = [backend.row for backend in available]
-        policy = make(
-            self._algorithm,
-            {},
-            Inputs(
-                weights=tuple(backend.server.weight for backend in available),
-                names=tuple(backend.url for backend in available),
-                ticket=table.ticket,
-                in_flight=lambda index: table.in_flight(rows[index]),
-                latency=_no_samples,
-                capacity=tuple(backend.max_connections for backend in available),
-                random=random.random,
-            ),
-        )
-        return Snapshot(tuple(available), policy, "")
+        backups = tuple(backend for backend in ready if backend.server.backup) if primaries else ()
+        policy = self._policy(available)
+        return Snapshot(available, policy, backups=backups, has_key=self._key_of is not None)
 
-    def _pick_other(self, snapshot: Snapshot, tried: Iterable[Backend]) -> Backend:
-        """A pick that leaves out backends: those already tried, and full ones."""
-        assert snapshot.pick is not None
+    def _policy(self, available: tuple[Backend, ...]) -> Policy:
+        table = self.table
+        rows = [backend.row for backend in available]
+        latencies = [backend.latency for backend in available]
+        inputs = Inputs(
+            weights=tuple(backend.server.weight for backend in available),
+            names=tuple(backend.url for backend in available),
+            ticket=table.ticket,
+            in_flight=lambda index: table.in_flight(rows[index]),
+            latency=lambda index: latencies[index].read(monotonic()),
+            capacity=tuple(backend.max_connections for backend in available),
+            random=random.random,
+        )
+        if self._guard is not None:
+            return self._guard.build(inputs)
+        return make(self._algorithm.name, dict(self._algorithm.options), inputs)
+
+    def _pick_other(
+        self, snapshot: Snapshot, tried: Iterable[Backend], key: bytes | None
+    ) -> Backend:
+        """A pick that goes by a key or leaves out backends: those already tried, and full ones.
+
+        The next keys after the first are made of it, so that the keys of a backend that cannot take them
+        spread over all others, each always to the same one.
+        """
+        pick = snapshot.pick
+        assert pick is not None
         full = False
-        for _ in range(_PICKS_BEFORE_SEARCH):
-            backend = snapshot.backends[snapshot.pick()]
-            if backend in tried:
-                continue
-            if not self._is_full(backend):
-                return backend
-            full = True
-        for backend in snapshot.backends:
+        try:
+            for attempt in range(_PICKS_BEFORE_SEARCH):
+                this = key if key is None or not attempt else b"%b\0%d" % (key, attempt)
+                backend = snapshot.backends[pick(this)]
+                if backend in tried:
+                    continue
+                if not self._is_full(backend):
+                    return backend
+                full = True
+        except KeyMissing:
+            detail = f"no {self._algorithm.hash_on} in the request"
+            raise BadRequest(detail, reason="key_missing") from None
+        start = random.randrange(len(snapshot.backends))
+        for backend in snapshot.backends[start:] + snapshot.backends[:start] + snapshot.backups:
             if backend not in tried:
                 if not self._is_full(backend):
                     return backend
@@ -216,3 +275,23 @@ class Pool:
     def _is_full(self, backend: Backend) -> bool:
         limit = backend.max_connections
         return limit > 0 and self.table.in_flight(backend.row) >= limit
+
+
+def _guard(algorithm: Algorithm) -> Guard | None:
+    """A user's class, guarded; None, with a log line, if it cannot be loaded here."""
+
+    def report(reason: str, detail: str) -> None:
+        log.event(
+            "pool",
+            "error",
+            "algorithm failed, round robin picks instead",
+            algorithm=algorithm.name,
+            reason=reason,
+            detail=detail,
+        )
+
+    try:
+        return Guard(load_custom(algorithm.name), dict(algorithm.options), monotonic, report)
+    except PolicyError as error:  # it was there when the master tried it
+        report("load_failed", str(error))
+        return None

@@ -149,7 +149,7 @@ class Proxy:
         last: BackendError | None = None
         while True:
             try:
-                backend = self.pool.pick(tried)
+                backend = self.pool.pick(tried, exchange)
             except NoBackend:
                 if last is not None:  # what the backend did says more than that there is no other
                     raise last from None
@@ -172,6 +172,8 @@ class Proxy:
                     attempt["connect_ms"] = int(request.connect_seconds * 1e6) / 1e3
                 attempt["first_byte_ms"] = int((response.first_byte_at - sent_at) * 1e6) / 1e3
                 attempt["status"] = response.head.status
+                if backend.is_watched:
+                    self.pool.answered(backend, response.first_byte_at - sent_at)
                 self._relay(exchange, response)
                 return response.head.status  # type: ignore[no-any-return]
             except BackendError as error:

@@ -23,6 +23,7 @@ from app.config import (
     LIMITS,
     ROOT,
     TIMEOUTS,
+    Algorithm,
     Config,
     ConfigError,
     Key,
@@ -40,6 +41,10 @@ from app.config import (
 )
 
 PROJECT = Path(__file__).parents[2]
+ALGORITHMS = (
+    '"round_robin", "least_connections", "random_two", "peak_ewma", "random", "first", "hash" '
+    "or a class as package.module.Class"
+)
 
 
 def refusals(text: str) -> list[str]:
@@ -73,7 +78,7 @@ def test_an_empty_object_gives_the_documented_defaults() -> None:
         port=8080,
         workers=available_cores(),
         servers=(),
-        algorithm="round_robin",
+        algorithm=Algorithm("round_robin"),
         health_check=configuration.HealthCheck(
             path="/",
             interval=5.0,
@@ -102,7 +107,7 @@ def test_every_key_can_be_set() -> None:
         "port": 1,
         "workers": 3,
         "servers": [{"url": "http://a", "weight": 2, "backup": True, "max_connections": 9}],
-        "algorithm": "round_robin",
+        "algorithm": {"name": "hash", "hash_on": "cookie:sid", "missing_key": "none"},
         "health_check": {
             "path": "/ok?full=1",
             "interval": 0.05,
@@ -133,7 +138,9 @@ def test_every_key_can_be_set() -> None:
         port=1,
         workers=3,
         servers=(configuration.Server("http://a", "http", "a", 80, "", 2, True, 9),),
-        algorithm="round_robin",
+        algorithm=Algorithm(
+            "hash", "cookie:sid", (("missing_key", "none"), ("balance_factor", 0.0))
+        ),
         health_check=configuration.HealthCheck(
             path="/ok?full=1",
             interval=0.05,
@@ -368,9 +375,24 @@ def test_the_longest_unix_path_is_taken() -> None:
         ('{"servers": [{"url": "http://a", "max_connections": -1}]}',
          "servers[0].max_connections: must be ≥ 0, got -1"),
         ('{"algorithm": "roundrobin"}',
-         'algorithm: must be "round_robin", got "roundrobin"; did you mean "round_robin"?'),
-        ('{"algorithm": "ip_hash"}', 'algorithm: must be "round_robin", got "ip_hash"'),
-        ('{"algorithm": {}}', 'algorithm: must be "round_robin", got an object'),
+         f'algorithm: must be one of {ALGORITHMS}, got "roundrobin"; did you mean "round_robin"?'),
+        ('{"algorithm": "nginx"}', f'algorithm: must be one of {ALGORITHMS}, got "nginx"'),
+        ('{"algorithm": 7}', "algorithm: must be an object or a name, got 7"),
+        ('{"algorithm": {}}', "algorithm.name: is required"),
+        ('{"algorithm": {"name": 1}}', f"algorithm.name: must be one of {ALGORITHMS}, got 1"),
+        ('{"algorithm": {"name": "hash", "hash_on": "cookie"}}',
+         "algorithm.hash_on: must be client_ip, path, header:Name, cookie:name or query:name, "
+         'got "cookie"'),
+        ('{"algorithm": {"name": "hash", "balance": 2}}',
+         'algorithm.balance: is not an option of hash; did you mean "balance_factor"?'),
+        ('{"algorithm": {"name": "hash", "balance_factor": 0.5}}',
+         "algorithm.balance_factor: must be 0 (off) or from 1 to 10, got 0.5"),
+        ('{"algorithm": {"name": "round_robin", "hash_on": "path"}}',
+         "algorithm.hash_on: is not an option of round_robin; it has none"),
+        ('{"algorithm": {"name": "hash", "name": "hash"}}',
+         "algorithm.name: appears more than once; keep one"),
+        ('{"algorithm": {"name": "a.B", "limits": [1]}}',
+         "algorithm.limits: must be a string, a number or a boolean, got a list"),
         ('{"logging": {"level": "warn"}}',
          'logging.level: must be one of "debug", "info", "warning", "error", "critical", '
          'got "warn"; did you mean "warning"?'),
@@ -797,6 +819,10 @@ documents = st.fixed_dictionaries(
                 optional={"weight": st.integers(1, 1000), "backup": st.booleans(),
                           "max_connections": st.integers(0, 9)}),
             max_size=4).map(told_apart),
+        "algorithm": st.sampled_from(["first", "hash", "a.b.C"]) | st.fixed_dictionaries(
+            {"name": st.sampled_from(["hash", "a.b:C"])},
+            optional={"hash_on": st.sampled_from(["path", "query:id"]),
+                      "balance_factor": st.floats(1, 10)}),
         "health_check": st.just(False) | st.fixed_dictionaries(
             {},
             optional={"interval": seconds, "timeout": seconds, "healthy_threshold": thresholds,
@@ -974,6 +1000,14 @@ def test_the_schema_is_a_valid_schema() -> None:
         ({"servers": [{"url": "http://a", "weight": 0}]}, False),
         ({"servers": ["http://a?b"]}, False),
         ({"algorithm": "ip_hash"}, False),
+        ({"algorithm": "package.module.Class"}, True),
+        ({"algorithm": {"name": "package.module:Class", "limit": 3, "mode": "x"}}, True),
+        ({"algorithm": {"name": "hash", "hash_on": "header:X-User", "balance_factor": 1.25}}, True),
+        ({"algorithm": {"name": "hash", "balance_factor": 0}}, True),
+        ({"algorithm": {"name": "hash", "balance_factor": 0.5}}, False),
+        ({"algorithm": {"name": "hash", "hash_on": "header:"}}, False),
+        ({"algorithm": {"name": "random_two", "hash_on": "path"}}, False),
+        ({"algorithm": {"hash_on": "path"}}, False),
         ({"timeouts": {"connect": -1}}, False),
         ({"health_check": {"jitter": 0.6}}, False),
         ({"health_check": {"headers": {"a b": "c"}}}, False),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from app import config as configuration
-from app.errors import NoBackend
+from app import log
+from app import pool as pools
+from app.errors import BadRequest, NoBackend
 from app.pool import Backend, Pool
 from app.table import (
     ADMIN,
@@ -262,3 +265,123 @@ def test_before_anything_is_published_nothing_is_picked() -> None:
     pool = Pool(table, 1, lambda server: ("", ""), lambda connections: None)
     with pytest.raises(NoBackend):
         pool.pick()
+
+
+# --- algorithms ----------------------------------------------------------------------------------
+
+
+def request(target: str = "/", *fields: tuple[bytes, bytes]) -> Any:
+    """An exchange as far as a key is looked for in it."""
+    head = SimpleNamespace(target=target.encode(), fields=list(fields), forwarded_for=None)
+    return SimpleNamespace(head=head, peer="192.0.2.7", is_trusted=False)
+
+
+def test_hash_keeps_a_key_at_its_server() -> None:
+    """And different keys go to all servers."""
+    house = House(1, 2, 3, algorithm={"name": "hash", "hash_on": "path"})
+    where = {
+        target: {house.pool.pick((), request(target)).server.port for _ in range(5)}
+        for target in (f"/{number}" for number in range(50))
+    }
+    assert all(len(ports) == 1 for ports in where.values())
+    assert set.union(*where.values()) == {1, 2, 3}
+
+
+def test_a_retry_with_hash_goes_to_another_and_always_the_same_one() -> None:
+    """The keys of one server spread over all others."""
+    house = House(*range(1, 6), algorithm={"name": "hash", "hash_on": "path"})
+    others = Counter()
+    for number in range(400):
+        asked = request(f"/{number}")
+        first = house.pool.pick((), asked)
+        if first.server.port == 1:
+            second = {house.pool.pick((first,), asked).server.port for _ in range(3)}
+            assert len(second) == 1
+            others.update(second)
+    assert set(others) == {2, 3, 4, 5}
+    assert max(others.values()) < 0.6 * sum(others.values())
+
+
+def test_a_missing_key_can_be_refused() -> None:
+    """With a status of the client's fault, for the client left it out."""
+    house = House(1, 2, algorithm={"name": "hash", "hash_on": "header:X", "missing_key": "none"})
+    with pytest.raises(BadRequest) as caught:
+        house.pool.pick((), request())
+    assert (caught.value.status, caught.value.reason) == (400, "key_missing")
+    assert house.pool.pick((), request("/", (b"x", b"1")))
+
+
+def test_a_missing_key_falls_back_to_round_robin() -> None:
+    """Unless configured otherwise."""
+    house = House(1, 2, algorithm={"name": "hash", "hash_on": "header:X"})
+    assert [house.pool.pick((), request()).server.port for _ in range(4)] in (
+        [1, 2, 1, 2],
+        [2, 1, 2, 1],
+    )
+
+
+def test_least_connections_counts_all_workers() -> None:
+    """The loads that others wrote decide."""
+    house = House(1, 2, 3, algorithm="least_connections")
+    house.load(1, 4)
+    house.load(3, 4)
+    assert set(house.picks(10)) == {2}
+
+
+def test_peak_ewma_prefers_the_faster_and_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers are watched, and a server that was slow once is tried again after a rest."""
+    house = House(1, 2, algorithm="peak_ewma")
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(pools, "monotonic", lambda: clock.now)
+    assert all(backend.is_watched for backend in house.pool.backends)
+    house.pool.answered(house.backend(1), 1.0)
+    house.pool.answered(house.backend(2), 0.01)
+    for port in (1, 2):
+        house.load(port, 1)
+    assert set(house.picks(20)) == {2}
+    clock.now += 60
+    house.pool.answered(house.backend(2), 0.01)
+    assert set(house.picks(20)) == {1}
+
+
+def test_only_an_algorithm_that_reads_latency_has_answers_watched() -> None:
+    """Round robin pays nothing for what others need; a new configuration changes it."""
+    house = House(1, 2)
+    assert not any(backend.is_watched for backend in house.pool.backends)
+    house.publish(1, 2, algorithm="peak_ewma")
+    house.pool.refresh()
+    assert all(backend.is_watched for backend in house.pool.backends)
+    house.publish(1, 2)
+    house.pool.refresh()
+    assert not any(backend.is_watched for backend in house.pool.backends)
+
+
+def test_a_backup_takes_what_every_primary_has_failed_at() -> None:
+    """In the same request, before anything is noticed (as nginx)."""
+    house = House(1, 2, server(3, backup=True))
+    tried = (house.backend(1), house.backend(2))
+    assert house.pool.pick(tried).server.port == 3
+    assert house.refusal(1, 2, 3) == "all_tried"
+
+
+def test_a_users_class_picks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its options, and guarded: what it spoils is round robin's, told once."""
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(log, "event", lambda *words, **fields: told.append(fields))
+    house = House(1, 2, 3, algorithm="tests.unit.policies.broken_policies.Good")
+    assert len(set(house.picks(6))) >= 1
+    assert told == []
+    house.publish(1, 2, 3, algorithm="tests.unit.policies.broken_policies.Raises")
+    assert house.available() == {1, 2, 3}
+    assert [fields["reason"] for fields in told] == ["raised"]
+
+
+def test_a_class_that_is_gone_when_a_worker_wants_it_is_round_robin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It was there when the master tried it: the requests must not suffer."""
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(log, "event", lambda *words, **fields: told.append(fields))
+    house = House(1, 2, algorithm="no.such.Thing")
+    assert house.available() == {1, 2}
+    assert [fields["reason"] for fields in told] == ["load_failed"]

@@ -1,0 +1,86 @@
+"""What a request is recognised by when its backend is chosen by hashing.
+
+Owns the meaning of ``hash_on``: client_ip, path, header:Name, cookie:name or query:name. The source is
+chosen once for a configuration (``key_reader``); reading a key then looks at one request. Two requests that
+a server could not tell apart in that respect have the same key, and nothing is decoded: bytes as they came.
+Pure: knows an exchange by its head and its peer only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Protocol
+
+from app.wire.forwarded import client_address
+from app.wire.request import RequestHead
+
+Key = bytes | None
+
+
+class Request(Protocol):
+    """What of an exchange is looked at."""
+
+    head: RequestHead
+    peer: str
+    is_trusted: bool
+
+
+def key_reader(hash_on: str, is_trusted: Callable[[str], bool]) -> Callable[[Request], Key]:
+    """The function that finds the key of a request."""
+    kind, _, name = hash_on.partition(":")
+    wanted = name.encode("latin-1")
+    if kind == "path":
+        return lambda request: path(request.head)
+    if kind == "header":
+        lowered = wanted.lower()
+        return lambda request: header(request.head, lowered)
+    if kind == "cookie":
+        return lambda request: cookie(request.head, wanted)
+    if kind == "query":
+        pattern = query_pattern(wanted)
+        return lambda request: query(request.head, pattern)
+    return lambda request: client_ip(request, is_trusted)
+
+
+def client_ip(request: Request, is_trusted: Callable[[str], bool]) -> Key:
+    """The client's address, behind trusted proxies too; None for a client of a Unix socket."""
+    address = request.peer
+    if request.is_trusted:
+        address = client_address(request.head.forwarded_for, address, is_trusted)
+    return address.encode("latin-1") or None
+
+
+def path(head: RequestHead) -> Key:
+    """The path as it came, without the query."""
+    return head.target.partition(b"?")[0]
+
+
+def header(head: RequestHead, name: bytes) -> Key:
+    """The value of a field, ``name`` in small letters; of a repeated one all values."""
+    values = [value for key, value in head.fields if key.lower() == name]
+    return b", ".join(values) or None
+
+
+def cookie(head: RequestHead, name: bytes) -> Key:
+    """The value of the first cookie of that name (RFC 6265 §4.2: user agents put the best match first)."""
+    for key, value in head.fields:
+        if key.lower() == b"cookie":
+            for pair in value.split(b";"):
+                found, equals, content = pair.strip(b" \t").partition(b"=")
+                if equals and found == name:
+                    return content or None
+    return None
+
+
+def query_pattern(name: bytes) -> re.Pattern[bytes]:
+    """Finds the first parameter of that name in a target."""
+    return re.compile(rb"[?&]" + re.escape(name) + rb"=([^&]*)")
+
+
+def query(head: RequestHead, pattern: re.Pattern[bytes]) -> Key:
+    """The value of a query parameter, as it came."""
+    target = head.target
+    at = target.find(b"?")
+    match = pattern.search(target, at) if at >= 0 else None
+    return (match[1] or None) if match else None
