@@ -26,7 +26,8 @@ preload_app = False
 # A worker that has not beaten for so long is killed. It beats every second, whatever its requests do:
 # this is for one whose loop is stuck, not for slow requests (those are config.json's "timeouts").
 timeout = 30
-graceful_timeout = math.ceil(_config.graceful_timeout)
+# One second more than requests have: what is left then is cut and logged before the worker is killed.
+graceful_timeout = math.ceil(_config.graceful_timeout) + 1
 keepalive = math.ceil(_config.timeouts.keepalive)
 # Beats are file times: on a disk that is busy, setting them could block a worker's loop.
 _memory = "/dev/shm"  # noqa: S108 - gunicorn makes an unlinked file there

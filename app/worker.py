@@ -48,6 +48,8 @@ PARK_SECONDS = 1.0
 # While draining, an idle client may send one more request for this long and gets it answered with
 # "Connection: close"; closing at once would race with requests that are already on their way.
 DRAIN_IDLE_SECONDS = 2.0
+# What does not finish in time is cut, answered and logged this long before the master kills the worker.
+CUT_SECONDS = 1.0
 # A client that has sent FIN may only have half-closed (nc, shutdown(SHUT_WR)) and wait for its answer.
 HALF_CLOSE_SECONDS = 1.0
 # After an answer to a request whose body was not read: closing at once would send RST, which can destroy
@@ -132,7 +134,7 @@ class Worker(GeventWorker):
     def _drain(self) -> None:
         """Finish what is in flight, within graceful_timeout; idle connections get a little time too."""
         started = monotonic()
-        limit = started + self.cfg.graceful_timeout
+        limit = started + self.cfg.graceful_timeout - CUT_SECONDS
         self.drains_until = min(started + DRAIN_IDLE_SECONDS, limit)
         while self.connections or self.parked or self.handed_over:
             now = monotonic()
@@ -142,8 +144,13 @@ class Worker(GeventWorker):
                 self._close_parked()
             self.notify()
             gevent.sleep(POLL_SECONDS / 2)
+        hub_loop = gevent.get_hub().loop
         for connection in tuple(self.connections):
-            connection.deadline.greenlet.throw(ShuttingDown())
+            # In the hub: a plain throw would switch to the connection's greenlet and never come back.
+            hub_loop.run_callback(connection.cut)
+        until = monotonic() + CUT_SECONDS / 2
+        while self.connections and monotonic() < until:
+            gevent.sleep(POLL_SECONDS / 5)
 
     def _close_parked(self) -> None:
         for connection in tuple(self.parked):
@@ -304,6 +311,11 @@ class ClientConnection:
             worker.connections.discard(self)
             if not is_parked:
                 self.stream.close()
+
+    def cut(self) -> None:
+        """In the hub: end what goes on; what can still be told is answered and logged."""
+        if self in self.worker.connections:
+            self.deadline.greenlet.throw(ShuttingDown())
 
     def turn_away(self) -> None:
         """Answer 503 at once: the worker has as many connections as it may."""

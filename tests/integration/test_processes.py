@@ -266,15 +266,18 @@ def _is_refused(balancer: Balancer) -> bool:
 
 
 def test_sigterm_waits_no_longer_than_it_should(origin: Backend) -> None:
-    """``graceful_timeout`` bounds the wait for a request that does not end."""
+    """``graceful_timeout`` bounds the wait; a request that does not end is told so, and logged."""
     origin.handler = handlers.hang
     with Balancer([origin], graceful_timeout=seconds(1)) as balancer, balancer.connect() as client:
         client.send_head("GET", "/stuck")
         origin.wait_for_request()
         started = time.monotonic()
         balancer.signal(signal.SIGTERM)
+        response = client.read_response()
+        assert (response.status, response.json()["reason"]) == (503, "shutting_down")
         assert balancer.wait_for_exit() == 0
         assert seconds(0.5) < time.monotonic() - started < seconds(5)
+        assert balancer.access_line(target="/stuck")["reason"] == "shutting_down"
 
 
 def test_sigint_and_sigquit_stop_at_once(origin: Backend) -> None:
