@@ -135,6 +135,7 @@ class Timeouts:
     client: float
     keepalive: float
     backend_keepalive: float
+    tunnel: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +170,7 @@ class Config:
     limits: Limits
     logging: Logging
     trusted_proxies: tuple[str, ...]
+    upgrade: tuple[str, ...]
     graceful_timeout: float
 
 
@@ -781,6 +783,13 @@ def _network(text: str) -> str:
     _refuse(f'has bits set after its prefix: write "{network}", got {_got(text)}')
 
 
+def _protocol(text: str) -> str:
+    """The name of a protocol in an Upgrade field; names are compared without case (RFC 9110 §7.8)."""
+    if not re.fullmatch(_HEADER_NAME, text):
+        _refuse(f'must be a name such as "websocket", without a version, got {_got(text)}')
+    return text.lower()
+
+
 def _header_name(text: str) -> str:
     if not re.fullmatch(_HEADER_NAME, text):
         _refuse("is not a header name: only letters, digits and !#$%&'*+-.^_`|~")
@@ -1013,6 +1022,9 @@ TIMEOUTS = Object(Timeouts, (
     Key("backend_keepalive", Number(0, DAY_S), 1.5,
         "An idle connection to a server is closed after this time (0 = none); keep it below the server's "
         "own (gunicorn 2 s, Node and uvicorn 5 s), or requests meet connections that are being closed."),
+    Key("tunnel", Number(0, DAY_S), 3600.0,
+        "A tunnel (WebSocket) in which nothing moves either way is closed after this time (0 = none); "
+        "`client`, `read` and `total` do not apply to it."),
 ))
 
 RETRIES = Object(Retries, (
@@ -1067,8 +1079,13 @@ ROOT = Object(_config, (
                                   "list of addresses and CIDRs"), (),
         "Proxies in front of this one, whose X-Forwarded-* and X-Request-Id are believed.",
         examples=(["10.0.0.0/8", "::1"],)),
+    Key("upgrade", ListOf("upgrade", Text(_protocol, "protocol name", f"^{_HEADER_NAME}$"), str,
+                          "list of protocol names"), ("websocket",),
+        "Protocols that a connection may be switched to (the Upgrade header); it is then a tunnel. "
+        "A request that asks for another one is forwarded without that wish.",
+        examples=([], ["websocket", "tcp"])),
     Key("graceful_timeout", Number(0, DAY_S), 30.0,
-        "When stopping or reloading, how long requests in flight may take to finish."),
+        "When stopping or reloading, how long requests and tunnels in flight may take to finish."),
 ))
 
 OVERRIDES = (  # environment variable, key that it wins over
@@ -1305,6 +1322,10 @@ def _suspicions(config: Config) -> Iterator[tuple[str, str]]:
     for index, network in enumerate(config.trusted_proxies):
         if network.endswith("/0"):
             yield f"trusted_proxies[{index}]", f"{network} lets every client forge its address"
+    for index, protocol in enumerate(config.upgrade):
+        if protocol in ("h2c", "http", "tls"):
+            passed = "requests inside such a tunnel are neither checked, balanced nor logged"
+            yield f"upgrade[{index}]", f"{protocol}: {passed}"
 
 
 def _is_own_host(host: str, listen: str) -> bool:

@@ -30,11 +30,14 @@ from app.errors import (
 from app.log import AccessLog
 from app.pool import Backend, Pool
 from app.status import STATUS_TEXT
-from app.transport import ReadBody, Session, UpstreamRequest
+from app.stream import AnyStream
+from app.transport import Adapter, ReadBody, Session, UpstreamRequest, UpstreamResponse
+from app.tunnel import Tunnel
 from app.wire.chunked import encode_chunk, last_chunk
 from app.wire.forwarded import VIA, client_address, trust_in, trusted_lines, trusted_request_id
 from app.wire.request import CHUNKED, RequestHead
 from app.wire.response import ResponseHead
+from app.wire.upgrade import offer
 
 # RFC 9110 §9.2.2: sending these twice has the effect of sending them once.
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
@@ -45,7 +48,8 @@ class Exchange(Protocol):
 
     ``body`` is what of the request body is already here (decoded), ``read_body`` gives the rest, None if
     there is none. ``start`` sends the response head, ``first`` with it; ``write`` and ``finish`` the rest;
-    ``abort`` breaks the connection so that a cut response never looks whole. They raise ClientGone.
+    ``abort`` breaks the connection so that a cut response never looks whole. ``switch`` sends a 101 and gives
+    the stream for a tunnel, with the bytes that came behind the request. They raise ClientGone.
     ``bytes_in`` and ``bytes_out`` count body bytes. ``forwarded`` are the connection's prebuilt lines.
     """
 
@@ -81,6 +85,9 @@ class Exchange(Protocol):
     def answer(self, status: int, lines: Iterable[tuple[str, str]], body: bytes) -> None:
         """Send a response of our own."""
 
+    def switch(self, head: ResponseHead) -> tuple[AnyStream, bytes]:
+        """Send the 101 and give the connection away."""
+
     def abort(self) -> None:
         """Cut the connection."""
 
@@ -101,6 +108,8 @@ class Proxy:
         self._connect_timeout = config.timeouts.connect
         self._read_timeout = config.timeouts.read
         self._total_timeout = config.timeouts.total
+        self._tunnel_timeout = config.timeouts.tunnel
+        self._upgrades = frozenset(name.encode("ascii") for name in config.upgrade)
         self.body_limit = config.limits.body
         check = config.health_check
         self._retry_after = str(max(1, ceil(check.interval))) if check is not None else "1"
@@ -124,6 +133,8 @@ class Proxy:
             if 0 < self.body_limit < head.length:
                 raise BadRequest("body over limits.body", status=413, reason="body_too_large")
             status = self._forward(exchange, request_id, started, attempts)
+            if status == 101:
+                reason = attempts[-1]["reason"]
         except ProxyError as error:
             reason = error.reason
             status = self._fail(exchange, error, request_id, attempts)
@@ -174,7 +185,10 @@ class Proxy:
                 attempt["status"] = response.head.status
                 if backend.is_watched:
                     self.pool.answered(backend, response.first_byte_at - sent_at)
-                self._relay(exchange, response)
+                if response.head.status == 101:
+                    attempt["reason"] = self._tunnel(exchange, response)
+                else:
+                    self._relay(exchange, response)
                 return response.head.status  # type: ignore[no-any-return]
             except BackendError as error:
                 if request.connect_seconds is not None:
@@ -235,7 +249,12 @@ class Proxy:
             b"\r\n",
             VIA[head.minor],
         )
-        if head.te_trailers:
+        offered = b""
+        if head.upgrade is not None and type(backend.adapter) is Adapter:
+            offered = offer(head.upgrade, self._upgrades)
+        if offered:
+            pieces += (b"Connection: Upgrade\r\nUpgrade: ", offered, b"\r\n")
+        elif head.te_trailers:
             pieces.append(b"TE: trailers\r\nConnection: TE\r\n")
         if head.length == CHUNKED:
             if head.trailer is not None:
@@ -256,6 +275,8 @@ class Proxy:
             self._connect_timeout,
             self._read_timeout,
         )
+        if offered:
+            request.upgrade = offered
         request.adapter = backend.adapter
         request.base_url = backend.base_url
         if expires_at != NEVER:
@@ -282,6 +303,20 @@ class Proxy:
         finally:
             if not response.complete:
                 response.close()
+
+    def _tunnel(self, exchange: Exchange, response: UpstreamResponse) -> str | None:
+        """Switch to the other protocol and move its bytes until the end; why it ended. Raises ClientGone."""
+        try:
+            client, first = exchange.switch(response.head)
+            tunnel = Tunnel(client, response.stream, exchange.deadline, self._tunnel_timeout)
+            try:
+                tunnel.run(first, response.first)
+            finally:
+                exchange.bytes_in += tunnel.bytes_in
+                exchange.bytes_out += tunnel.bytes_out
+            return tunnel.reason
+        finally:
+            response.close()
 
     # -- failures ----------------------------------------------------------------------------------
 

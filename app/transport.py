@@ -44,6 +44,7 @@ from app.stream import AnyStream, Stream, TlsStream, connect
 from app.wire import response as wire_response
 from app.wire.chunked import ChunkedDecoder, ChunkedError, encode_chunk, last_chunk
 from app.wire.response import CHUNKED, ResponseHead
+from app.wire.upgrade import accepts
 
 # What surely fits a socket's send buffer: it can be posted.
 POST_SIZE = 16384
@@ -185,7 +186,7 @@ class UpstreamRequest(requests.PreparedRequest):
     trailers: Callable[[], list[tuple[bytes, bytes]]] = list
     expects_continue = False
     began_body = False
-    wants_upgrade = False
+    upgrade = b""  # the protocols that a 101 may switch to
     on_interim: Interim | None = None
     connect_seconds: float | None = None
     base_url = ""
@@ -355,6 +356,12 @@ class UpstreamResponse(requests.Response):
                         self._reusable = False
                     self._finish()
                 return data
+
+    @property
+    def stream(self) -> AnyStream:
+        """The connection itself, after 101."""
+        assert self.connection_ is not None
+        return self.connection_.stream
 
     def close(self) -> None:
         """Give the response up: an unread rest makes the connection useless."""
@@ -579,9 +586,14 @@ def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamRespo
         raise
     finally:
         deadline.at = NEVER
-    if head.status == 101 and not request.wants_upgrade:
-        raise BadResponse("101 that nobody asked for")
     answer = UpstreamResponse(head, connection, request, monotonic())
+    if head.status == 101:
+        if not accepts(head.upgrade, request.upgrade):
+            raise BadResponse("101 that nobody asked for")
+        if upload is not None and not upload.done:
+            raise BadResponse("101 before the request was complete")
+        answer.first = data[head.consumed :]
+        return answer
     if upload is not None and not upload.done:
         answer.upload = upload
     answer.begin(data[head.consumed :])
@@ -728,6 +740,6 @@ def adapted(response: Any, request: UpstreamRequest) -> Any:
     phrase = (response.reason or "").encode("latin-1")
     data = b"HTTP/1.1 %d %b\r\n%b\r\n" % (response.status_code, phrase, block)
     head = wire_response.read_head(data, request.raw_method)
-    if head is None:
-        raise BadResponse("an adapter returned a head that cannot be read")
+    if head is None or head.status < 200:
+        raise BadResponse("an adapter returned no final head that can be read")
     return AdaptedResponse(response, head, request.raw_method)

@@ -41,6 +41,7 @@ from app.wire.chunked import ChunkedDecoder, ChunkedError, encode_chunk, last_ch
 from app.wire.forwarded import connection_lines
 from app.wire.request import CHUNKED, RequestHead, read_head
 from app.wire.response import ResponseHead
+from app.wire.upgrade import switching_lines
 
 POLL_SECONDS = 0.1
 # An idle connection is parked after this long: its greenlet and stack cost several KiB.
@@ -552,6 +553,19 @@ class ClientConnection:
                 )
             )
         )
+
+    def switch(self, head: ResponseHead) -> tuple[AnyStream, bytes]:
+        """Send the 101; from here on the connection is the tunnel's until ``run`` closes it."""
+        self._keep = False
+        self._is_begun = True
+        # An end of the client's side is the tunnel's to pass on, not a sign that it has gone.
+        self.stream.on_event = None
+        if self._grace is not None:
+            self._grace.close()
+            self._grace = None
+        self._send(b"".join((_status_line(101, head.reason), *head.lines, *switching_lines(head))))
+        rest, self._buffer = self._buffer, b""
+        return self.stream, rest
 
     def abort(self) -> None:
         """Cut the connection in a way that no client takes for the end of a response."""

@@ -15,6 +15,9 @@ from time import monotonic
 from typing import Any
 from urllib.parse import quote
 
+from gevent.socket import socket as GeventSocket  # noqa: N812 - a class
+from gevent.ssl import SSLSocket
+
 from app import config as configuration
 from app import log, master
 from app.config import Config, Server
@@ -23,11 +26,13 @@ from app.errors import BadRequest, BodyTimeout, ClientGone, ProxyError
 from app.pool import Pool
 from app.proxy import Proxy
 from app.status import STATUS_TEXT
+from app.stream import AnyStream, RawSocket, Stream, TlsStream
 from app.table import HEALTHY, STATE, Table, identity_of
 from app.transport import BODY_READ_SIZE, ConnectionCache, ReadBody, Session
 from app.wire import request as wire_request
 from app.wire.forwarded import connection_lines
 from app.wire.response import ResponseHead
+from app.wire.upgrade import switching_lines
 
 StartResponse = Callable[..., Callable[[bytes], object]]
 
@@ -49,6 +54,7 @@ class Application:
         """Forward one request; its response goes through the ``write`` of PEP 3333, as it comes."""
         deadlines.start()
         deadline = deadlines.enter()
+        exchange: WsgiExchange | None = None
         try:
             try:
                 exchange = WsgiExchange(environ, start_response, self.proxy.is_trusted, deadline)
@@ -58,10 +64,16 @@ class Application:
                 _start_answer(start_response, error.status, (), len(body))
                 return [body]
             self.proxy.handle(exchange)
+            if exchange.tunnel is not None:
+                # gunicorn closes the connection then; its own ALREADY_HANDLED would have it read the
+                # next request from what a tunnel left behind.
+                raise StopIteration
             if exchange.broken is not None:
                 raise exchange.broken  # the server cuts the connection: never a good ending
             return exchange.rest
         finally:
+            if exchange is not None and exchange.tunnel is not None:
+                exchange.tunnel.close()
             deadlines.leave(deadline)
 
     def close(self) -> None:
@@ -98,6 +110,9 @@ class WsgiExchange:
         deadline: Deadline,
     ) -> None:
         self._input = environ["wsgi.input"]
+        self._socket = environ.get("gunicorn.socket")
+        self._unreader = getattr(getattr(self._input, "reader", None), "unreader", None)
+        self.tunnel: AnyStream | None = None
         self._start_response = start_response
         self._write: Callable[[bytes], object] | None = None
         self.rest: list[bytes] = []
@@ -108,6 +123,8 @@ class WsgiExchange:
         self.is_trusted = is_trusted(self.peer)
         self.forwarded = connection_lines(self.peer, self.scheme)
         self.head = _head_from(environ)
+        if not isinstance(self._socket, GeventSocket) or self._unreader is None:
+            self.head.upgrade = None  # there is no connection to give away
         self.body = b""
         self.bytes_in = self.bytes_out = 0
         self._left = self.head.length
@@ -155,6 +172,22 @@ class WsgiExchange:
         if self.head.method != b"HEAD":
             self.rest = [body]
             self.bytes_out = len(body)
+
+    def switch(self, head: ResponseHead) -> tuple[AnyStream, bytes]:
+        """Send the 101 past the server, on the connection that gunicorn shows."""
+        client: Any = self._socket
+        if isinstance(client, SSLSocket):
+            self.tunnel = TlsStream(client)
+        else:
+            # A descriptor of its own: the server closes its one itself.
+            self.tunnel = Stream(RawSocket(fileno=os.dup(client.fileno())))
+        status = b"HTTP/1.1 101 %b\r\n" % (head.reason or b"Switching Protocols")
+        try:
+            self.tunnel.write(b"".join((status, *head.lines, *switching_lines(head))))
+        except OSError as error:
+            raise ClientGone(str(error)) from error
+        assert self._unreader is not None
+        return self.tunnel, self._unreader.take_buffered()
 
     def abort(self) -> None:
         """Have the application raise, upon which a server cuts the connection."""

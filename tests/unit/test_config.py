@@ -90,11 +90,12 @@ def test_an_empty_object_gives_the_documented_defaults() -> None:
             headers=(),
             jitter=0.1,
         ),
-        timeouts=configuration.Timeouts(3.0, 60.0, 0.0, 60.0, 75.0, 1.5),
+        timeouts=configuration.Timeouts(3.0, 60.0, 0.0, 60.0, 75.0, 1.5, 3600.0),
         retries=configuration.Retries(2),
         limits=configuration.Limits(0, 0),
         logging=configuration.Logging("info", True),
         trusted_proxies=(),
+        upgrade=("websocket",),
         graceful_timeout=30.0,
     )
 
@@ -126,11 +127,13 @@ def test_every_key_can_be_set() -> None:
             "client": 4,
             "keepalive": 5,
             "backend_keepalive": 6,
+            "tunnel": 7,
         },
         "retries": {"attempts": 1},
         "limits": {"body": 10, "connections": 11},
         "logging": {"level": "debug", "access": False},
         "trusted_proxies": ["10.0.0.0/8", "::1"],
+        "upgrade": ["WebSocket", "tcp"],
         "graceful_timeout": 0.5,
     }
     assert parse(json.dumps(given_values)) == Config(
@@ -152,11 +155,12 @@ def test_every_key_can_be_set() -> None:
             headers=(("X-Probe", "a b"), ("Accept", "*/*")),
             jitter=0.0,
         ),
-        timeouts=configuration.Timeouts(0.1, 2, 3, 4, 5, 6),
+        timeouts=configuration.Timeouts(0.1, 2, 3, 4, 5, 6, 7),
         retries=configuration.Retries(1),
         limits=configuration.Limits(10, 11),
         logging=configuration.Logging("debug", False),
         trusted_proxies=("10.0.0.0/8", "::1/128"),
+        upgrade=("websocket", "tcp"),
         graceful_timeout=0.5,
     )
 
@@ -495,7 +499,13 @@ def test_the_longest_unix_path_is_taken() -> None:
         ('{"limits": {"body": 1, "body": 2}}', "limits.body: appears more than once; keep one"),
         ('{"x": 1, "limits": {}, "x": 2}',
          "x: unknown key; there are $schema, host, port, workers, servers, algorithm, "
-         "health_check, timeouts, retries, limits, logging, trusted_proxies, graceful_timeout"),
+         "health_check, timeouts, retries, limits, logging, trusted_proxies, upgrade, "
+         "graceful_timeout"),
+        ('{"upgrade": "websocket"}', 'upgrade: must be a list, got "websocket": write ["websocket"]'),
+        ('{"upgrade": ["websocket", "WebSocket"]}',
+         "upgrade[1]: is the same as upgrade[0] (websocket); keep one"),
+        ('{"upgrade": ["HTTP/2.0"]}',
+         'upgrade[0]: must be a name such as "websocket", without a version, got "HTTP/2.0"'),
     ],
 )  # fmt: skip
 def test_refusals(text: str, message: str) -> None:
@@ -835,6 +845,7 @@ documents = st.fixed_dictionaries(
         "limits": st.dictionaries(
             st.sampled_from([key.name for key in LIMITS.keys]), st.integers(0, 10**6)),
         "trusted_proxies": st.lists(st.ip_addresses().map(str), unique=True, max_size=3),
+        "upgrade": st.lists(labels, unique_by=str.lower, max_size=3),
         "graceful_timeout": st.integers(0, 86400),
     },
 )  # fmt: skip
@@ -869,12 +880,14 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
     "total": 0,
     "client": 60,
     "keepalive": 75,
-    "backend_keepalive": 1.5
+    "backend_keepalive": 1.5,
+    "tunnel": 3600
   },
   "retries": {"attempts": 2},
   "limits": {"body": 0, "connections": 0},
   "logging": {"level": "info", "access": true},
   "trusted_proxies": [],
+  "upgrade": ["websocket"],
   "graceful_timeout": 30
 }
 """
@@ -903,6 +916,8 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
           "theirs after 2 to 5 s, and a request may meet one being closed"]),
         ({"trusted_proxies": ["10.0.0.0/8", "0.0.0.0/0"]},
          ["trusted_proxies[1]: 0.0.0.0/0 lets every client forge its address"]),
+        ({"upgrade": ["websocket", "H2C"]},
+         ["upgrade[1]: h2c: requests inside such a tunnel are neither checked, balanced nor logged"]),
         ({"port": 81, "servers": ["http://a:81", "http://localhost:81"]},
          ["servers[1]: http://localhost:81 is where this load balancer itself listens"]),
         ({"port": 81, "host": "10.0.0.1", "servers": ["http://127.0.0.1:81"]}, []),
