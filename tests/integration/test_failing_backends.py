@@ -197,7 +197,8 @@ def test_refusing_servers_cost_one_attempt_each() -> None:
                 assert client.request(method, f"/{method}", body=body).status == 200
             lines = balancer.wait_for_access(10)
 
-            assert {line["attempts"] for line in lines} == {1, 2}
+            # In turn with one other server every request may meet the refusing one first.
+            assert max(line["attempts"] for line in lines) == 2
             assert {line["backend"] for line in lines} == {good.address}
             assert all(request.is_complete for request in good.requests)
             assert len(good.requests) == 10

@@ -227,12 +227,12 @@ class Balancer:
         return processes.members(self._process.pid, self.marker)
 
     def wait_for_workers(self, gone: set[int] | None = None, timeout: float = PATIENT) -> set[int]:
-        """Wait for a full set of workers without those in ``gone``, and one control process."""
+        """Wait for a full set of workers beside those in ``gone``, and one control process."""
 
         def full() -> set[int]:
-            now = self.worker_pids()
-            is_full = len(now) == self.workers and not now & (gone or set())
-            return now if is_full and len(self.control_pids()) == 1 else set()
+            now = self.worker_pids() - (gone or set())
+            is_full = len(now) == self.workers and len(self.control_pids()) == 1
+            return now if is_full else set()
 
         return wait_until(full, timeout, f"{self.workers} workers other than {gone}")
 
