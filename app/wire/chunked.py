@@ -14,9 +14,13 @@ from app.wire.fields import TOKEN, VALUE
 LAST_CHUNK = b"0\r\n\r\n"
 
 # A size line is a few digits; extensions have no use here and get 256 bytes before they are refused
-# (llhttp and nginx bound them likewise: a flood of tiny chunks with large extensions costs the reader).
+# (llhttp and nginx bound them likewise), and together little more than the data they come with:
+# a flood of tiny chunks with large extensions costs the reader (CVE-2023-39326).
 _MAX_SIZE_LINE = 256 + 16
+_PLAIN_SIZE_LINE = 16
+_MAX_EXCESS = 16384
 _MAX_TRAILER_BYTES = 8190
+_MAX_TRAILERS = 100
 # RFC 9112 §7.1: 1*HEXDIG, then extensions. 15 digits are an exabyte: more does not fit 64 bits.
 _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _EXTENSION = b"[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?" % (TOKEN.pattern, TOKEN.pattern, _QUOTED)
@@ -46,6 +50,12 @@ FORBIDDEN_TRAILERS = frozenset(
         b"x-forwarded-for",
         b"x-forwarded-host",
         b"x-forwarded-proto",
+        b"x-request-id",
+        b"keep-alive",
+        b"proxy",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
     )
 )
 
@@ -60,11 +70,12 @@ class ChunkedDecoder:
     After ``done`` is true ``rest`` holds the bytes that follow the body and ``trailers`` its trailer fields.
     """
 
-    __slots__ = ("_buffer", "_in_trailers", "_remaining", "done", "rest", "trailers")
+    __slots__ = ("_buffer", "_excess", "_in_trailers", "_remaining", "done", "rest", "trailers")
 
     def __init__(self) -> None:
         self._buffer = b""
         self._remaining = 0  # bytes of the current chunk and its CRLF still to come
+        self._excess = 0  # bytes of size lines beyond what their data justifies
         self._in_trailers = False
         self.done = False
         self.rest = b""
@@ -112,6 +123,10 @@ class ChunkedDecoder:
             if match is None:
                 raise ChunkedError("malformed chunk size")
             length = int(match[1], 16)
+            if end - position > _PLAIN_SIZE_LINE:
+                self._excess = max(0, self._excess + end - position - _PLAIN_SIZE_LINE - 2 * length)
+                if self._excess > _MAX_EXCESS:
+                    raise ChunkedError("more chunk extensions than data")
             position = end + 2
             if length:
                 self._remaining = length + 2
@@ -138,14 +153,18 @@ class ChunkedDecoder:
             return
         if end > _MAX_TRAILER_BYTES:
             raise ChunkedError("trailer section too large")
-        for line in data[:end].split(b"\r\n"):
+        lines = data[:end].split(b"\r\n")
+        if len(lines) > _MAX_TRAILERS:
+            raise ChunkedError("too many trailer fields")
+        for line in lines:
             name, colon, value = line.partition(b":")
             value = value.strip(b" \t")
             if not colon or not TOKEN.fullmatch(name) or not VALUE.fullmatch(value):
                 raise ChunkedError("malformed trailer field")
             if name.lower() in FORBIDDEN_TRAILERS:
                 raise ChunkedError("a framing or routing field in the trailer section")
-            self.trailers.append((name, value))
+            if b"_" not in name:  # dropped as in a head: X_A is X-A to a CGI-style reader
+                self.trailers.append((name, value))
         self.rest, self.done = data[end + 4 :], True
 
 

@@ -102,8 +102,10 @@ PROTECTED = frozenset(
     )
 )
 
-# A client can invent spellings without end, so what is remembered is bounded.
+# A client can invent spellings without end, so what is remembered is bounded in number and in length:
+# a Connection of 8 KiB names 4,000 fields, and a few thousand of those would fill a machine's memory.
 _REMEMBERED = 4096
+_REMEMBERED_LENGTH = 64
 
 request_kinds: dict[bytes, int] = {}
 response_kinds: dict[bytes, int] = {}
@@ -117,7 +119,7 @@ def request_kind(name: bytes) -> int:
         raise BadRequest(f"field name {name[:64]!r}", reason="bad_header")
     # "X_Forwarded_For" and "X-Forwarded-For" are the same CGI variable: gunicorn's header_map="drop".
     kind = DROP if b"_" in name else _REQUEST_KINDS.get(name.lower(), PLAIN)
-    if len(request_kinds) < _REMEMBERED:
+    if len(request_kinds) < _REMEMBERED and len(name) <= _REMEMBERED_LENGTH:
         request_kinds[name] = kind
     return kind
 
@@ -127,7 +129,7 @@ def response_kind(name: bytes) -> int:
     if not TOKEN.fullmatch(name):
         return -1
     kind = _RESPONSE_KINDS.get(name.lower(), PLAIN)
-    if len(response_kinds) < _REMEMBERED:
+    if len(response_kinds) < _REMEMBERED and len(name) <= _REMEMBERED_LENGTH:
         response_kinds[name] = kind
     return kind
 
@@ -155,7 +157,7 @@ def connection_options(value: bytes) -> ConnectionOptions:
     found = _connection_options.get(value)
     if found is None:
         found = ConnectionOptions(value)
-        if len(_connection_options) < _REMEMBERED:
+        if len(_connection_options) < _REMEMBERED and len(value) <= _REMEMBERED_LENGTH:
             _connection_options[value] = found
     return found
 

@@ -47,7 +47,9 @@ MAX_HEAD_BYTES = 32768 + MAX_LINE_BYTES
 CHUNKED = -1
 
 # RFC 3986 §3.2.2: reg-name, IPv4 or a bracketed IPv6 literal; an optional port. No userinfo.
-_HOST = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_HOST = re.compile(
+    rb"(?:(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?"
+)
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)([/?].*)?")
 _known_hosts: set[bytes] = set()
 
@@ -105,6 +107,8 @@ def read_head(data: bytes, last_length: int = 0) -> RequestHead | None:
         raise _refusal(error, data) from None
     method, target, pairs = parsed["method"], parsed["path"], parsed["headers"]
     consumed = parsed["consumed"]
+    if consumed > MAX_HEAD_BYTES:  # it came in one piece: a partial one is measured as it grows
+        raise _too_large()
     # Every line ends with CRLF: a bare LF makes the count fall short (RFC 9112 §2.2). The request line
     # is method SP target SP version and nothing more: spare spaces make it longer.
     if data.count(b"\r\n", 0, consumed) != len(pairs) + 2 or (
@@ -118,12 +122,12 @@ def read_head(data: bytes, last_length: int = 0) -> RequestHead | None:
 
 def head_from(method: bytes, target: bytes, minor: int, pairs: Fields) -> RequestHead:
     """Check and classify a head that was split already, in one pass (one look-up for each field)."""
+    if method == b"CONNECT" or method == b"TRACE":
+        raise BadRequest(f"method {method.decode()}", status=405, reason="method_not_allowed")
     if target[0] != 47 or b"#" in target or not target.isascii():  # 47: "/"
         origin_target, authority = _other_target(method, target)
     else:
         origin_target, authority = target, None
-    if method == b"CONNECT" or method == b"TRACE":
-        raise BadRequest(f"method {method.decode()}", status=405, reason="method_not_allowed")
 
     head = RequestHead()
     head.method = method
@@ -223,6 +227,8 @@ def _check_lines(head: bytes, count: int, request_line: int) -> None:
     """
     if head[:2] == b"\r\n":
         head = head[2:]
+    if request_line > MAX_LINE_BYTES:  # the parser does not measure it behind an empty line
+        raise BadRequest("request line too long", status=414, reason="target_too_long")
     if head.count(b"\n") != head.count(b"\r\n"):
         raise BadRequest("bare LF as line terminator", reason="bad_line_ending")
     if head.count(b"\r\n") != count or head.find(b"\r\n") != request_line:
@@ -256,11 +262,11 @@ def _check_host(
         if authority:
             lines[:0] = (b"Host", b": ", authority, b"\r\n")
         return authority or b""
-    if not host and authority is None:
-        return host
-    if not _HOST.fullmatch(host):
+    # An empty one too: no http URI has an empty host (RFC 9110 §4.2.1).
+    match = _HOST.fullmatch(host)
+    if match is None or int(match[1] or 0) > 65535:
         raise BadRequest("malformed Host", reason="bad_host")
-    if len(_known_hosts) < 1024:
+    if len(_known_hosts) < 1024 and len(host) < 256:
         _known_hosts.add(host)
     return host
 
@@ -307,7 +313,7 @@ def _read_connection(head: RequestHead, connection: bytes, upgrade: bytes | None
 def _check_incomplete(data: bytes) -> None:
     """Refuse early what can never become a good head, so that nobody waits for its end."""
     if len(data) > MAX_HEAD_BYTES:
-        raise BadRequest("head too large", status=431, reason="head_too_large")
+        raise _too_large()
     end = data.find(b"\n", 2 if data[:2] == b"\r\n" else 0)
     if end < 0:
         if len(data) > MAX_LINE_BYTES + 2:
@@ -316,25 +322,40 @@ def _check_incomplete(data: bytes) -> None:
         raise BadRequest("bare LF as line terminator", reason="bad_line_ending")
 
 
+def _too_large() -> BadRequest:
+    return BadRequest("head too large", status=431, reason="head_too_large")
+
+
+_REQUEST_LINE = re.compile(rb"%b [\x21-\x7e]+ HTTP/(.*)" % fields.TOKEN.pattern)
+
+
 def _refusal(error: Exception, data: bytes) -> BadRequest:
-    """The status and reason for what the parser refused."""
+    """The status and reason for what the parser refused, the same however the bytes arrived."""
     detail = str(error)
     if isinstance(error, h1c.LimitRequestLine):
         return BadRequest(detail, status=414, reason="target_too_long")
     if isinstance(error, h1c.LimitRequestHeaders):
-        return BadRequest(detail, status=431, reason="head_too_large")
-    if isinstance(error, h1c.InvalidHTTPVersion):
-        return BadRequest(detail, status=505, reason="version_not_supported")
+        return _too_large()
+    start = 2 if data[:2] == b"\r\n" else 0
+    line, _, rest = data[start:].partition(b"\r\n")
+    match = _REQUEST_LINE.fullmatch(line.removesuffix(b"\r"))
+    if match is not None and match[1] not in (b"1.0", b"1.1"):
+        if re.fullmatch(rb"[0-9](\.[0-9]?)?", match[1]):
+            return BadRequest(detail, status=505, reason="version_not_supported")
+        return BadRequest(detail, reason="bad_request_line")
     if isinstance(error, h1c.InvalidRequestMethod):
         return BadRequest(detail, reason="bad_method")
-    if isinstance(error, h1c.InvalidHeaderName):
-        return BadRequest(detail, reason="bad_header")
-    if isinstance(error, h1c.InvalidHeader):
-        if "Unsupported Transfer-Encoding" in detail:
-            return BadRequest(detail, status=501, reason="unknown_coding")
-        framing = "Content-Length" in detail or "Transfer-Encoding" in detail
-        return BadRequest(detail, reason="bad_framing" if framing else "bad_header")
-    line = data[: data.find(b"\n")]
-    if re.fullmatch(rb"\S+ \S+ HTTP/(?!1\.[01])[0-9](\.[0-9])?\r?", line):
-        return BadRequest(detail, status=505, reason="version_not_supported")
-    return BadRequest(detail, reason="bad_request_line")
+    if match is None:
+        return BadRequest(detail, reason="bad_request_line")
+    if "asterisk" in detail or "authority" in detail:
+        return BadRequest(detail, reason="bad_target")
+    if rest.count(b"\n") > MAX_FIELDS + 1:
+        return _too_large()
+    if "Unsupported Transfer-Encoding" in detail:
+        return BadRequest(detail, status=501, reason="unknown_coding")
+    if "Host" in detail:
+        return BadRequest(detail, reason="bad_host")
+    framing = ("Content-Length", "Transfer-Encoding", "hunked")
+    if any(word in detail for word in framing):
+        return BadRequest(detail, reason="bad_framing")
+    return BadRequest(detail, reason="bad_header")

@@ -72,8 +72,12 @@ def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead 
         raise BadResponse(str(error)) from None
     pairs = parsed["headers"]
     consumed = parsed["consumed"]
+    if consumed > MAX_HEAD_BYTES:  # it came in one piece: a partial one is measured as it grows
+        raise BadResponse("response head too large")
     if data.count(b"\r\n", 0, consumed) != len(pairs) + 2:
         raise BadResponse("bare LF as line terminator")
+    if data[9] == 32:  # "HTTP/1.1  200": the parser passes over spare spaces
+        raise BadResponse("malformed status line")
     head = ResponseHead()
     head.status = status = parsed["status"]
     head.reason = parsed["message"]
