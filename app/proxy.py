@@ -29,6 +29,7 @@ from app.errors import (
 )
 from app.log import AccessLog
 from app.pool import Backend, Pool
+from app.splice import SpliceBody, SpliceTo
 from app.status import STATUS_TEXT
 from app.stream import AnyStream
 from app.transport import Adapter, ReadBody, Session, UpstreamRequest, UpstreamResponse
@@ -61,6 +62,7 @@ class Exchange(Protocol):
     deadline: Deadline
     body: bytes
     read_body: ReadBody | None
+    splice_body: SpliceBody | None
     bytes_in: int
     bytes_out: int
 
@@ -75,6 +77,9 @@ class Exchange(Protocol):
 
     def write(self, piece: bytes) -> None:
         """Send a piece of the body."""
+
+    def splice(self, splice_to: SpliceTo) -> bool:
+        """Have the body moved past us, where the client's side is made for it; False if not."""
 
     def finish(self, trailers: list[tuple[bytes, bytes]]) -> None:
         """End the body."""
@@ -283,6 +288,7 @@ class Proxy:
             request.expires_at = expires_at
         if read_body is not None:
             request.read_body = read_body
+            request.splice_body = exchange.splice_body
             request.is_chunked = head.length == CHUNKED
             request.trailers = exchange.request_trailers
             request.expects_continue = expects_continue
@@ -296,6 +302,8 @@ class Proxy:
             complete = response.complete
             exchange.start(response.head, response.first, complete, response.trailers)
             if complete:
+                return
+            if response.splices and exchange.splice(response.splice_to):
                 return
             while piece := response.read():
                 exchange.write(piece)

@@ -165,6 +165,19 @@ class Stream:
             except BlockingIOError:
                 pass
 
+    def wait_readable(self) -> None:
+        """Wait until there is something to read, for whoever reads past this class."""
+        if self._ready:
+            self._ready = False  # look first: it may have been read already
+            if self.peek() is not None:
+                return
+        self._wait_readable()
+        self._ready = False
+
+    def wait_writable(self) -> None:
+        """Wait until the peer takes something, for whoever sends past this class."""
+        self._wait_writable()
+
     def watch(self) -> None:
         """Have ``on_event`` called when the peer sends or closes while nobody reads."""
         if not self._is_watched:

@@ -40,6 +40,17 @@ from app.errors import (
     ResponseTimeout,
     StaleConnection,
 )
+from app.splice import (
+    SPLICE_MIN,
+    Moved,
+    SinkFailed,
+    SourceExpired,
+    SourceFailed,
+    SpliceBody,
+    Until,
+    splice,
+)
+from app.splice import is_available as splice_is_available
 from app.stream import AnyStream, Stream, TlsStream, connect
 from app.wire import response as wire_response
 from app.wire.chunked import ChunkedDecoder, ChunkedError, encode_chunk, last_chunk
@@ -182,6 +193,7 @@ class UpstreamRequest(requests.PreparedRequest):
 
     # Defaults stand on the class: most requests have no body that is still to come.
     read_body: ReadBody | None = None
+    splice_body: SpliceBody | None = None
     is_chunked = False
     trailers: Callable[[], list[tuple[bytes, bytes]]] = list
     expects_continue = False
@@ -363,6 +375,38 @@ class UpstreamResponse(requests.Response):
         assert self.connection_ is not None
         return self.connection_.stream
 
+    @property
+    def splices(self) -> bool:
+        """Whether the rest of the body is one for splice_to."""
+        return (
+            self._remaining >= SPLICE_MIN
+            and splice_is_available
+            and self.connection_ is not None
+            and isinstance(self.connection_.stream, Stream)
+        )
+
+    def splice_to(self, sink: Stream, write_until: Until, moved: Moved) -> None:
+        """Move the whole rest of the body to ``sink`` in the kernel, if ``splices``.
+
+        Raises Aborted, and SinkFailed of the sink.
+        """
+        connection, request = self.connection_, self.request_
+        assert connection is not None
+        source = connection.stream
+        assert isinstance(source, Stream)
+
+        def read_until() -> float:
+            return request.next_deadline(monotonic())
+
+        try:
+            splice(source, sink, self._remaining, request.deadline, read_until, write_until, moved)
+        except SourceExpired:
+            raise self._abort("read timeout in the body", "read_timeout") from None
+        except SourceFailed as error:
+            raise self._abort(str(error), "truncated") from None
+        self._remaining = 0
+        self._finish()
+
     def close(self) -> None:
         """Give the response up: an unread rest makes the connection useless."""
         if self.upload is not None:
@@ -460,25 +504,34 @@ class Upload:
         request.began_body = True
         deadline = deadlines.enter()
         try:
+            if request.splice_body is not None and isinstance(stream, Stream):
+                request.splice_body(stream, deadline, self._write_until, self._moved)
             while piece := read_body(deadline):
                 deadline.at = monotonic() + request.read_timeout if request.read_timeout else NEVER
                 message = encode_chunk(piece) if request.is_chunked else piece
-                self._connection.sent += len(message)
                 stream.write(message)
                 deadline.at = NEVER
-                request.body_sent += len(piece)
-                self.progress_at = monotonic()
+                self._moved(len(message))
             if request.is_chunked:
                 stream.write(last_chunk(request.trailers()))
             self.done = True
         except ProxyError as error:  # the client's side failed: its request can never be complete
             self.error = error
             stream.shutdown()
-        except (OSError, Expired):
+        except (OSError, Expired, SinkFailed):
             # The backend takes no more. It may have answered already: whoever reads finds out.
             pass
         finally:
             deadlines.leave(deadline)
+
+    def _write_until(self) -> float:
+        timeout = self._request.read_timeout
+        return monotonic() + timeout if timeout else NEVER
+
+    def _moved(self, count: int) -> None:
+        self._connection.sent += count
+        self._request.body_sent += count
+        self.progress_at = monotonic()
 
 
 class _Lost(Exception):
@@ -695,6 +748,7 @@ class AdaptedResponse:
         self.first = b""
         self.complete = method == b"HEAD" or head.length == 0
         self.upload = None
+        self.splices = False
         self.trailers: list[tuple[bytes, bytes]] = []
         self.first_byte_at = monotonic()
         self._response = response

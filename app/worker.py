@@ -35,6 +35,18 @@ from app.errors import (
     ProxyError,
     ShuttingDown,
 )
+from app.splice import (
+    SPLICE_MIN,
+    Moved,
+    SinkExpired,
+    SinkFailed,
+    SourceExpired,
+    SourceFailed,
+    SpliceTo,
+    Until,
+    splice,
+)
+from app.splice import is_available as splice_is_available
 from app.status import STATUS_TEXT
 from app.stream import AnyStream, RawSocket, Stream, TlsStream
 from app.wire.chunked import ChunkedDecoder, ChunkedError, encode_chunk, last_chunk
@@ -256,6 +268,7 @@ class ClientConnection:
         "peer",
         "read_body",
         "scheme",
+        "splice_body",
         "stream",
         "worker",
     )
@@ -273,6 +286,7 @@ class ClientConnection:
         self.bytes_in = self.bytes_out = 0
         self.body = b""
         self.read_body: Any = None
+        self.splice_body: Any = None
         self._timeout: float = worker.timeouts.client or NEVER
         self._buffer = b""
         self._decoder: ChunkedDecoder | None = None
@@ -410,13 +424,14 @@ class ClientConnection:
             self.bytes_in = len(self.body)
         if self._left:
             self.read_body = self._read_body
+            is_large = self._left >= SPLICE_MIN and splice_is_available
+            self.splice_body = (
+                self._splice_body if is_large and isinstance(self.stream, Stream) else None
+            )
 
     def _read_body(self, deadline: Deadline) -> bytes:
         """The next piece of the body; b"" at its end. Runs in whichever greenlet sends it on."""
-        if self.head.expect_continue and not self._sent_continue and not self._is_begun:
-            self._sent_continue = True
-            if self.bytes_in == 0:
-                self._send(_CONTINUE)
+        self._continue()
         while self._left:
             deadline.at = monotonic() + self._timeout
             try:
@@ -439,6 +454,32 @@ class ClientConnection:
             self.bytes_in += len(data)
             return data
         return b""
+
+    def _splice_body(
+        self, sink: Stream, deadline: Deadline, write_until: Until, moved: Moved
+    ) -> None:
+        """Move the rest of the body straight to the backend's socket."""
+        assert isinstance(self.stream, Stream)
+        self._continue()
+
+        def moved_in(count: int) -> None:
+            self._left -= count
+            self.bytes_in += count
+            moved(count)
+
+        try:
+            splice(self.stream, sink, self._left, deadline, self._until, write_until, moved_in)
+        except SourceExpired:
+            raise BodyTimeout("request body not complete in time") from None
+        except SourceFailed as error:
+            raise ClientGone(str(error)) from None
+
+    def _continue(self) -> None:
+        """Ask for the body, once, if the client waits to be asked (RFC 9110 §10.1.1)."""
+        if self.head.expect_continue and not self._sent_continue and not self._is_begun:
+            self._sent_continue = True
+            if self.bytes_in == 0:
+                self._send(_CONTINUE)
 
     def _decode(self, data: bytes) -> bytes:
         decoder = self._decoder
@@ -523,6 +564,25 @@ class ClientConnection:
         """Send a piece of the body."""
         self.bytes_out += len(piece)
         self._send(encode_chunk(piece) if self._chunked else piece)
+
+    def splice(self, splice_to: SpliceTo) -> bool:
+        """Have the rest of the body moved straight to the client's socket."""
+        if self._chunked or not isinstance(self.stream, Stream):
+            return False
+        try:
+            self.stream.send_posted()
+            splice_to(self.stream, self._until, self._moved_out)
+        except SinkExpired:
+            raise ClientGone("client does not take its response", reason="client_timeout") from None
+        except SinkFailed as error:
+            raise ClientGone(str(error)) from None
+        return True
+
+    def _until(self) -> float:
+        return monotonic() + self._timeout
+
+    def _moved_out(self, count: int) -> None:
+        self.bytes_out += count
 
     def finish(self, trailers: list[tuple[bytes, bytes]]) -> None:
         """End the body."""

@@ -25,6 +25,7 @@ from app.deadlines import Deadline, deadlines
 from app.errors import BadRequest, BodyTimeout, ClientGone, ProxyError
 from app.pool import Pool
 from app.proxy import Proxy
+from app.splice import SpliceBody, SpliceTo
 from app.status import STATUS_TEXT
 from app.stream import AnyStream, RawSocket, Stream, TlsStream
 from app.table import HEALTHY, STATE, Table, identity_of
@@ -128,6 +129,7 @@ class WsgiExchange:
         self.body = b""
         self.bytes_in = self.bytes_out = 0
         self._left = self.head.length
+        self.splice_body: SpliceBody | None = None
         self.read_body: ReadBody | None = self._read_body if self._left else None
 
     @property
@@ -159,6 +161,10 @@ class WsgiExchange:
         except OSError as error:
             raise ClientGone(str(error)) from error
         self.bytes_out += len(piece)
+
+    def splice(self, splice_to: SpliceTo) -> bool:
+        """The server's socket is not ours."""
+        return False
 
     def finish(self, trailers: list[tuple[bytes, bytes]]) -> None:
         """The server ends the body when the application returns."""
