@@ -1,0 +1,63 @@
+"""Other parsers' readings of the same bytes: gunicorn's own (both of its parsers) and h11."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import h11
+from gunicorn.config import Config
+from gunicorn.http.message import Request
+from gunicorn.http.unreader import IterUnreader
+
+# Not in forwarded_allow_ips: nobody's claims are believed.
+STRANGER = ("203.0.113.9", 40000)
+
+
+@dataclass
+class Reading:
+    """One whole request as a parser reads it; names in lower case."""
+
+    method: bytes
+    target: bytes
+    fields: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+@cache
+def _config(parser: str) -> Any:
+    config = Config()
+    config.set("http_parser", parser)
+    config.set("limit_request_line", 8190)  # ours: a setting, not a rule
+    return config
+
+
+def by_gunicorn(data: bytes, parser: str) -> Reading | None:
+    """The first request, None where gunicorn refuses it or waits for more of it."""
+    try:
+        request = Request(_config(parser), IterUnreader([data]), STRANGER)
+        body = request.body.read()
+    except Exception:
+        return None
+    fields = [
+        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in request.headers
+    ]
+    lengths = [value for name, value in fields if name == b"content-length"]
+    if lengths and len(body) != int(lengths[0]):
+        return None
+    return Reading(request.method.encode("latin-1"), request.uri.encode("latin-1"), fields, body)
+
+
+def by_h11(data: bytes) -> Reading:
+    """The first request as h11 reads it as a server. Raises h11.RemoteProtocolError."""
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+    connection.receive_data(data)
+    request = connection.next_event()
+    assert isinstance(request, h11.Request), request
+    body = b""
+    while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+        assert isinstance(event, h11.Data), event
+        body += bytes(event.data)
+    fields = [(bytes(name), bytes(value)) for name, value in request.headers]
+    return Reading(bytes(request.method), bytes(request.target), fields, body)
