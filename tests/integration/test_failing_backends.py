@@ -198,7 +198,7 @@ def test_refusing_servers_cost_one_attempt_each() -> None:
             lines = balancer.wait_for_access(10)
 
             # In turn with one other server every request may meet the refusing one first.
-            assert max(line["attempts"] for line in lines) == 2
+            assert max(len(line["attempts"]) for line in lines) == 2
             assert {line["backend"] for line in lines} == {good.address}
             assert all(request.is_complete for request in good.requests)
             assert len(good.requests) == 10
@@ -211,7 +211,7 @@ def test_attempts_are_bounded() -> None:
         backend.down()
     with Balancer(refusing, timeouts=LIMITS, retries={"attempts": 3}) as balancer:
         check_refusal(balancer, "/nobody", 502, "connection_refused")
-        assert balancer.access_line(target="/nobody")["attempts"] == 3
+        assert len(balancer.access_line(target="/nobody")["attempts"]) == 3
     for backend in refusing:
         backend.stop()
 

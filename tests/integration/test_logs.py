@@ -32,11 +32,15 @@ def test_fields_of_an_access_line(balancer: Balancer, backend: Backend) -> None:
         "protocol": "HTTP/1.1",
         "status": 201,
         "backend": backend.address,
-        "attempts": 1,
         "reason": None,
         "user_agent": "test/1",
     }
     assert {name: line[name] for name in exact} == exact
+    (attempt,) = line["attempts"]
+    assert attempt["server"] == backend.address
+    assert attempt["status"] == 201
+    assert attempt["reason"] is None
+    assert attempt["first_byte_ms"] == line["first_byte_ms"]
     assert isinstance(line["request_id"], str)
     assert type(line["bytes_in"]) is int
     assert line["bytes_in"] >= 5

@@ -159,7 +159,8 @@ def _in_short(raw: bytes) -> str:
         line = json.loads(raw)
         if line["logger"] != "access":
             return raw.decode(errors="replace").replace("\\n", "\n")
-        words = [line[name] for name in ("timestamp", "method", "target", "backend", "attempts")]
+        words = [line[name] for name in ("timestamp", "method", "target", "backend")]
+        words.append(len(line["attempts"]))
         return " ".join(str(word)[:60] for word in [*words, line["status"], line["reason"]])
     except (ValueError, KeyError, TypeError):
         return repr(raw[:300])
