@@ -26,7 +26,7 @@ def accepts(answer: bytes | None, offered: bytes) -> bool:
     """Whether a 101 with this Upgrade field switches to something that was offered (and says to what)."""
     if not answer:
         return False
-    names = {_name(member.strip(b" \t")) for member in offered.split(b",")}
+    names = {_name(member.strip(b" \t")) for member in offered.split(b",")} - {None}
     return all(_name(member.strip(b" \t")) in names for member in answer.split(b","))
 
 
