@@ -36,7 +36,15 @@ ACCESS: dict[str, Any] = {
     "protocol": "HTTP/1.1",
     "status": 200,
     "backend": "127.0.0.1:8001",
-    "attempts": 1,
+    "attempts": [
+        {
+            "server": "127.0.0.1:8001",
+            "connect_ms": 0.2,
+            "first_byte_ms": 1.5,
+            "status": 200,
+            "reason": None,
+        }
+    ],
     "bytes_in": 0,
     "bytes_out": 1534,
     "duration_ms": 3.412,
