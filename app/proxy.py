@@ -163,6 +163,7 @@ class Proxy:
         cells = self.pool.cells
         tried: tuple[Backend, ...] = ()
         last: BackendError | None = None
+        met_stale = False
         while True:
             try:
                 backend = self.pool.pick(tried, exchange)
@@ -199,11 +200,16 @@ class Proxy:
                 if request.connect_seconds is not None:
                     attempt["connect_ms"] = int(request.connect_seconds * 1e6) / 1e3
                 attempt["reason"] = error.reason
-                if not self._may_retry(exchange, request, error, len(attempts), expires_at):
+                is_stale = isinstance(error, StaleConnection)
+                met_stale = met_stale or is_stale
+                # One stale connection is free: where its backend has died, the next attempt may be
+                # refused there too, and another backend must still get its chance.
+                made = len(attempts) - met_stale
+                if not self._may_retry(exchange, request, error, made, expires_at):
                     raise
                 last = error
                 # A stale connection says nothing about the backend: the next attempt may go there.
-                if not isinstance(error, StaleConnection):
+                if not is_stale:
                     tried += (backend,)
             except ProxyError as error:
                 attempt["reason"] = error.reason
@@ -224,8 +230,7 @@ class Proxy:
         Nothing taken by the backend's kernel: always safe. Otherwise it may have been acted upon, so the
         method must be idempotent. A body of which a part is gone from our memory cannot be sent again.
         """
-        stale = isinstance(error, StaleConnection)
-        if made >= self._attempts + stale or monotonic() >= expires_at:
+        if made >= self._attempts or monotonic() >= expires_at:
             return False
         if request.began_body:
             return False
