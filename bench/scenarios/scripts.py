@@ -29,7 +29,7 @@ class Scenario:
     servers: int = 4
     algorithms: tuple[str, ...] = ("round_robin",)
     repaired: tuple[int, ...] = field(default=())
-    """Servers whose share after the repair is judged; ``repair_at`` is when the last fault ended."""
+    """Servers of which it is told when they are used again after ``repair_at``; then all shares."""
     repair_at: float = 0.0
     until: float = 0.0
     """The judging ends here: when the next fault begins, or at the end."""
@@ -96,9 +96,12 @@ ALL: tuple[Scenario, ...] = (
     Scenario(
         "slow",
         "One server 50x slower",
-        15.0,
+        25.0,
         ((0, "all well"), (3, "one 50x slower"), (11, "repaired")),
         (Order(3, 0, "misbehave", {"slow": 50}), Order(11, 0, "misbehave", {})),
+        repaired=(0,),
+        repair_at=11.0,
+        until=25.0,
         algorithms=("round_robin", "least_connections", "peak_ewma"),
     ),
     Scenario(
