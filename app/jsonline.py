@@ -29,6 +29,8 @@ _ALWAYS = ("timestamp", "level", "logger", "message")
 # What a traceback ends with says what happened, so it is cut at its front.
 _KEEP_END = "exception"
 _ELLIPSIS = "…"
+# 16 attempts (the most that can be configured) take some 1,900 bytes.
+_NESTED_MAX_BYTES = LINE_MAX_BYTES // 2
 
 _to_ascii = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 
@@ -102,8 +104,11 @@ def _cut(fields: dict[str, Any]) -> bytes:
     whole and the first useless.
     """
     for key, value in fields.items():
-        if isinstance(value, (dict, list)):
-            # Only a text can be cut at any place, so a nested value goes on as its JSON text.
+        if isinstance(value, list):
+            while len(_dumps(value)) > _NESTED_MAX_BYTES:
+                value.pop()  # a shorter list is still one to whoever reads it
+        elif isinstance(value, dict) and len(_dumps(value)) > _NESTED_MAX_BYTES:
+            # Only a text can be cut at any place, so a large object goes on as its JSON text.
             fields[key] = _dumps(value).decode("ascii")
     sizes = {key: len(_dumps(value)) for key, value in fields.items() if isinstance(value, str)}
     line = _dumps(fields)

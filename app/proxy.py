@@ -51,7 +51,8 @@ class Exchange(Protocol):
     there is none. ``start`` sends the response head, ``first`` with it; ``write`` and ``finish`` the rest;
     ``abort`` breaks the connection so that a cut response never looks whole. ``switch`` sends a 101 and gives
     the stream for a tunnel, with the bytes that came behind the request. They raise ClientGone.
-    ``bytes_in`` and ``bytes_out`` count body bytes. ``forwarded`` are the connection's prebuilt lines.
+    ``failure`` is what is wrong with the part of the body that is here. ``bytes_in`` and ``bytes_out`` count
+    body bytes. ``forwarded`` are the connection's prebuilt lines.
     """
 
     head: RequestHead
@@ -63,6 +64,7 @@ class Exchange(Protocol):
     body: bytes
     read_body: ReadBody | None
     splice_body: SpliceBody | None
+    failure: ProxyError | None
     bytes_in: int
     bytes_out: int
 
@@ -135,8 +137,8 @@ class Proxy:
         attempts: list[dict[str, Any]] = []
         status, reason = 0, None
         try:
-            if 0 < self.body_limit < head.length:
-                raise BadRequest("body over limits.body", status=413, reason="body_too_large")
+            if head.length:
+                self._check_body(exchange)
             status = self._forward(exchange, request_id, started, attempts)
             if status == 101:
                 reason = attempts[-1]["reason"]
@@ -145,6 +147,13 @@ class Proxy:
             status = self._fail(exchange, error, request_id, attempts)
         if self._log is not None:
             self._log_access(exchange, request_id, started, status, reason, attempts)
+
+    def _check_body(self, exchange: Exchange) -> None:
+        """Refuse a body for what is known of it before anything was sent."""
+        if exchange.failure is not None:
+            raise exchange.failure
+        if 0 < self.body_limit < exchange.head.length:
+            raise BadRequest("body over limits.body", status=413, reason="body_too_large")
 
     def refuse(self, peer: str, error: ProxyError, started: float) -> bytes:
         """Log a request whose head could not be read; the body of its answer."""

@@ -262,6 +262,7 @@ class ClientConnection:
         "bytes_in",
         "bytes_out",
         "deadline",
+        "failure",
         "forwarded",
         "head",
         "is_trusted",
@@ -285,6 +286,7 @@ class ClientConnection:
         self.forwarded = connection_lines(peer, scheme)
         self.bytes_in = self.bytes_out = 0
         self.body = b""
+        self.failure: ProxyError | None = None
         self.read_body: Any = None
         self.splice_body: Any = None
         self._timeout: float = worker.timeouts.client or NEVER
@@ -408,6 +410,7 @@ class ClientConnection:
             self._buffer = rest
             self._left = self.bytes_in = 0
             return
+        self.failure = None
         if length == CHUNKED:
             self._decoder = ChunkedDecoder()
             self._left = CHUNKED
@@ -415,8 +418,7 @@ class ClientConnection:
             try:
                 self.body = self._decode(rest) if rest else b""
             except BadRequest as error:
-                self._refuse(error)
-                raise
+                self.body, self.failure = b"", error
         else:
             self.body = rest[:length]
             self._left = length - len(self.body)

@@ -130,6 +130,7 @@ class WsgiExchange:
         self.bytes_in = self.bytes_out = 0
         self._left = self.head.length
         self.splice_body: SpliceBody | None = None
+        self.failure: ProxyError | None = None
         self.read_body: ReadBody | None = self._read_body if self._left else None
 
     @property
