@@ -200,11 +200,26 @@ def test_a_traceback_keeps_its_end() -> None:
     assert line["exception"].endswith("ValueError: the cause")
 
 
-def test_a_nested_value_that_does_not_fit_becomes_its_text() -> None:
-    """A list too long for a line is cut as text."""
+def test_a_list_that_does_not_fit_stays_a_list() -> None:
+    """A list too long for a line loses its last members; what is left is still a list."""
     line = read(encode({**HEAD, "problems": [f"problem {n}" for n in range(1000)]}))
-    assert line["problems"].startswith('["problem 0","problem 1"')
-    assert line["problems"].endswith("…")
+    assert line["problems"][:2] == ["problem 0", "problem 1"]
+    assert 10 < len(line["problems"]) < 1000
+
+
+def test_a_short_list_in_a_long_line_is_whole() -> None:
+    """What has to be cut is the long text beside it."""
+    tried = [{"server": "127.0.0.1:8001", "status": None}] * 16
+    line = read(encode({**HEAD, "target": "/" * 9000, "attempts": tried}))
+    assert line["attempts"] == tried
+    assert line["target"].endswith("…")
+
+
+def test_an_object_that_does_not_fit_becomes_its_text() -> None:
+    """An object too large for a line is cut as text."""
+    line = read(encode({**HEAD, "facts": {f"fact {n}": n for n in range(1000)}}))
+    assert line["facts"].startswith('{"fact 0":0,"fact 1":1')
+    assert line["facts"].endswith("…")
 
 
 def test_too_many_keys_lose_the_last_ones() -> None:
