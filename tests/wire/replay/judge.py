@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from . import messages
 from .corpus import Case, Outcome
@@ -60,8 +60,12 @@ def expected_requests(case: Case) -> list[Message]:
     return found
 
 
-def difference(expected: Message, seen: Message, ignored: tuple[bytes, ...]) -> str:
-    """How two messages differ; empty when they say the same."""
+def difference(
+    expected: Message, seen: Message, ignored: tuple[bytes, ...], is_ours: bool = True
+) -> str:
+    """How two messages differ; empty when they say the same. Only ours has to keep the case of names."""
+    if not is_ours:
+        expected, seen = _in_lower_case(expected), _in_lower_case(seen)
     for name in ("start", "body", "trailers"):
         if getattr(expected, name) != getattr(seen, name):
             return f"{name}: {getattr(seen, name)[:300]!r}, not {getattr(expected, name)[:300]!r}"
@@ -70,8 +74,18 @@ def difference(expected: Message, seen: Message, ignored: tuple[bytes, ...]) -> 
     return ""
 
 
-def judge(case: Case, transcript: Transcript) -> list[str]:
-    """What is wrong; empty when the case holds."""
+def _in_lower_case(message: Message) -> Message:
+    fields = [(name.lower(), value) for name, value in message.fields]
+    trailers = [(name.lower(), value) for name, value in message.trailers]
+    return replace(message, fields=fields, trailers=trailers)
+
+
+def judge(case: Case, transcript: Transcript, is_ours: bool = True) -> list[str]:
+    """What is wrong; empty when the case holds.
+
+    Of other products (``is_ours`` false) neither our slugs nor our forwarding fields are asked for, and any
+    refusal of a request is as good as another.
+    """
     try:
         got = messages.read_responses(
             transcript.client,
@@ -82,12 +96,12 @@ def judge(case: Case, transcript: Transcript) -> list[str]:
         seen = transcript.requests()
     except Malformed as error:
         return [f"malformed: {error}"]
-    problems = _answers(case, got, transcript)
+    problems = _answers(case, got, transcript, is_ours)
     if case.is_about_responses:
         if not seen and case.outcomes[0].kind != "refused" and "early" not in case.settings:
             problems.append("no request reached the backend")
     else:
-        problems += _forwarded(case, seen)
+        problems += _forwarded(case, seen, is_ours)
     if "ends" in case.settings and not (got.messages and got.messages[-1].will_close):
         problems.append("the last answer does not say that the connection ends")
     wanted = case.settings.get("backend")
@@ -100,30 +114,32 @@ def judge(case: Case, transcript: Transcript) -> list[str]:
     return problems
 
 
-def _forwarded(case: Case, seen: list[Message]) -> list[str]:
+def _forwarded(case: Case, seen: list[Message], is_ours: bool) -> list[str]:
     problems = []
     expected = expected_requests(case)
     if len(seen) != len(expected):
         starts = [message.start[:80] for message in seen]
         problems.append(f"{len(seen)} requests reached the backend, not {len(expected)}: {starts}")
     for want, have in zip(expected, seen, strict=False):
-        for name in ADDED:
+        for name in ADDED if is_ours else ():
             if len(have.get_all(name)) != 1:
                 problems.append(f"{name.decode()}: {have.get_all(name)}")
-        ignored = ADDED
+        ignored: tuple[bytes, ...] = ADDED if is_ours else (*ADDED, b"connection")
         if have.get_all(b"expect") == [b"100-continue"]:
             # It is forwarded where the body has not come yet; where it has, there is nothing to expect.
             ignored += (b"expect",)
         if want.get_all(b"host") == [BACKEND_HOST] and len(have.get_all(b"host")) == 1:
             ignored += (b"host",)
-        if problem := difference(want, have, ignored):
+        if problem := difference(want, have, ignored, is_ours):
             problems.append(problem)
         if want.framing != have.framing:
             problems.append(f"framing {have.framing}, not {want.framing}")
     return problems
 
 
-def _answers(case: Case, got: messages.Responses, transcript: Transcript) -> list[str]:
+def _answers(
+    case: Case, got: messages.Responses, transcript: Transcript, is_ours: bool
+) -> list[str]:
     problems = []
     answers = list(got.messages)
     for outcome in case.outcomes:
@@ -135,8 +151,10 @@ def _answers(case: Case, got: messages.Responses, transcript: Transcript) -> lis
                 problems.append(f"not cut: {transcript.client[-300:]!r}")
             return problems + _superfluous(answers, got.rest)
         if not answers:
+            if outcome.kind == "refused" and not is_ours and not transcript.client:
+                return problems  # closed without a word: a refusal too
             return [*problems, f"no answer, not {outcome}; got {transcript.client[-300:]!r}"]
-        problems += _answer(case, outcome, answers.pop(0))
+        problems += _answer(case, outcome, answers.pop(0), is_ours)
         if outcome.kind == "refused" and not case.is_about_responses:
             if not transcript.client_closed:
                 problems.append("the connection did not end")
@@ -150,9 +168,12 @@ def _superfluous(answers: list[Message], rest: bytes) -> list[str]:
     return [f"more than was asked for: {answers} {rest[:200]!r}"] if answers or rest else []
 
 
-def _answer(case: Case, outcome: Outcome, answer: Message) -> list[str]:
+def _answer(case: Case, outcome: Outcome, answer: Message, is_ours: bool) -> list[str]:
     if outcome.kind == "broken":
         return []
+    if outcome.kind == "refused" and not is_ours:
+        expected = "45" if not case.is_about_responses else "5"
+        return [] if str(answer.status)[0] in expected else [f"status {answer.status}"]
     if outcome.kind == "refused":
         if answer.status != outcome.status:
             return [f"status {answer.status}, not {outcome.status}: {answer.body[:300]!r}"]
@@ -169,9 +190,15 @@ def _answer(case: Case, outcome: Outcome, answer: Message) -> list[str]:
     if not wanted.messages:
         raise AssertionError(f"{case}: the expected answer is not complete")
     want = wanted.messages[0]
-    ignored = tuple(name for name in (b"date", b"connection") if not want.get_all(name))
-    problems = [problem] if (problem := difference(want, answer, ignored)) else []
-    if [(m.start, m.fields) for m in want.interim] != [(m.start, m.fields) for m in answer.interim]:
+    own = (
+        (b"date", b"connection") if is_ours else (b"date", b"connection", b"server", b"keep-alive")
+    )
+    ignored = tuple(name for name in own if not want.get_all(name))
+    problems = [problem] if (problem := difference(want, answer, ignored, is_ours)) else []
+    if len(want.interim) != len(answer.interim) or any(
+        difference(one, other, (), is_ours)
+        for one, other in zip(want.interim, answer.interim, strict=True)
+    ):
         problems.append(f"interim answers: {answer.interim}, not {want.interim}")
     return problems
 

@@ -1,0 +1,146 @@
+"""What is fuzzed, as functions of bytes that raise AssertionError (or anything else) on a finding.
+
+Refusing is always fine; what is taken must have one reading: the same in pieces as whole, the same for
+gunicorn's parser, and nothing but plain fields in what would be forwarded.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+from gunicorn.http.unreader import IterUnreader
+from replay import others
+
+from app.errors import BadRequest, BadResponse
+from app.wire import chunked, request, response
+
+_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*\r\n")
+_TARGET = re.compile(rb"\*|/[\x21-\x7e]*")
+_HOST = re.compile(rb"[\x21-\x7e]+")
+METHODS = (b"GET", b"HEAD", b"POST", b"OPTIONS")
+
+
+def _check_lines(lines: list[bytes]) -> None:
+    assert len(lines) % 4 == 0
+    for at in range(0, len(lines), 4):
+        line = b"".join(lines[at : at + 4])
+        assert _LINE.fullmatch(line), line
+
+
+def fuzz_request(data: bytes) -> None:
+    """A request head."""
+    try:
+        head = request.read_head(data)
+    except BadRequest as error:
+        if not 400 <= error.status <= 505 or not re.fullmatch("[a-z_]+", error.reason):
+            raise AssertionError(f"{error.status} {error.reason}") from error
+        return
+    if head is None:
+        return
+    assert 0 < head.consumed <= len(data)
+    assert _TARGET.fullmatch(head.target), head.target
+    assert b"#" not in head.target
+    assert head.method not in (b"CONNECT", b"TRACE")
+    assert head.minor == 0 or _HOST.fullmatch(head.host)
+    _check_lines(head.lines)
+    names = [head.lines[at].lower() for at in range(0, len(head.lines), 4)]
+    assert names.count(b"host") == (1 if head.host else 0)
+    for name in (
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "x-forwarded-for",
+        "x-request-id",
+    ):
+        assert name.encode() not in names
+    for end in (head.consumed - 1, head.consumed // 2):
+        assert request.read_head(data[:end]) is None, "a part is taken for the whole"
+    again = request.read_head(data[: head.consumed], head.consumed // 2)
+    assert again is not None
+    assert (again.lines, again.length, again.host) == (head.lines, head.length, head.host)
+    alone = data[: head.consumed]
+    body = b"x" * head.length if 0 <= head.length < 1000 else b"0\r\n\r\n"
+    if head.length < 1000:
+        for parser in ("python", "fast"):
+            assert others.by_gunicorn(alone + body, parser) is not None, (
+                f"gunicorn refuses ({parser})"
+            )
+
+
+def fuzz_response(data: bytes) -> None:
+    """A response head; the first byte chooses the method that was asked with."""
+    method, data = METHODS[data[0] % len(METHODS) if data else 0], data[1:]
+    try:
+        head = response.read_head(data, method)
+    except BadResponse:
+        return
+    if head is None:
+        return
+    assert 0 < head.consumed <= len(data)
+    assert 100 <= head.status <= 599
+    assert re.fullmatch(rb"[\t\x20-\x7e\x80-\xff]*", head.reason), head.reason
+    _check_lines(head.lines)
+    names = [head.lines[at].lower() for at in range(0, len(head.lines), 4)]
+    assert names.count(b"content-length") <= 1
+    for name in (b"transfer-encoding", b"connection", b"keep-alive"):
+        assert name not in names
+    assert head.length >= response.UNTIL_CLOSE
+    if method == b"HEAD" or head.status in (204, 304) or head.status < 200:
+        assert head.length == 0
+    assert not (head.keep_alive and head.length == response.UNTIL_CLOSE)
+    assert response.read_head(data[: head.consumed - 1], method) is None, (
+        "a part is taken for the whole"
+    )
+
+
+def _decode(pieces: list[bytes]) -> tuple[object, ...] | None:
+    decoder = chunked.ChunkedDecoder()
+    out = b""
+    try:
+        for number, piece in enumerate(pieces):
+            if decoder.done:
+                return out, True, decoder.rest + b"".join(pieces[number:]), decoder.trailers
+            out += decoder.feed(piece)
+    except chunked.ChunkedError:
+        return None
+    return out, decoder.done, decoder.rest if decoder.done else b"", decoder.trailers
+
+
+class _Anything:
+    """Stands in for the request that gunicorn's reader belongs to."""
+
+    limit_request_field_size = 8190
+    max_buffer_headers = 65536
+
+    def parse_headers(self, data: bytes, from_trailer: bool) -> list[tuple[str, str]]:
+        return []
+
+
+def fuzz_chunked(data: bytes) -> None:
+    """A chunked body; the first two bytes say where it is cut."""
+    if len(data) < 2:
+        return
+    first, second, data = data[0], data[1], data[2:]
+    whole = _decode([data])
+    cuts = sorted({first % (len(data) + 1), second % (len(data) + 1)})
+    edges = [0, *cuts, len(data)]
+    pieces = [data[a:b] for a, b in pairwise(edges) if b > a]
+    parts = _decode(pieces)
+    bytewise = _decode([data[at : at + 1] for at in range(len(data))])
+    for other in (parts, bytewise):
+        if whole is not None and whole[1]:
+            assert other == whole
+        if other is not None and other[1]:
+            assert other == whole
+    if whole is not None and whole[1]:
+        from gunicorn.http.body import Body, ChunkedReader
+
+        body = Body(ChunkedReader(_Anything(), IterUnreader([data]))).read()
+        assert body == whole[0], "gunicorn reads another body"
+        trailers = whole[3]
+        assert isinstance(trailers, list)
+        assert not {name.lower() for name, _ in trailers} & chunked.FORBIDDEN_TRAILERS
+
+
+TARGETS = {"request": fuzz_request, "response": fuzz_response, "chunked": fuzz_chunked}
