@@ -17,6 +17,11 @@ backlog = 2048
 # Each worker would have a queue of its own, and what waits in it is lost when that worker exits.
 reuse_port = False
 
+if _config.tls is not None:
+    certfile = _config.tls.certificate
+    keyfile = _config.tls.key
+    ssl_context = master.ssl_context
+
 worker_class = "app.worker.Worker"
 workers = _config.workers
 # Of one worker. Far above what a process's descriptors allow, so that those are the limit.

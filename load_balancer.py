@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import app
-from app import config, trial
+from app import config, tls, trial
 
 ROOT = Path(__file__).resolve().parent
 EX_FAILED = 1
@@ -116,6 +116,7 @@ def check(path: Path) -> int:
     try:
         settings = config.load(str(path), os.environ)
         trial.require(settings)
+        tls.require(settings)
     except config.ConfigError as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)

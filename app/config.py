@@ -158,6 +158,16 @@ class Logging:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """Paths as written: relative to the working directory."""
+
+    certificate: str
+    key: str
+    minimum_version: str
+    client_ca: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     host: str
     port: int
@@ -169,6 +179,7 @@ class Config:
     retries: Retries
     limits: Limits
     logging: Logging
+    tls: Tls | None
     trusted_proxies: tuple[str, ...]
     upgrade: tuple[str, ...]
     graceful_timeout: float
@@ -1046,6 +1057,21 @@ LOGGING = Object(Logging, (
         "One line for each request."),
 ))
 
+PEM_FILE = Text(str, "path of a PEM file", r"^.+$")
+
+TLS = Object(Tls, (
+    Key("certificate", PEM_FILE, None,
+        "The certificate, and behind it those between it and the root.", required=True,
+        examples=("/etc/load-balancer/tls.crt",)),
+    Key("key", PEM_FILE, None,
+        "Its private key, without a password.", required=True,
+        examples=("/etc/load-balancer/tls.key",)),
+    Key("minimum_version", Choice(("1.2", "1.3")), "1.2",
+        "Clients that speak only older versions of TLS are refused."),
+    Key("client_ca", Nullable(PEM_FILE), None,
+        "Only clients with a certificate of these authorities are let in (mutual TLS)."),
+), or_false=True)
+
 ROOT = Object(_config, (
     SCHEMA_KEY,
     Key("host", Text(_listen_host, "address or host name"), "0.0.0.0",
@@ -1075,6 +1101,9 @@ ROOT = Object(_config, (
         "How much clients may ask for."),
     Key("logging", LOGGING, LOGGING.defaults,
         "What is written to standard output, each line a JSON object."),
+    Key("tls", TLS, None,
+        "Clients speak HTTPS; false: plain HTTP. Files that are replaced are used for new connections "
+        "within seconds, without a reload; bad ones are refused and the old ones stay."),
     Key("trusted_proxies", ListOf("trusted_proxies", Text(_network, "address or CIDR"), str,
                                   "list of addresses and CIDRs"), (),
         "Proxies in front of this one, whose X-Forwarded-* and X-Request-Id are believed.",

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from app import config as configuration
-from app import log, trial
+from app import log, tls, trial
 from app.config import Config, ConfigError
 from app.table import (
     CHECKED,
@@ -72,6 +72,7 @@ def load_config() -> Config:
     try:
         candidate = configuration.load(path, os.environ)
         trial.require(candidate)
+        tls.require(candidate)
         if _master is not None:
             _master.refuse_misfit(candidate)
     except ConfigError as error:
@@ -92,6 +93,13 @@ def bind_address(config: Config) -> str:
     """gunicorn's notation: IPv6 addresses in brackets."""
     host = f"[{config.host}]" if ":" in config.host else config.host
     return f"{host}:{config.port}"
+
+
+def ssl_context(_config: Any, _default: Any) -> Any:
+    """gunicorn's hook for its own handlers: the same TLS as ours, but its files are read once."""
+    assert _loaded is not None
+    assert _loaded.tls is not None
+    return tls.make_context(_loaded.tls)
 
 
 def inheritance() -> tuple[Table, int] | None:

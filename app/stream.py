@@ -335,10 +335,14 @@ class TlsStream:
         return False
 
     def shutdown_write(self) -> None:
-        """As Stream.shutdown_write."""
+        """As Stream.shutdown_write, by close_notify; the peer may go on (RFC 8446 §6.1)."""
+        tls = self._socket._sslobj
+        if tls is None:
+            return
         try:
-            self._socket.shutdown(socket.SHUT_WR)
-        except OSError:
+            # Not unwrap(): that waits for the peer's own close_notify and leaves TLS then.
+            tls.shutdown()
+        except OSError:  # WantRead, mostly: ours has left, the peer's has not come
             pass
 
     def shutdown(self) -> None:
@@ -354,10 +358,11 @@ class TlsStream:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         except OSError:
             pass
-        self.close()
+        self._socket.close()
 
     def close(self) -> None:
-        """As Stream.close."""
+        """As Stream.close; the peer is told that this is the end, not a truncation."""
+        self.shutdown_write()
         self._socket.close()
 
 

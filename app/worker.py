@@ -49,6 +49,7 @@ from app.splice import (
 from app.splice import is_available as splice_is_available
 from app.status import STATUS_TEXT
 from app.stream import AnyStream, RawSocket, Stream, TlsStream
+from app.tls import Certificates
 from app.wire.chunked import ChunkedDecoder, ChunkedError, encode_chunk, last_chunk
 from app.wire.forwarded import connection_lines
 from app.wire.request import CHUNKED, RequestHead, read_head
@@ -104,7 +105,12 @@ class Worker(GeventWorker):
             self.timeouts = self.application.config.timeouts
             self.connection_limit = self.application.config.limits.connections
             deadlines.every_tick(self._sweep_parked)
+        # Without a file of ours gunicorn's own flags decide (--certfile …).
         self._tls = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
+        self._certificates: Certificates | None = None
+        if self.application is not None and self.application.config.tls is not None:
+            self._certificates = Certificates(self.application.config.tls)
+            deadlines.every_tick(self._certificates.look)
         listeners = [Listener(sock, partial(self._accepted, sock)) for sock in self.sockets]
         for listener in listeners:
             if self.cfg.workers > 1:
@@ -178,7 +184,10 @@ class Worker(GeventWorker):
         if self.application is None or self.cfg.proxy_protocol != "off":
             self._hand_over(listener, self._shake_hands(raw), address)
             return
-        peer = address[0] if isinstance(address, tuple) else ""
+        peer = ""
+        if isinstance(address, tuple):
+            peer = address[0]
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         stream: AnyStream
         if self._tls is None:
             stream = Stream(raw)
@@ -192,8 +201,6 @@ class Worker(GeventWorker):
                 return
             stream = TlsStream(encrypted)
             scheme = "https"
-        if isinstance(address, tuple):
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = ClientConnection(self, stream, peer, scheme)
         if 0 < self.connection_limit <= len(self.connections) + len(self.parked):
             connection.turn_away()
@@ -203,12 +210,13 @@ class Worker(GeventWorker):
     def _shake_hands(self, raw: socket.socket) -> Any:
         """gevent's socket for an accepted one, with TLS where gunicorn is set up for it; None if it fails."""
         family, kind = raw.family, raw.type
+        context = self._tls if self._certificates is None else self._certificates.context
         client = gevent_socket.socket(family, kind, 0, fileno=raw.detach())
-        if self._tls is None:
+        if context is None:
             return client
         try:
             with gevent.Timeout(self.timeouts.client or None, TimeoutError()):
-                return self._tls.wrap_socket(client, server_side=True)
+                return context.wrap_socket(client, server_side=True, suppress_ragged_eofs=False)
         except (OSError, ssl.SSLError):
             client.close()
             return None

@@ -94,6 +94,7 @@ def test_an_empty_object_gives_the_documented_defaults() -> None:
         retries=configuration.Retries(2),
         limits=configuration.Limits(0, 0),
         logging=configuration.Logging("info", True),
+        tls=None,
         trusted_proxies=(),
         upgrade=("websocket",),
         graceful_timeout=30.0,
@@ -132,6 +133,12 @@ def test_every_key_can_be_set() -> None:
         "retries": {"attempts": 1},
         "limits": {"body": 10, "connections": 11},
         "logging": {"level": "debug", "access": False},
+        "tls": {
+            "certificate": "a.pem",
+            "key": "b.pem",
+            "minimum_version": "1.3",
+            "client_ca": "c.pem",
+        },
         "trusted_proxies": ["10.0.0.0/8", "::1"],
         "upgrade": ["WebSocket", "tcp"],
         "graceful_timeout": 0.5,
@@ -159,6 +166,7 @@ def test_every_key_can_be_set() -> None:
         retries=configuration.Retries(1),
         limits=configuration.Limits(10, 11),
         logging=configuration.Logging("debug", False),
+        tls=configuration.Tls("a.pem", "b.pem", "1.3", "c.pem"),
         trusted_proxies=("10.0.0.0/8", "::1/128"),
         upgrade=("websocket", "tcp"),
         graceful_timeout=0.5,
@@ -499,8 +507,12 @@ def test_the_longest_unix_path_is_taken() -> None:
         ('{"limits": {"body": 1, "body": 2}}', "limits.body: appears more than once; keep one"),
         ('{"x": 1, "limits": {}, "x": 2}',
          "x: unknown key; there are $schema, host, port, workers, servers, algorithm, "
-         "health_check, timeouts, retries, limits, logging, trusted_proxies, upgrade, "
+         "health_check, timeouts, retries, limits, logging, tls, trusted_proxies, upgrade, "
          "graceful_timeout"),
+        ('{"tls": {"certificate": "a"}}', "tls.key: is required"),
+        ('{"tls": {"certificate": "a", "key": "b", "minimum_version": "1.1"}}',
+         'tls.minimum_version: must be one of "1.2", "1.3", got "1.1"; did you mean "1.3"?'),
+        ('{"tls": true}', "tls: must be an object or false, got true"),
         ('{"upgrade": "websocket"}', 'upgrade: must be a list, got "websocket": write ["websocket"]'),
         ('{"upgrade": ["websocket", "WebSocket"]}',
          "upgrade[1]: is the same as upgrade[0] (websocket); keep one"),
@@ -886,6 +898,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
   "retries": {"attempts": 2},
   "limits": {"body": 0, "connections": 0},
   "logging": {"level": "info", "access": true},
+  "tls": false,
   "trusted_proxies": [],
   "upgrade": ["websocket"],
   "graceful_timeout": 30
