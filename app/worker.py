@@ -160,7 +160,7 @@ class Worker(GeventWorker):
             if now > limit:
                 break
             if now > self.drains_until:
-                self._close_parked()
+                self._close_idle(now)
             self.notify()
             gevent.sleep(POLL_SECONDS / 2)
         hub_loop = gevent.get_hub().loop
@@ -171,7 +171,10 @@ class Worker(GeventWorker):
         while self.connections and monotonic() < until:
             gevent.sleep(POLL_SECONDS / 5)
 
-    def _close_parked(self) -> None:
+    def _close_idle(self, now: float) -> None:
+        for connection in self.connections:
+            if connection.is_idle:
+                connection.deadline.at = now  # at the next tick
         for connection in tuple(self.parked):
             if connection.stream.peek():
                 self._unpark(connection)  # a request came in the last moment: it is answered
@@ -273,6 +276,7 @@ class ClientConnection:
         "failure",
         "forwarded",
         "head",
+        "is_idle",
         "is_trusted",
         "peer",
         "read_body",
@@ -305,6 +309,7 @@ class ClientConnection:
         self._is_new = True
         self._is_begun = self._chunked = self._must_linger = self._sent_continue = False
         self._keep = True
+        self.is_idle = True  # until its first whole head
 
     @property
     def is_begun(self) -> bool:
@@ -394,6 +399,7 @@ class ClientConnection:
             data = data + piece if data else piece
 
     def _idle_deadline(self) -> float:
+        self.is_idle = True
         now = monotonic()
         if self._is_new:
             return now + self._timeout
@@ -408,7 +414,7 @@ class ClientConnection:
         data = self._buffer
         rest = data[head.consumed :] if len(data) > head.consumed else b""
         self.head = head
-        self._is_new = self._is_begun = self._chunked = self._sent_continue = False
+        self._is_new = self.is_idle = self._is_begun = self._chunked = self._sent_continue = False
         self._keep = head.keep_alive
         self.bytes_out = 0
         self.read_body = None

@@ -38,7 +38,8 @@ VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
     DATE,
     TRAILER,
     MAX_FORWARDS,
-) = range(20)
+    VIA,
+) = range(21)
 
 _REQUEST_KINDS = {
     b"host": HOST,
@@ -59,6 +60,7 @@ _REQUEST_KINDS = {
     b"forwarded": FORWARDED,
     b"trailer": TRAILER,
     b"max-forwards": MAX_FORWARDS,
+    b"via": VIA,
     b"keep-alive": DROP,
     b"proxy-connection": DROP,
     b"proxy-authorization": DROP,

@@ -86,7 +86,9 @@ def trusted_lines(head: RequestHead, peer: str, scheme: str) -> bytes:
     if head.forwarded_for:
         addresses = head.forwarded_for + b", " + addresses
     forwarded = b"Forwarded: %b\r\n" % head.forwarded if head.forwarded else b""
-    return b"%bX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n" % (
+    via = b"Via: %b\r\n" % head.via if head.via else b""  # ours follows as a field of its own
+    return b"%b%bX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n" % (
+        via,
         forwarded,
         addresses,
         head.forwarded_proto or scheme.encode(),

@@ -36,6 +36,7 @@ from app.wire.fields import (
     TRANSFER_ENCODING,
     UPGRADE,
     USER_AGENT,
+    VIA,
 )
 
 # nginx's large_client_header_buffers and gunicorn's limits: 8 KiB a line, 100 fields, 32 KiB in all.
@@ -89,6 +90,7 @@ class RequestHead:
     forwarded_proto: bytes | None = None
     forwarded_host: bytes | None = None
     forwarded: bytes | None = None
+    via: bytes | None = None
     request_id: bytes | None = None
 
 
@@ -195,6 +197,8 @@ def head_from(method: bytes, target: bytes, minor: int, pairs: Fields) -> Reques
             head.request_id = value
         elif kind == TRAILER:
             head.trailer = _joined(head.trailer, value)
+        elif kind == VIA:
+            head.via = _joined(head.via, value)
         elif kind == MAX_FORWARDS:
             head.max_forwards = value
     if host is None or host not in _known_hosts:
