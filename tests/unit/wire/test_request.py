@@ -1,0 +1,185 @@
+"""What is read from a request head beyond what the wire cases can show: its facts, and the early refusals."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.errors import BadRequest
+from app.wire import request
+from app.wire.request import CHUNKED, MAX_HEAD_BYTES, RequestHead, read_head
+
+
+def read(*lines: bytes, start: bytes = b"GET / HTTP/1.1") -> RequestHead:
+    """A request with a Host and these fields."""
+    head = read_head(b"\r\n".join((start, b"Host: a.example", *lines, b"", b"")))
+    assert head is not None
+    return head
+
+
+def refused(data: bytes) -> tuple[int, str]:
+    """Status and reason."""
+    with pytest.raises(BadRequest) as caught:
+        read_head(data)
+    return caught.value.status, caught.value.reason
+
+
+def test_the_facts_of_a_head() -> None:
+    """Everything the layers above ask for."""
+    data = (
+        b"PUT /a?b HTTP/1.1\r\nHost: a.example\r\nUser-Agent: curl/8\r\nAccept: */*\r\n"
+        b"X-Request-Id: abc\r\nContent-Length: 3\r\n\r\n"
+    )
+    head = read_head(data + b"xyz")
+    assert head is not None
+    assert (head.method, head.target, head.minor, head.host) == (b"PUT", b"/a?b", 1, b"a.example")
+    assert (head.user_agent, head.accept, head.request_id) == (b"curl/8", b"*/*", b"abc")
+    assert (head.length, head.framing) == (3, b"Content-Length: 3\r\n")
+    assert b"".join(head.lines) == b"Host: a.example\r\nUser-Agent: curl/8\r\nAccept: */*\r\n"
+    assert head.consumed == len(data)
+
+
+def test_no_fact_is_left_from_the_request_before() -> None:
+    """Facts have defaults on the class: one head must not see another's."""
+    read(
+        b"TE: trailers",
+        b"Expect: 100-continue",
+        b"Upgrade: x",
+        b"Connection: upgrade, te",
+        b"Trailer: x",
+    )
+    head = read()
+    assert (head.te_trailers, head.expect_continue, head.upgrade, head.trailer) == (
+        False,
+        False,
+        None,
+        None,
+    )
+    assert (head.user_agent, head.accept, head.request_id, head.forwarded_for) == (None,) * 4
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "expected"),
+    [
+        (b"1.1", None, True),
+        (b"1.1", b"close", False),
+        (b"1.1", b"keep-alive", True),
+        (b"1.1", b"Close, x", False),
+        (b"1.0", None, False),
+        (b"1.0", b"keep-alive", True),
+        (b"1.0", b"Keep-Alive, close", False),
+    ],
+)
+def test_persistence(version: bytes, connection: bytes | None, expected: bool) -> None:
+    """RFC 9112 §9.3."""
+    lines = () if connection is None else (b"Connection: " + connection,)
+    assert read(*lines, start=b"GET / HTTP/" + version).keep_alive is expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ((b"Connection: upgrade", b"Upgrade: websocket"), b"websocket"),
+        ((b"Connection: Upgrade", b"Upgrade: a", b"Upgrade: b"), b"a, b"),
+        ((b"Upgrade: websocket",), None),
+        ((b"Connection: close", b"Upgrade: websocket"), None),
+    ],
+)
+def test_upgrade_needs_connection(lines: tuple[bytes, ...], expected: bytes | None) -> None:
+    """RFC 9110 §7.8."""
+    assert read(*lines).upgrade == expected
+
+
+def test_an_expectation_of_http_1_0_is_ignored() -> None:
+    """RFC 9110 §10.1.1."""
+    assert read(b"Expect: 100-continue").expect_continue
+    assert not read(b"Expect: 100-continue", start=b"GET / HTTP/1.0").expect_continue
+
+
+def test_chunked_is_framed_as_chunked() -> None:
+    """The length is unknown, and the line that says so is ours."""
+    head = read(b"Transfer-Encoding: CHUNKED")
+    assert (head.length, head.framing) == (CHUNKED, b"Transfer-Encoding: chunked\r\n")
+
+
+def test_repeated_claims_are_joined() -> None:
+    """Lists over several lines are one list (RFC 9110 §5.3)."""
+    head = read(
+        b"X-Forwarded-For: a", b"X-Forwarded-For: b", b"Forwarded: for=a", b"Forwarded: for=b"
+    )
+    assert (head.forwarded_for, head.forwarded) == (b"a, b", b"for=a, for=b")
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"GET /" + b"a" * 9000, (414, "target_too_long")),
+        (b"\r\nGET /" + b"a" * 9000, (414, "target_too_long")),
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * MAX_HEAD_BYTES, (431, "head_too_large")),
+        (b"GET / HTTP/1.1\r\nHost: a\n", (400, "bad_line_ending")),
+        (b"GET / HTTP/1.1\n", (400, "bad_line_ending")),
+    ],
+)
+def test_what_can_never_be_good_is_refused_at_once(data: bytes, expected: tuple[int, str]) -> None:
+    """An unfinished head over a limit or with a bare LF is not waited for."""
+    assert refused(data) == expected
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"G", b"\r", b"\r\n", b"GET / HTTP/1.1\r", b"GET / HTTP/1.1\r\nHost: a\r\n\r"]
+)
+def test_the_beginning_of_a_good_head_is_waited_for(data: bytes) -> None:
+    """None, not an error."""
+    assert read_head(data) is None
+
+
+def test_the_limit_of_the_whole_head_is_exact() -> None:
+    """One byte more is too much, also in one piece."""
+
+    def sized(size: int) -> bytes:
+        start = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"".join(
+            b"X-%d: %b\r\n" % (n, b"a" * 8000) for n in range(5)
+        )
+        return start + b"Y: " + b"a" * (size - len(start) - 7) + b"\r\n\r\n"
+
+    head = read_head(sized(MAX_HEAD_BYTES))
+    assert head is not None
+    assert head.consumed == MAX_HEAD_BYTES
+    assert refused(sized(MAX_HEAD_BYTES + 1)) == (431, "head_too_large")
+
+
+def test_good_hosts_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client can invent hosts without end."""
+    monkeypatch.setattr(request, "_known_hosts", known := set())
+    for number in range(2000):
+        read_head(b"GET / HTTP/1.1\r\nHost: h%d.example\r\n\r\n" % number)
+    read_head(b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % (b"a" * 5000))
+    assert len(known) == 1024
+    assert max(map(len, known)) < 256
+
+
+def test_a_remembered_host_is_checked_against_the_target_still() -> None:
+    """Being well-formed is remembered, not being right."""
+    read()
+    assert refused(b"GET http://b.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n") == (
+        400,
+        "bad_host",
+    )
+
+
+@settings(derandomize=True, max_examples=300)
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n", b""]),
+)
+def test_any_bytes_are_read_refused_or_waited_for(data: bytes, start: bytes) -> None:
+    """Nothing else is ever raised."""
+    try:
+        head = read_head(start + data)
+    except BadRequest as error:
+        status = error.status
+    else:
+        status = 400
+        assert head is None or head.consumed <= len(start + data)
+    assert status in (400, 405, 414, 417, 431, 501, 505)
