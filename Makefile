@@ -9,7 +9,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test check fmt docs lock bench-failures clean
+.PHONY: help demo run test check fmt docs lock bench bench-quick bench-micro bench-failures clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,15 @@ UV := $(BIN)/uv pip compile --quiet --no-python-downloads --universal --python-v
 lock: $(VENV)/.dev ## the locks, after a change of requirements.txt or requirements-dev.txt
 	$(UV) requirements.txt -o requirements.lock
 	$(UV) requirements.txt requirements-dev.txt -c requirements.lock -o requirements-dev.lock
+
+bench: $(VENV)/.run ## every case beside nginx, HAProxy, Envoy, Caddy and aiohttp; about 50 minutes
+	$(BIN)/python -m bench $(ARGS)
+
+bench-quick: $(VENV)/.run ## small GET beside nginx, Envoy and Caddy; under 2 minutes
+	$(BIN)/python -m bench quick $(ARGS)
+
+bench-micro: $(VENV)/.run ## what each step of a request costs, in ns
+	$(BIN)/python -m bench.micro $(ARGS)
 
 bench-failures: $(VENV)/.run ## servers fail by script, ours and the peers (docs/failures.md); ARGS="quick"
 	$(BIN)/python -m bench.scenarios $(ARGS)

@@ -62,7 +62,7 @@ def _watch(table: Table, master: int) -> None:
             checker.adopt(adopted, config.from_json(blob))
         log.stdout().flush()
         gevent.sleep(POLL_SECONDS)
-    reason = "replaced" if os.getppid() == master else "master_gone"
+    reason = "stopped" if os.getppid() == master else "master_gone"
     log.event("control", "info", "control process stopped", pid=os.getpid(), reason=reason)
 
 
