@@ -126,6 +126,17 @@ class HealthCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class OutlierDetection:
+    """Failures in a row that eject a server, by kind (0 = never), and for how many seconds."""
+
+    connect_failures: int
+    resets: int
+    server_errors: int
+    ejection_time: float
+    max_ejection_time: float
+
+
+@dataclass(frozen=True, slots=True)
 class Timeouts:
     """Seconds; 0 = none."""
 
@@ -175,6 +186,7 @@ class Config:
     servers: tuple[Server, ...]
     algorithm: Algorithm
     health_check: HealthCheck | None
+    outlier_detection: OutlierDetection | None
     timeouts: Timeouts
     retries: Retries
     limits: Limits
@@ -1019,6 +1031,19 @@ HEALTH_CHECK = Object(HealthCheck, (
         "Each wait is longer or shorter by up to this share, so that checks do not come in bursts."),
 ), or_false=True)
 
+OUTLIER_DETECTION = Object(OutlierDetection, (
+    Key("connect_failures", Whole(0, 10_000), 3,
+        "Failed connects in a row that set a server aside, over all workers (0 = never)."),
+    Key("resets", Whole(0, 10_000), 5,
+        "The same for requests without a whole answer: reset, cut, unreadable, timed out (0 = never)."),
+    Key("server_errors", Whole(0, 10_000), 5,
+        "The same for answers of 500 and above, but 501 and 505 (0 = never)."),
+    Key("ejection_time", Number(0.1, DAY_S), 5.0,
+        "How long it is set aside, times the number of times it lately was; then one request tries it."),
+    Key("max_ejection_time", Number(0.1, DAY_S), 300.0,
+        "The longest that this time grows to."),
+), or_false=True)
+
 TIMEOUTS = Object(Timeouts, (
     Key("connect", Number(0, DAY_S), 3.0,
         "To connect to a server (0 = none); over it, another server is tried, or 504."),
@@ -1093,6 +1118,9 @@ ROOT = Object(_config, (
                   {"name": "mypackage.NightShift", "limit": 20})),
     Key("health_check", HEALTH_CHECK, HEALTH_CHECK.defaults,
         "How servers are found healthy or unhealthy; false: never checked, all count as healthy."),
+    Key("outlier_detection", OUTLIER_DETECTION, OUTLIER_DETECTION.defaults,
+        "When a server is set aside for what requests meet there: never the last one, at most half of them "
+        "(one of two or three); false: never."),
     Key("timeouts", TIMEOUTS, TIMEOUTS.defaults,
         "How long each thing may take."),
     Key("retries", RETRIES, RETRIES.defaults,

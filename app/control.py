@@ -46,12 +46,14 @@ def _watch(table: Table, master: int) -> None:
 
     from app import config, log
     from app.health.checker import Checker
+    from app.health.ejector import Ejector
 
     # Look-ups of names run in threads; a few names that hang must not keep the others waiting.
     gevent.get_hub().threadpool.maxsize = 64
     _raise_descriptor_limit()
     log.event("control", "info", "control process started", pid=os.getpid(), master_pid=master)
     checker = Checker(table)
+    ejector = Ejector(table)
     adopted = 0
     # A predecessor may have been killed between a change and its bump.
     table.bump()
@@ -59,7 +61,10 @@ def _watch(table: Table, master: int) -> None:
         _beat(table)
         if table.cells[PROPOSED] != adopted:
             adopted, blob = table.proposed()
-            checker.adopt(adopted, config.from_json(blob))
+            adopting = config.from_json(blob)
+            checker.adopt(adopted, adopting)
+            ejector.adopt(adopting)
+        ejector.tick(time.monotonic_ns() // 1_000_000)
         log.stdout().flush()
         gevent.sleep(POLL_SECONDS)
     reason = "stopped" if os.getppid() == master else "master_gone"

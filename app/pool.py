@@ -2,13 +2,15 @@
 
 Facts about backends change rarely and are paid for when they change: the worker compares one cell of the
 shared table (the epoch) and, when it differs, builds a new immutable snapshot of the available backends
-with a policy over them. Picking then tests no health. ``available = healthy and ready and not full`` is
-computed here and nowhere else. Runs in workers, no I/O but log lines. Of a request it knows only that it
-may have a key, which app.wire.key finds.
+with a policy over them. Picking then tests no health. ``available = healthy and not ejected and ready and
+not full`` is computed here and nowhere else. What requests meet at a backend is counted here, and judged by
+the control process. Runs in workers, no I/O but log lines. Of a request it knows only that it may have a
+key, which app.wire.key finds.
 """
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable, Iterable
 from time import monotonic
@@ -16,18 +18,37 @@ from typing import Any
 
 from app import config as configuration
 from app import log
-from app.config import Algorithm, Config, Server
-from app.errors import BadRequest, NoBackend
+from app.config import Algorithm, Config, OutlierDetection, Server
+from app.errors import (
+    Aborted,
+    BackendError,
+    BadRequest,
+    ConnectFailed,
+    ConnectTimeout,
+    NoBackend,
+    ProxyError,
+    StaleConnection,
+)
 from app.latency import Latency
 from app.policies import POLICIES, Guard, Inputs, KeyMissing, Policy, PolicyError, load_custom, make
 from app.table import (
     ADMIN,
+    CONNECT_STREAK,
+    EJECTED,
+    EJECTION,
     EPOCH,
+    ERROR_STREAK,
+    FAILURES,
     IN_FLIGHT,
     READY,
+    RECOVERIES,
     REQUESTS,
+    RESET_STREAK,
     ROW_STRIDE,
     SLOT_HEADER,
+    STREAKS,
+    TRIAL,
+    TROUBLES,
     Table,
     identity_of,
 )
@@ -38,6 +59,12 @@ ROUND_ROBIN = Algorithm("round_robin")
 # Retries look for a backend that was not tried; the policy gets this many chances before its order is
 # given up for a plain search.
 _PICKS_BEFORE_SEARCH = 8
+# Failures further apart are not "in a row", whatever came between them in other workers.
+_STREAK_SECONDS = 30.0
+# Statuses that say something about the server and not about what it was asked (RFC 9110 §15.6).
+_NOT_ITS_FAULT = (501, 505)
+# We ran out of descriptors, memory or ports: no server is to blame.
+_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
 
 
 class Backend:
@@ -53,6 +80,7 @@ class Backend:
         "base_url",
         "connections",
         "in_flight",
+        "is_on_trial",
         "is_watched",
         "latency",
         "max_connections",
@@ -61,6 +89,7 @@ class Backend:
         "requests",
         "row",
         "server",
+        "troubled_at",
         "url",
     )
 
@@ -78,7 +107,9 @@ class Backend:
         self.in_flight = SLOT_HEADER + row * ROW_STRIDE + IN_FLIGHT
         self.requests = SLOT_HEADER + row * ROW_STRIDE + REQUESTS
         self.is_watched = False
+        self.is_on_trial = False
         self.latency = Latency()
+        self.troubled_at = 0.0  # the last failure counted in its streaks; 0.0 if they are 0
 
     def __repr__(self) -> str:
         return f"<Backend {self.name} row {self.row}>"
@@ -112,7 +143,9 @@ class Snapshot:
         self.backups = backups
         self.policy = policy
         self.pick: Callable[..., int] | None = policy.pick if policy is not None else None
-        self.is_plain = not has_key and not any(one.max_connections for one in backends)
+        self.is_plain = not has_key and not any(
+            one.max_connections or one.is_on_trial for one in backends
+        )
         self.reason = reason  # why there is none, where there is none
 
 
@@ -140,6 +173,8 @@ class Pool:
         self._algorithm = ROUND_ROBIN
         self._guard: Guard | None = None
         self._key_of: Callable[[Any], bytes | None] | None = None
+        self._measures = False
+        self._counted: frozenset[int] = frozenset()  # streaks that the configuration limits
         self.backends: tuple[Backend, ...] = ()
         self.snapshot = Snapshot((), None, "none_healthy")
         self.refresh()
@@ -156,9 +191,26 @@ class Pool:
         key = self._key_of(request) if self._key_of is not None and request is not None else None
         return self._pick_other(snapshot, tried, key)
 
-    def answered(self, backend: Backend, seconds: float) -> None:
-        """A watched backend has answered, the head of its response after that time."""
-        backend.latency.observe(seconds, monotonic())
+    def answered(self, backend: Backend, status: int, seconds: float) -> None:
+        """A whole answer, its head after that time: told of each 5xx, and of all of a watched backend."""
+        if self._measures:
+            backend.latency.observe(seconds, monotonic())
+        if status >= 500 and status not in _NOT_ITS_FAULT and ERROR_STREAK in self._counted:
+            self._count_failure(backend, ERROR_STREAK)
+        elif backend.troubled_at or backend.is_on_trial:
+            cells, at = self.cells, SLOT_HEADER + backend.row * ROW_STRIDE
+            self._end_streaks(backend, at)
+            cells[at + RECOVERIES] += 1
+            cells[TROUBLES] += 1
+
+    def failed(self, backend: Backend, error: ProxyError) -> None:
+        """An attempt has ended without a whole answer; whether the backend is to blame is found here."""
+        if isinstance(error, (ConnectFailed, ConnectTimeout)):
+            if getattr(error.__context__, "errno", None) not in _OURS:
+                self._count_failure(backend, CONNECT_STREAK)
+        # A stale connection is a race that nobody lost.
+        elif isinstance(error, (BackendError, Aborted)) and not isinstance(error, StaleConnection):
+            self._count_failure(backend, RESET_STREAK)
 
     def refresh(self) -> None:
         """Build the snapshot anew from the table."""
@@ -191,6 +243,7 @@ class Pool:
             self._disconnect(backend.connections)
         self.backends = tuple(backends)
         if config is not None:
+            self._counted = _counted(config.outlier_detection)
             self._adopt_algorithm(config.algorithm, config.trusted_proxies)
 
     def _adopt_algorithm(self, algorithm: Algorithm, trusted_proxies: tuple[str, ...]) -> None:
@@ -204,23 +257,22 @@ class Pool:
         self._key_of = (
             key_reader(algorithm.hash_on, trust_in(trusted_proxies)) if is_keyed else None
         )
-        for backend in self.backends:
-            backend.is_watched = "latency" in reads
+        self._measures = "latency" in reads
 
     def _build(self) -> Snapshot:
         table = self.table
         healthy = [backend for backend in self.backends if table.is_healthy(backend.row)]
-        ready = [
-            backend
-            for backend in healthy
-            if table.cells[table.server(backend.row) + ADMIN] == READY
-        ]
-        # Backups serve when no primary can (nginx's meaning).
-        primaries = [backend for backend in ready if not backend.server.backup]
-        available = tuple(primaries or ready)
+        ready = [backend for backend in healthy if self._server_cell(backend, ADMIN) == READY]
+        for backend in self.backends:
+            backend.is_on_trial = self._server_cell(backend, EJECTION) == TRIAL
+            backend.is_watched = self._measures or backend.is_on_trial or backend.troubled_at != 0.0
+        trusted = [one for one in ready if self._server_cell(one, EJECTION) != EJECTED]
+        # Backups serve when no primary can (nginx's meaning), ejected ones when there is nobody else.
+        primaries = [backend for backend in trusted if not backend.server.backup]
+        available = tuple(primaries or trusted or ready)
         if not available:
             return Snapshot((), None, "all_draining" if healthy else "none_healthy")
-        backups = tuple(backend for backend in ready if backend.server.backup) if primaries else ()
+        backups = tuple(one for one in trusted if one.server.backup) if primaries else ()
         policy = self._policy(available)
         return Snapshot(available, policy, backups=backups, has_key=self._key_of is not None)
 
@@ -272,9 +324,40 @@ class Pool:
                 full = True
         raise NoBackend(reason="all_full" if full else "all_tried")
 
+    def _server_cell(self, backend: Backend, cell: int) -> int:
+        return self.table.cells[self.table.server(backend.row) + cell]
+
+    def _count_failure(self, backend: Backend, streak: int) -> None:
+        """Write it where the control process sees it."""
+        if streak not in self._counted:
+            return
+        cells, at = self.cells, SLOT_HEADER + backend.row * ROW_STRIDE
+        now = monotonic()
+        if now - backend.troubled_at > _STREAK_SECONDS:
+            self._end_streaks(backend, at)
+        cells[at + streak] += 1
+        cells[at + FAILURES] += 1
+        cells[TROUBLES] += 1
+        backend.troubled_at = now
+        backend.is_watched = True  # its next good answer ends the streak
+
+    def _end_streaks(self, backend: Backend, at: int) -> None:
+        for streak in STREAKS:
+            self.cells[at + streak] = 0
+        backend.troubled_at = 0.0
+        backend.is_watched = self._measures or backend.is_on_trial
+
     def _is_full(self, backend: Backend) -> bool:
-        limit = backend.max_connections
+        limit = 1 if backend.is_on_trial else backend.max_connections
         return limit > 0 and self.table.in_flight(backend.row) >= limit
+
+
+def _counted(settings: OutlierDetection | None) -> frozenset[int]:
+    """The streaks that can get a backend ejected."""
+    if settings is None:
+        return frozenset()
+    limits = (settings.connect_failures, settings.resets, settings.server_errors)
+    return frozenset(streak for streak, limit in zip(STREAKS, limits, strict=True) if limit)
 
 
 def _guard(algorithm: Algorithm) -> Guard | None:

@@ -196,19 +196,23 @@ class Proxy:
                 response = self.session.send(request)
                 if request.connect_seconds is not None:
                     attempt["connect_ms"] = int(request.connect_seconds * 1e6) / 1e3
-                attempt["first_byte_ms"] = int((response.first_byte_at - sent_at) * 1e6) / 1e3
+                seconds = response.first_byte_at - sent_at
+                attempt["first_byte_ms"] = int(seconds * 1e6) / 1e3
                 attempt["status"] = response.head.status
-                if backend.is_watched:
-                    self.pool.answered(backend, response.first_byte_at - sent_at)
                 if response.head.status == 101:
+                    if backend.is_watched:
+                        self.pool.answered(backend, 101, seconds)
                     attempt["reason"] = self._tunnel(exchange, response)
                 else:
                     self._relay(exchange, response)
+                    if backend.is_watched or response.head.status >= 500:
+                        self.pool.answered(backend, response.head.status, seconds)
                 return response.head.status  # type: ignore[no-any-return]
             except BackendError as error:
                 if request.connect_seconds is not None:
                     attempt["connect_ms"] = int(request.connect_seconds * 1e6) / 1e3
                 attempt["reason"] = error.reason
+                self.pool.failed(backend, error)
                 is_stale = isinstance(error, StaleConnection)
                 met_stale = met_stale or is_stale
                 # One stale connection is free: where its backend has died, the next attempt may be
@@ -222,6 +226,7 @@ class Proxy:
                     tried += (backend,)
             except ProxyError as error:
                 attempt["reason"] = error.reason
+                self.pool.failed(backend, error)
                 raise
             finally:
                 cells[backend.in_flight] -= 1

@@ -7,12 +7,12 @@ nothing is left behind in /dev/shm whoever dies. Linux: record locks are asked f
 Layout, in 64-bit cells, then bytes:
 
     header   HEADER_CELLS            magic, version, sizes, epoch, sequences, owner, heartbeat, seals of blobs
-    servers  rows × SERVER_STRIDE    identity, last sequence that names it, health, admin state, spare
+    servers  rows × SERVER_STRIDE    identity, last sequence that names it, health, admin state, ejection
     slots    slots × slot cells      SLOT_HEADER cells, then rows × ROW_STRIDE counters; slot 0 is the ledger
     blobs    2 × blob_bytes          the configuration with an odd and with an even sequence
 
 One writer for each cell: the master (identity, sequences, owner, pid of a slot), the control process
-(health, CHECKED, HEARTBEAT), one worker (its slot's counters). EPOCH has several, so it is never
+(health, ejection, CHECKED, HEARTBEAT), one worker (its slot's counters). EPOCH has several, so it is never
 incremented: each change stores a clock reading, and a lost update cannot make two changes look like one.
 Masters of two generations (USR2) exclude each other with a record lock; the kernel frees it with its holder.
 """
@@ -53,13 +53,18 @@ _SEALS = 24  # for each of the two blobs: sequence, length, crc32, spare
 # Server cells, relative to server(row).
 IDENTITY, SEQUENCE, ADMIN = 0, 1, 2
 STATE, STREAK, CHANGED_MS, CHECKED_MS, STATUS = 8, 9, 10, 11, 12
+EJECTION, EJECTION_MS, EJECTIONS = 13, 14, 15  # state, since when (monotonic ms), how often lately
 
 UNCHECKED, HEALTHY, UNHEALTHY = 0, 1, 2  # STATE
 READY, DRAIN, MAINT = 0, 1, 2  # ADMIN
+TRUSTED, EJECTED, TRIAL = 0, 1, 2  # EJECTION
 
 # Slot cells, then the counters of each row.
 PID, GENERATION, STARTED_MS = 0, 1, 2
+TROUBLES = 3  # changes whenever the worker has counted a failure, or a good answer after one
 IN_FLIGHT, REQUESTS, FAILURES = 0, 1, 2
+STREAKS = CONNECT_STREAK, RESET_STREAK, ERROR_STREAK = 3, 4, 5  # failures in a row, by kind
+RECOVERIES = 6  # good answers that ended a streak, or a trial
 LEDGER = 0  # the slot that keeps the counters of workers that are gone
 
 # Bytes of the file that record locks are taken on.
@@ -174,6 +179,19 @@ class Table:
     def count(self, row: int, counter: int) -> int:
         """A counter of a server over all workers, those that are gone included."""
         return sum(self._column(row, counter))
+
+    def counts(self, row: int, counter: int) -> list[int]:
+        """A counter of a server in each slot."""
+        return self._column(row, counter).tolist()
+
+    def slot_column(self, number: int, counter: int) -> memoryview:
+        """A counter of one worker for every row."""
+        return self.slot(number)[SLOT_HEADER + counter :: ROW_STRIDE]
+
+    def troubles(self) -> list[int]:
+        """What each worker has to report of failures: when a number changes, there is news."""
+        start = self._slots_at + TROUBLES
+        return self.cells[start : start + self.slots * self._slot_cells : self._slot_cells].tolist()
 
     # -- configuration -----------------------------------------------------------------------------
 
@@ -346,11 +364,14 @@ class Table:
     def _forget_health(self, at: int) -> None:
         for cell in (STATE, STREAK, CHANGED_MS, CHECKED_MS, STATUS):
             self.cells[at + cell] = 0
+        for cell in (EJECTION, EJECTION_MS, EJECTIONS):
+            self.cells[at + cell] = 0
 
     def _release(self, number: int) -> None:
         slot, ledger = self.slot(number), self.slot(LEDGER)
         for start in range(SLOT_HEADER, self._slot_cells, ROW_STRIDE):
-            slot[start + IN_FLIGHT] = 0
+            for counter in (IN_FLIGHT, *STREAKS, RECOVERIES):
+                slot[start + counter] = 0
             for counter in (REQUESTS, FAILURES):
                 if slot[start + counter]:
                     ledger[start + counter] += slot[start + counter]

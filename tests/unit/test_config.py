@@ -90,6 +90,7 @@ def test_an_empty_object_gives_the_documented_defaults() -> None:
             headers=(),
             jitter=0.1,
         ),
+        outlier_detection=configuration.OutlierDetection(3, 5, 5, 5.0, 300.0),
         timeouts=configuration.Timeouts(3.0, 60.0, 0.0, 60.0, 75.0, 1.5, 3600.0),
         retries=configuration.Retries(2),
         limits=configuration.Limits(0, 0),
@@ -120,6 +121,13 @@ def test_every_key_can_be_set() -> None:
             "host": "app.example:8443",
             "headers": {"X-Probe": "a b", "Accept": "*/*"},
             "jitter": 0,
+        },
+        "outlier_detection": {
+            "connect_failures": 1,
+            "resets": 0,
+            "server_errors": 2,
+            "ejection_time": 3,
+            "max_ejection_time": 4.5,
         },
         "timeouts": {
             "connect": 0.1,
@@ -162,6 +170,7 @@ def test_every_key_can_be_set() -> None:
             headers=(("X-Probe", "a b"), ("Accept", "*/*")),
             jitter=0.0,
         ),
+        outlier_detection=configuration.OutlierDetection(1, 0, 2, 3.0, 4.5),
         timeouts=configuration.Timeouts(0.1, 2, 3, 4, 5, 6, 7),
         retries=configuration.Retries(1),
         limits=configuration.Limits(10, 11),
@@ -507,7 +516,7 @@ def test_the_longest_unix_path_is_taken() -> None:
         ('{"limits": {"body": 1, "body": 2}}', "limits.body: appears more than once; keep one"),
         ('{"x": 1, "limits": {}, "x": 2}',
          "x: unknown key; there are $schema, host, port, workers, servers, algorithm, "
-         "health_check, timeouts, retries, limits, logging, tls, trusted_proxies, upgrade, "
+         "health_check, outlier_detection, timeouts, retries, limits, logging, tls, trusted_proxies, upgrade, "
          "graceful_timeout"),
         ('{"tls": {"certificate": "a"}}', "tls.key: is required"),
         ('{"tls": {"certificate": "a", "key": "b", "minimum_version": "1.1"}}',
@@ -852,6 +861,8 @@ documents = st.fixed_dictionaries(
                       "expected_status": st.lists(st.integers(100, 599), min_size=1),
                       "host": st.none() | hosts, "jitter": st.floats(0, 0.5),
                       "headers": st.dictionaries(labels.map("X-{}".format), header_values)}),
+        "outlier_detection": st.just(False) | st.fixed_dictionaries(
+            {}, optional={"resets": st.integers(0, 9), "ejection_time": st.floats(0.1, 100)}),
         "timeouts": st.dictionaries(
             st.sampled_from([key.name for key in TIMEOUTS.keys]), st.floats(0, 86400)),
         "limits": st.dictionaries(
@@ -886,6 +897,13 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
   "servers": [{"url": "http://a:1", "weight": 1, "backup": false, "max_connections": 0}],
   "algorithm": "round_robin",
   "health_check": false,
+  "outlier_detection": {
+    "connect_failures": 3,
+    "resets": 5,
+    "server_errors": 5,
+    "ejection_time": 5,
+    "max_ejection_time": 300
+  },
   "timeouts": {
     "connect": 3,
     "read": 60,

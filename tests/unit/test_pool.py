@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections import Counter
 from types import SimpleNamespace
@@ -12,18 +13,39 @@ import pytest
 from app import config as configuration
 from app import log
 from app import pool as pools
-from app.errors import BadRequest, NoBackend
+from app.errors import (
+    Aborted,
+    BackendReset,
+    BadRequest,
+    BadResponse,
+    BodyTimeout,
+    ClientGone,
+    ConnectFailed,
+    ConnectTimeout,
+    NoBackend,
+    ProxyError,
+    ResponseTimeout,
+    ShuttingDown,
+    StaleConnection,
+)
 from app.pool import Backend, Pool
 from app.table import (
     ADMIN,
     DRAIN,
+    EJECTED,
+    EJECTION,
+    FAILURES,
     HEALTHY,
     IN_FLIGHT,
     MAINT,
     READY,
+    RECOVERIES,
     ROW_STRIDE,
     SLOT_HEADER,
     STATE,
+    STREAKS,
+    TRIAL,
+    TRUSTED,
     UNHEALTHY,
     Table,
     identity_of,
@@ -334,13 +356,13 @@ def test_peak_ewma_prefers_the_faster_and_forgets(monkeypatch: pytest.MonkeyPatc
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(pools, "monotonic", lambda: clock.now)
     assert all(backend.is_watched for backend in house.pool.backends)
-    house.pool.answered(house.backend(1), 1.0)
-    house.pool.answered(house.backend(2), 0.01)
+    house.pool.answered(house.backend(1), 200, 1.0)
+    house.pool.answered(house.backend(2), 200, 0.01)
     for port in (1, 2):
         house.load(port, 1)
     assert set(house.picks(20)) == {2}
     clock.now += 60
-    house.pool.answered(house.backend(2), 0.01)
+    house.pool.answered(house.backend(2), 200, 0.01)
     assert set(house.picks(20)) == {1}
 
 
@@ -385,3 +407,117 @@ def test_a_class_that_is_gone_when_a_worker_wants_it_is_round_robin(
     house = House(1, 2, algorithm="no.such.Thing")
     assert house.available() == {1, 2}
     assert [fields["reason"] for fields in told] == ["load_failed"]
+
+
+# --- trouble -------------------------------------------------------------------------------------
+
+
+def counts(house: House, port: int) -> list[int]:
+    """This worker's streaks, failures and recoveries of a server."""
+    at = SLOT_HEADER + house.row(port) * ROW_STRIDE
+    return [house.pool.cells[at + cell] for cell in (*STREAKS, FAILURES, RECOVERIES)]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ConnectFailed(), [1, 0, 0, 1, 0]),
+        (ConnectTimeout(), [1, 0, 0, 1, 0]),
+        (BackendReset(), [0, 1, 0, 1, 0]),
+        (BadResponse(), [0, 1, 0, 1, 0]),
+        (ResponseTimeout(), [0, 1, 0, 1, 0]),
+        (Aborted(), [0, 1, 0, 1, 0]),
+        (StaleConnection(), [0] * 5),
+        (ClientGone(), [0] * 5),
+        (BodyTimeout(), [0] * 5),
+        (ShuttingDown(), [0] * 5),
+    ],
+)
+def test_who_is_to_blame(error: ProxyError, expected: list[int]) -> None:
+    """A failure of the client's, of ours or of nobody never counts against a backend."""
+    house = House(1, 2)
+    house.pool.failed(house.backend(1), error)
+    assert counts(house, 1) == expected
+    assert counts(house, 2) == [0] * 5
+
+
+def test_our_own_lack_of_descriptors_is_not_the_backends_fault() -> None:
+    """Or one busy minute would eject half of the servers."""
+    house = House(1, 2)
+    try:
+        try:
+            raise OSError(errno.EMFILE, "too many open files")
+        except OSError as failure:
+            raise ConnectFailed(str(failure)) from None
+    except ConnectFailed as error:
+        house.pool.failed(house.backend(1), error)
+    assert counts(house, 1) == [0] * 5
+
+
+def test_a_good_answer_ends_the_streaks() -> None:
+    """The backend is watched only as long as there is something to end."""
+    house = House(1, 2)
+    backend = house.backend(1)
+    house.pool.failed(backend, ConnectFailed())
+    house.pool.answered(backend, 503, 0.1)
+    assert counts(house, 1) == [1, 0, 1, 2, 0]
+    assert backend.is_watched
+    house.pool.answered(backend, 200, 0.1)
+    assert counts(house, 1) == [0, 0, 0, 2, 1]
+    assert not backend.is_watched
+
+
+@pytest.mark.parametrize("status", [200, 404, 499, 501, 505])
+def test_statuses_that_are_not_the_servers_fault(status: int) -> None:
+    """They are good answers."""
+    house = House(1, 2)
+    house.pool.failed(house.backend(1), ConnectFailed())
+    house.pool.answered(house.backend(1), status, 0.1)
+    assert counts(house, 1) == [0, 0, 0, 1, 1]
+
+
+def test_a_kind_that_is_switched_off_is_not_counted() -> None:
+    """And then a 500 is an answer like any other."""
+    house = House(1, 2, outlier_detection={"server_errors": 0, "resets": 0})
+    house.pool.failed(house.backend(1), BackendReset())
+    assert counts(house, 1) == [0] * 5
+    house.pool.failed(house.backend(1), ConnectFailed())
+    house.pool.answered(house.backend(1), 500, 0.1)
+    assert counts(house, 1) == [0, 0, 0, 1, 1]
+
+
+def test_failures_far_apart_are_not_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is hardly used: one failure an hour is no streak."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(pools, "monotonic", lambda: clock.now)
+    house = House(1, 2)
+    for pause in (0.0, 10.0, 31.0):
+        clock.now += pause
+        house.pool.failed(house.backend(1), ConnectFailed())
+    assert counts(house, 1) == [1, 0, 0, 3, 0]
+
+
+def test_an_ejected_server_is_left_out_unless_there_is_no_other() -> None:
+    """A backup comes first; better an ejected one than none."""
+    house = House(1, 2, server(3, backup=True))
+    house.write(1, EJECTION, EJECTED)
+    assert house.available() == {2}
+    house.write(2, STATE, UNHEALTHY)
+    assert house.available() == {3}
+    house.write(3, STATE, UNHEALTHY)
+    assert house.available() == {1}
+
+
+def test_on_trial_it_gets_one_request_at_a_time() -> None:
+    """Of all workers; its answer is watched."""
+    house = House(1, 2)
+    house.write(1, EJECTION, TRIAL)
+    assert house.available() == {1, 2}
+    assert house.backend(1).is_watched
+    house.load(1, 1)
+    assert house.available() == {2}
+    house.pool.answered(house.backend(1), 200, 0.1)
+    assert counts(house, 1) == [0, 0, 0, 0, 1]
+    house.write(1, EJECTION, TRUSTED)
+    assert house.available() == {1, 2}
+    assert not house.backend(1).is_watched

@@ -41,6 +41,9 @@ class Pool:
                 return backend
         raise NoBackend
 
+    def failed(self, _backend: Any, _error: Any) -> None:
+        pass
+
 
 class Session:
     """Does what it is told to, attempt after attempt; then it answers."""

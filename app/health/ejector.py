@@ -1,0 +1,221 @@
+"""Sets servers aside that fail real requests, and takes them back: the control process's part of it.
+
+Workers count (app.pool writes streaks into its slot); this process alone decides and writes the ejection
+cells, so no two writers share one, and a bump of the epoch tells all workers. ``tick`` is called 20 times a
+second and looks at nothing but one cell of each worker until one of them reports trouble. An ejected server
+comes back on trial: one request at a time, and the first outcome decides. Must never know HTTP.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from app import log
+from app.config import Config, OutlierDetection, Server
+from app.health.outlier import REASONS, Suspicion, ejection_ms, may_eject, times_ejected
+from app.table import (
+    CHANGED_MS,
+    CHECKED_MS,
+    EJECTED,
+    EJECTION,
+    EJECTION_MS,
+    EJECTIONS,
+    FAILURES,
+    RECOVERIES,
+    STREAK,
+    STREAKS,
+    TRIAL,
+    TRUSTED,
+    Table,
+    identity_of,
+)
+
+
+class Subject:
+    """One server under observation."""
+
+    __slots__ = ("ejected_at_ms", "failures", "kind", "recoveries", "row", "server", "suspicion")
+
+    def __init__(self, server: Server, row: int) -> None:
+        self.server = server
+        self.row = row
+        self.suspicion = Suspicion()
+        self.kind = ""  # of the trouble it was ejected for
+        self.ejected_at_ms = 0  # wall clock, as the times of checks
+        self.failures = self.recoveries = 0  # when its trial began
+
+
+class Ejector:
+    """Watches the servers of the configuration it adopted last."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._subjects: dict[int, Subject] = {}
+        self._settings: OutlierDetection | None = None
+        self._limits: tuple[int, ...] = ()
+        self._is_checked = False
+        self._out: set[int] = set()  # rows of ejected servers
+        self._troubles: list[int] = []
+        self._seen: dict[int, tuple[list[int], list[int]]] = {}  # a slot's failures, recoveries
+
+    def __repr__(self) -> str:
+        out = [s.server.name for s in self._subjects.values() if self._state(s) != TRUSTED]
+        return f"<Ejector {len(self._subjects)} servers, out or on trial: {out}>"
+
+    def adopt(self, config: Config) -> None:
+        """Watch these servers from now on; without outlier detection all are trusted."""
+        index = self._table.row_index()
+        settings = self._settings = config.outlier_detection
+        self._is_checked = config.health_check is not None
+        before = {subject.server.url: subject for subject in self._subjects.values()}
+        self._subjects = {}
+        for server in config.servers:
+            row = index.get(identity_of(server.url), -1)
+            if row < 0:
+                continue
+            subject = before.get(server.url)
+            if subject is None or subject.row != row:
+                subject = Subject(server, row)
+            subject.server = server
+            self._subjects[row] = subject
+        self._out = {row for row, s in self._subjects.items() if self._state(s) == EJECTED}
+        if settings is None:
+            self._trust_all()
+        else:
+            self._limits = (settings.connect_failures, settings.resets, settings.server_errors)
+
+    def tick(self, now_ms: int) -> None:
+        """Look for trouble, and for ejections that are over. ``now_ms`` is monotonic."""
+        if self._settings is None:
+            return
+        troubles = self._table.troubles()
+        if troubles != self._troubles:
+            for row in sorted(self._changed_rows(troubles)):
+                if row in self._subjects:
+                    self._judge(self._subjects[row], self._settings, now_ms)
+            self._troubles = troubles
+        for row in tuple(self._out):
+            if self._is_over(self._subjects[row], self._settings, now_ms):
+                self._try(self._subjects[row], now_ms)
+
+    # -- looking -----------------------------------------------------------------------------------
+
+    def _changed_rows(self, troubles: list[int]) -> set[int]:
+        """Rows of which a worker that reported trouble has counted something."""
+        rows: set[int] = set()
+        for number, count in enumerate(troubles):
+            if number < len(self._troubles) and self._troubles[number] == count:
+                continue
+            failures = self._table.slot_column(number, FAILURES).tolist()
+            recoveries = self._table.slot_column(number, RECOVERIES).tolist()
+            old = self._seen.get(number, ([0] * len(failures), [0] * len(recoveries)))
+            for before, now in zip(old, (failures, recoveries), strict=True):
+                if before != now:
+                    rows.update(at for at, value in enumerate(now) if value != before[at])
+            self._seen[number] = failures, recoveries
+        return rows
+
+    def _state(self, subject: Subject) -> int:
+        return self._table.cells[self._table.server(subject.row) + EJECTION]
+
+    def _streaks(self, subject: Subject) -> list[list[int]]:
+        return [self._table.counts(subject.row, cell) for cell in STREAKS]
+
+    # -- deciding ----------------------------------------------------------------------------------
+
+    def _judge(self, subject: Subject, settings: OutlierDetection, now_ms: int) -> None:
+        table = self._table
+        recoveries = table.count(subject.row, RECOVERIES)
+        verdict = subject.suspicion.judge(self._streaks(subject), recoveries, self._limits)
+        state = self._state(subject)
+        if state == TRIAL:
+            if table.count(subject.row, FAILURES) != subject.failures:
+                self._eject(subject, settings, "trial_failed", 1, now_ms)
+            elif recoveries != subject.recoveries:
+                self._change(subject, TRUSTED, now_ms)
+                self._log(subject, "info", "backend returned", "trial_passed")
+        elif state == TRUSTED and verdict is not None and self._may_eject(subject):
+            kind, consecutive = verdict
+            subject.kind = REASONS[kind]
+            self._eject(subject, settings, subject.kind, consecutive, now_ms)
+
+    def _may_eject(self, subject: Subject) -> bool:
+        tier = [s for s in self._subjects.values() if s.server.backup == subject.server.backup]
+        out = sum(self._state(one) != TRUSTED for one in tier)
+        others = sum(
+            self._state(one) == TRUSTED and self._table.is_healthy(one.row)
+            for one in tier
+            if one is not subject
+        )
+        return may_eject(len(tier), out, others)
+
+    def _eject(
+        self,
+        subject: Subject,
+        settings: OutlierDetection,
+        reason: str,
+        consecutive: int,
+        now_ms: int,
+    ) -> None:
+        at = self._table.server(subject.row)
+        times = self._table.cells[at + EJECTIONS]
+        if self._state(subject) == TRUSTED:
+            trusted_ms = now_ms - self._table.cells[at + EJECTION_MS]
+            times = times_ejected(times, trusted_ms, settings.ejection_time)
+        self._table.cells[at + EJECTIONS] = times + 1
+        subject.ejected_at_ms = time.time_ns() // 1_000_000
+        self._change(subject, EJECTED, now_ms)
+        self._log(
+            subject,
+            "warning",
+            "backend ejected",
+            reason,
+            consecutive=consecutive,
+            ejections=times + 1,
+            seconds=self._duration_ms(subject, settings) / 1000,
+        )
+
+    def _is_over(self, subject: Subject, settings: OutlierDetection, now_ms: int) -> bool:
+        """Whether it may be tried: its time is over and its last check passed, or a check is news enough."""
+        cells, at = self._table.cells, self._table.server(subject.row)
+        is_due = now_ms >= cells[at + EJECTION_MS] + self._duration_ms(subject, settings)
+        if not self._is_checked:
+            return is_due
+        if not self._table.is_healthy(subject.row) or cells[at + STREAK]:
+            return False
+        if cells[at + CHANGED_MS] > subject.ejected_at_ms:  # it was found ill, and well again
+            return True
+        is_checked = cells[at + CHECKED_MS] > subject.ejected_at_ms
+        # That it can be connected to is what a check shows; that it answers our users well is not.
+        return is_checked and (is_due or subject.kind == REASONS[0])
+
+    def _try(self, subject: Subject, now_ms: int) -> None:
+        subject.failures = self._table.count(subject.row, FAILURES)
+        subject.recoveries = self._table.count(subject.row, RECOVERIES)
+        subject.suspicion.excuse(self._streaks(subject))
+        self._change(subject, TRIAL, now_ms)
+        reason = "check_passed" if self._is_checked else "ejection_over"
+        self._log(subject, "info", "backend on trial", reason)
+
+    def _trust_all(self) -> None:
+        for subject in self._subjects.values():
+            if self._state(subject) != TRUSTED:
+                self._change(subject, TRUSTED, 0)
+                self._log(subject, "info", "backend returned", "outlier_detection_off")
+
+    # ----------------------------------------------------------------------------------------------
+
+    def _duration_ms(self, subject: Subject, settings: OutlierDetection) -> int:
+        times = self._table.cells[self._table.server(subject.row) + EJECTIONS]
+        return ejection_ms(times, settings.ejection_time, settings.max_ejection_time)
+
+    def _change(self, subject: Subject, state: int, now_ms: int) -> None:
+        at = self._table.server(subject.row)
+        self._table.cells[at + EJECTION_MS] = now_ms
+        self._table.cells[at + EJECTION] = state
+        (self._out.add if state == EJECTED else self._out.discard)(subject.row)
+        self._table.bump()
+
+    def _log(self, subject: Subject, level: str, message: str, reason: str, **fields: Any) -> None:
+        log.event("health", level, message, backend=subject.server.name, reason=reason, **fields)

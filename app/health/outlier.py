@@ -1,0 +1,93 @@
+"""Passive outlier detection: what the fate of real requests says about a server, as pure functions.
+
+Counts in, decisions out: no clock, no table, no log. A worker counts failures in a row for itself (a streak,
+ended by a good answer); here the streaks of all workers are judged together. Sources: consecutive counts and
+the growing ejection time are Envoy's (outlier_detection.proto), the one trial request is that of circuit
+breakers; "never the last, at most half, but one of two" avoids Envoy's small clusters that eject nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# Kinds of trouble, in the order of their streaks.
+CONNECT, RESET, ERROR = range(3)
+REASONS = ("connect_failures", "resets", "server_errors")
+
+
+class Suspicion:
+    """The streaks of one server in all workers, judged as one.
+
+    A streak in one worker counts as it is. Streaks of several workers are added up only as far as they grew
+    since any worker last had a good answer: failures before that are not in a row with those after.
+    """
+
+    __slots__ = ("_counted", "_excused", "_recoveries")
+
+    def __init__(self) -> None:
+        self._recoveries: int | None = None
+        self._excused: dict[tuple[int, int], int] = {}  # (kind, slot): failures from before a trial
+        self._counted: dict[tuple[int, int], int] = {}  # the same, from before a good answer
+
+    def judge(
+        self, streaks: Sequence[Sequence[int]], recoveries: int, limits: Sequence[int]
+    ) -> tuple[int, int] | None:
+        """The kind whose limit is reached and how many in a row; None if there is none.
+
+        ``streaks[kind][slot]``, good answers after failures (a running count), and the limit of each kind.
+        """
+        if self._recoveries not in (None, recoveries):
+            self._counted = _positive(streaks)
+        self._recoveries = recoveries
+        for kind, limit in enumerate(limits):
+            row = streaks[kind]
+            longest = max(self._since(self._excused, kind, row), default=0)
+            together = sum(self._since(self._counted, kind, row))
+            reached = max(longest, together)
+            if limit and reached >= limit:
+                return kind, reached
+        return None
+
+    def excuse(self, streaks: Sequence[Sequence[int]]) -> None:
+        """Start anew: what is counted up to now says nothing about what comes."""
+        self._excused = _positive(streaks)
+        self._counted = dict(self._excused)
+
+    def _since(
+        self, before: dict[tuple[int, int], int], kind: int, row: Sequence[int]
+    ) -> list[int]:
+        grown = []
+        for slot, count in enumerate(row):
+            known = before.get((kind, slot), 0)
+            if count < known:  # that streak has ended: the one now is a new one
+                del before[kind, slot]
+                known = 0
+            grown.append(count - known)
+        return grown
+
+
+def _positive(streaks: Sequence[Sequence[int]]) -> dict[tuple[int, int], int]:
+    return {
+        (kind, slot): count
+        for kind, row in enumerate(streaks)
+        for slot, count in enumerate(row)
+        if count
+    }
+
+
+def may_eject(servers: int, out: int, others_available: int) -> bool:
+    """Whether one more of ``servers`` may be set aside while ``out`` are: at most half, one of two or three.
+
+    Never the last one that could serve: a server that fails is better than none.
+    """
+    return others_available > 0 and out < max(1, servers // 2)
+
+
+def ejection_ms(times: int, base: float, most: float) -> int:
+    """How long the ``times``-th ejection lasts."""
+    return int(min(base * times, max(base, most)) * 1000)
+
+
+def times_ejected(times: int, trusted_ms: int, base: float) -> int:
+    """How often a server counts as ejected after so long in service: one less for each base time."""
+    return max(0, times - int(trusted_ms / (base * 1000)))

@@ -1,0 +1,149 @@
+"""Passive outlier detection through the real balancer: what requests meet takes a server out and back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from harness import Backend, Balancer, Load, burst, handlers, health_check, seconds, wait_until
+
+# A balancer whose servers come back soon.
+SOON = {"ejection_time": 0.4, "max_ejection_time": 0.4}
+
+
+@pytest.fixture(name="servers")
+def _servers() -> Iterator[list[Backend]]:
+    with Backend() as one, Backend() as two, Backend() as three, Backend() as four:
+        yield [one, two, three, four]
+
+
+def messages(balancer: Balancer, backend: Backend) -> list[tuple[str, str]]:
+    """What the log says of a server's health, first to last."""
+    lines = balancer.health_lines(backend=backend.address)
+    return [(str(line["message"]), str(line["reason"])) for line in lines]
+
+
+def test_a_refusing_server_is_out_for_every_worker_and_comes_back(servers: list[Backend]) -> None:
+    """No request fails, all workers leave it alone within 100 ms, and one trial brings it back."""
+    dead = servers[0]
+    with Balancer(servers, workers=2, outlier_detection=SOON) as balancer:
+        with Load(balancer.address) as load:
+            load.wait_for_more(50)
+            dead.down()
+            wait_until(lambda: messages(balancer, dead), seconds(5))
+            time.sleep(seconds(0.1))
+            mark = balancer.log_mark
+            load.wait_for_more(100)
+            time.sleep(seconds(0.2))  # access lines are written ten times a second
+            lines = balancer.access_lines(mark)
+            # Each trial costs one attempt; without ejection it were a quarter of all requests.
+            first_tries = [line["attempts"][0]["server"] for line in lines]
+            assert first_tries.count(dead.address) <= 0.1 * len(first_tries)
+            dead.up()
+            wait_until(lambda: messages(balancer, dead)[-1][0] == "backend returned", seconds(10))
+            dead.clear()
+            load.wait_for_more(100)
+            assert len(dead.requests) >= 15
+        assert load.failures == []
+        said = messages(balancer, dead)
+
+        assert said[0] == ("backend ejected", "connect_failures")
+        assert said[-2:] == [
+            ("backend on trial", "ejection_over"),
+            ("backend returned", "trial_passed"),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("handler", "reason"),
+    [
+        (handlers.answer(500), "server_errors"),
+        (handlers.reset, "resets"),
+        (handlers.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut"), "resets"),
+        (handlers.raw(b"nonsense\r\n\r\n"), "resets"),
+    ],
+    ids=["500", "reset", "cut-body", "unreadable"],
+)
+def test_each_kind_of_failure_ejects(servers: list[Backend], handler: Any, reason: str) -> None:
+    """After five in a row over both workers; then clients see no more of it."""
+    ill = servers[0]
+    with Balancer(servers, workers=2, outlier_detection={"ejection_time": 60}) as balancer:
+        burst(balancer.address, 40, clients=4)
+        ill.handler = handler
+
+        def is_out() -> bool:
+            with Load(balancer.address, kept=1, fresh=0) as load:
+                load.wait_for_more(4)
+            return bool(messages(balancer, ill))
+
+        wait_until(is_out, seconds(10))
+        time.sleep(seconds(0.1))
+        ill.clear()
+        burst(balancer.address, 60, clients=4)
+
+        assert ill.requests == []
+        assert messages(balancer, ill) == [("backend ejected", reason)]
+
+
+def test_failures_between_good_answers_eject_nobody(servers: list[Backend]) -> None:
+    """A server with one bad answer in three is not one that is broken."""
+    shaky = servers[0]
+
+    def answer(exchange: Any) -> None:
+        is_bad = len(shaky.requests) % 3 == 0
+        (handlers.answer(500) if is_bad else handlers.ok)(exchange)
+
+    shaky.handler = answer
+    with Balancer(servers, workers=2) as balancer:
+        burst(balancer.address, 300, clients=2)
+        time.sleep(seconds(0.2))
+
+        assert messages(balancer, shaky) == []
+
+
+def test_half_of_the_servers_always_stay(servers: list[Backend]) -> None:
+    """All answer 500: two of four are set aside, the others go on answering."""
+    for server in servers:
+        server.handler = handlers.answer(500)
+    with Balancer(servers, workers=2, outlier_detection={"ejection_time": 60}) as balancer:
+        responses = burst(balancer.address, 200, clients=4)
+        time.sleep(seconds(0.3))
+        responses += burst(balancer.address, 50, clients=4)
+
+        assert {response.status for response in responses} == {500}
+        assert len(balancer.health_lines(message="backend ejected")) == 2
+
+
+def test_with_checks_a_server_that_is_back_is_trusted_after_check_and_trial(
+    servers: list[Backend],
+) -> None:
+    """The passed check ends the ejection at once, however long it was to last."""
+    dead = servers[0]
+    check = health_check(0.1, healthy_threshold=1, unhealthy_threshold=1)
+    settings = {"ejection_time": 60}
+    with (
+        Balancer(servers, workers=2, health_check=check, outlier_detection=settings) as balancer,
+        Load(balancer.address) as load,
+    ):
+        load.wait_for_more(20)
+        dead.down()
+        wait_until(lambda: messages(balancer, dead)[1:], seconds(5))
+        dead.up()
+        load.wait_for_more(20)
+        wait_until(lambda: len(messages(balancer, dead)) >= 3, seconds(5))
+        dead.clear()
+        wait_until(lambda: len(dead.requests) > 20, seconds(5))
+
+        assert load.failures == []
+
+
+def test_switched_off_nothing_is_ejected(servers: list[Backend]) -> None:
+    """Every request still finds a server, by retrying."""
+    servers[0].down()
+    with Balancer(servers, workers=1, outlier_detection=False) as balancer:
+        burst(balancer.address, 100, clients=2)
+        time.sleep(seconds(0.2))
+
+        assert balancer.health_lines() == []
