@@ -104,6 +104,27 @@ def test_backend_that_closes_idle_connections(
     assert len(backend.requests) == 5
 
 
+def test_idle_connections_that_backends_end_are_let_go(
+    balancer: Balancer, backend: Backend
+) -> None:
+    """The end of a kept connection is noticed when it comes, not when the connection is wanted again."""
+    (worker,) = balancer.worker_pids()
+    gate = threading.Event()
+    backend.handler = handlers.gated(gate)
+    clients = [balancer.connect() for _ in range(20)]
+    for client in clients:
+        client.send_head("GET", "/together")
+    backend.wait_for_request(20)
+    gate.set()
+    for client in clients:
+        client.read_response()
+    before = processes.open_files(worker)
+    backend.hang_up()
+    wait_until(lambda: processes.open_files(worker) <= before - 20, seconds(1))
+    for client in clients:
+        client.close()
+
+
 def test_backend_that_closes_just_as_the_next_request_comes(
     balancer: Balancer, backend: Backend
 ) -> None:

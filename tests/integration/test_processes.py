@@ -251,7 +251,7 @@ def test_sigterm_finishes_what_is_in_flight(origin: Backend) -> None:
             assert (response.status, len(response.body)) == (200, 300_000)
             client.close()
         assert balancer.wait_for_exit() == 0
-        assert len(balancer.access_lines(target="/flight", status=200)) == 20
+        assert len(balancer.wait_for_access(20, target="/flight", status=200)) == 20
 
 
 def _is_refused(balancer: Balancer) -> bool:
