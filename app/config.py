@@ -83,6 +83,7 @@ class Server:
     weight: int = 1
     backup: bool = False
     max_connections: int = 0
+    state: str = "ready"
 
     @property
     def name(self) -> str:
@@ -866,9 +867,9 @@ def _normal_url(text: str) -> str:
     return f"{scheme}://{_bracketed(host)}{shown_port}{prefix}"
 
 
-def _server(url: str, weight: int, backup: bool, max_connections: int) -> Server:
+def _server(url: str, weight: int, backup: bool, max_connections: int, state: str) -> Server:
     scheme, host, port, prefix = _split_url(url)
-    return Server(url, scheme, host, port, prefix, weight, backup, max_connections)
+    return Server(url, scheme, host, port, prefix, weight, backup, max_connections, state)
 
 
 @lru_cache(maxsize=1)  # each server's URL is read twice in a row: once to check, once to split
@@ -1008,6 +1009,9 @@ SERVER = Object(_server, (
         "Used only while no other server is available."),
     Key("max_connections", Whole(0, 1_000_000), 0,
         "Requests in flight to it at once, over all workers (0 = unlimited)."),
+    Key("state", Choice(("ready", "drain", "maint")), "ready",
+        "drain: it gets no more requests, those in flight finish; maint: it is not checked either, and "
+        "checked before it is used again."),
 ))
 
 HEALTH_CHECK = Object(HealthCheck, (

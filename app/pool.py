@@ -228,16 +228,20 @@ class Pool:
     def _adopt(self, config: Config | None) -> None:
         """Take over a published configuration; a backend that stays keeps its connections."""
         servers = config.servers if config is not None else ()
-        known = {backend.server: backend for backend in self.backends}
+        known = {backend.url: backend for backend in self.backends}
         rows = self.table.row_index()
         backends = []
         for server in servers:
             row = rows.get(identity_of(server.url), -1)
-            backend = known.pop(server, None)
+            if row < 0:  # not in the table: nothing is known about it, so nothing is sent to it
+                continue
+            backend = known.get(server.url)
             if backend is None or backend.row != row:
-                if row < 0:  # not in the table: nothing is known about it, so nothing is sent to it
-                    continue
                 backend = Backend(server, row, *self._connect(server))
+            else:
+                del known[server.url]
+                backend.server = server
+                backend.max_connections = server.max_connections
             backends.append(backend)
         for backend in known.values():
             self._disconnect(backend.connections)
@@ -262,7 +266,7 @@ class Pool:
     def _build(self) -> Snapshot:
         table = self.table
         healthy = [backend for backend in self.backends if table.is_healthy(backend.row)]
-        ready = [backend for backend in healthy if self._server_cell(backend, ADMIN) == READY]
+        ready = [backend for backend in healthy if self._is_ready(backend)]
         for backend in self.backends:
             backend.is_on_trial = self._server_cell(backend, EJECTION) == TRIAL
             backend.is_watched = self._measures or backend.is_on_trial or backend.troubled_at != 0.0
@@ -271,7 +275,8 @@ class Pool:
         primaries = [backend for backend in trusted if not backend.server.backup]
         available = tuple(primaries or trusted or ready)
         if not available:
-            return Snapshot((), None, "all_draining" if healthy else "none_healthy")
+            is_draining = healthy or (self.backends and not any(map(self._is_ready, self.backends)))
+            return Snapshot((), None, "all_draining" if is_draining else "none_healthy")
         backups = tuple(one for one in trusted if one.server.backup) if primaries else ()
         policy = self._policy(available)
         return Snapshot(available, policy, backups=backups, has_key=self._key_of is not None)
@@ -323,6 +328,9 @@ class Pool:
                     return backend
                 full = True
         raise NoBackend(reason="all_full" if full else "all_tried")
+
+    def _is_ready(self, backend: Backend) -> bool:
+        return backend.server.state == "ready" and self._server_cell(backend, ADMIN) == READY
 
     def _server_cell(self, backend: Backend, cell: int) -> int:
         return self.table.cells[self.table.server(backend.row) + cell]

@@ -118,6 +118,9 @@ class Checker:
             if server.url not in rows:
                 continue
             identity, row = identity_of(server.url), rows[server.url]
+            if server.state == "maint":  # what is known of it will be old when it comes back
+                self._table.cells[self._table.server(row) + STATE] = UNCHECKED
+                continue
             watch = self._watches.get(identity)
             if watch is None or (watch.health_check, watch.row) != (health_check, row):
                 watch = Watch(server, row, health_check, self._check)

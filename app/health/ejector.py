@@ -144,7 +144,9 @@ class Ejector:
         tier = [s for s in self._subjects.values() if s.server.backup == subject.server.backup]
         out = sum(self._state(one) != TRUSTED for one in tier)
         others = sum(
-            self._state(one) == TRUSTED and self._table.is_healthy(one.row)
+            self._state(one) == TRUSTED
+            and one.server.state == "ready"
+            and self._table.is_healthy(one.row)
             for one in tier
             if one is not subject
         )

@@ -147,3 +147,26 @@ def test_switched_off_nothing_is_ejected(servers: list[Backend]) -> None:
         time.sleep(seconds(0.2))
 
         assert balancer.health_lines() == []
+
+
+def test_a_server_is_taken_out_and_put_back_by_a_reload(servers: list[Backend]) -> None:
+    """``state`` drain and maint: no more requests, and none fails; in maint no checks either."""
+    one, two = servers[:2]
+    with Balancer([one, two], workers=2, health_check=health_check(0.1)) as balancer:
+        for state, is_checked in (("drain", True), ("maint", False)):
+            with Load(balancer.address) as load:
+                load.wait_for_more(20)
+                balancer.set_servers([{"url": one.url, "state": state}, two])
+                balancer.write_config()
+                balancer.reload()
+                one.clear()
+                load.wait_for_more(40)
+                time.sleep(seconds(0.3))
+                assert one.requests == []
+                assert bool(one.probes) == is_checked
+                balancer.set_servers([one, two])
+                balancer.write_config()
+                balancer.reload()
+                load.wait_for_more(40)
+            assert load.failures == []
+            assert one.requests

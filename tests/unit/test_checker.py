@@ -355,3 +355,21 @@ def test_garbage_and_an_early_end_are_told_apart() -> None:
         probes._read_head(Pieces(b"SSH-2.0-OpenSSH\r\n"))
     with pytest.raises(ConnectionResetError):
         probes._read_head(Pieces(b"HTTP/1.1 200 OK\r\n"))
+
+
+def test_a_server_in_maintenance_is_not_checked_and_begins_anew_afterwards(house: House) -> None:
+    """Nobody knows what was done to it: its first check decides, not what was known before."""
+    house.adopt(1)
+    house.checker.record(house.watch(1), OK)
+    entry = {"url": url(1), "state": "maint"}
+    config = configuration.from_json(json.dumps({"servers": [entry]}).encode())
+    sequence = house.table.propose(configuration.to_json(config), [identity_of(url(1))])
+    house.checker.adopt(sequence, config)
+    house.table.publish(sequence)
+    assert house.later.killed == 1
+    assert not house.healthy(1)
+    assert house.table.cells[CHECKED] == sequence
+    sequence = house.adopt(1)
+    assert house.table.cells[CHECKED] < sequence
+    house.checker.record(house.watch(1), OK)
+    assert house.healthy(1)

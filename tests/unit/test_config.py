@@ -109,7 +109,9 @@ def test_every_key_can_be_set() -> None:
         "host": "::1",
         "port": 1,
         "workers": 3,
-        "servers": [{"url": "http://a", "weight": 2, "backup": True, "max_connections": 9}],
+        "servers": [
+            {"url": "http://a", "weight": 2, "backup": True, "max_connections": 9, "state": "drain"}
+        ],
         "algorithm": {"name": "hash", "hash_on": "cookie:sid", "missing_key": "none"},
         "health_check": {
             "path": "/ok?full=1",
@@ -155,7 +157,7 @@ def test_every_key_can_be_set() -> None:
         host="::1",
         port=1,
         workers=3,
-        servers=(configuration.Server("http://a", "http", "a", 80, "", 2, True, 9),),
+        servers=(configuration.Server("http://a", "http", "a", 80, "", 2, True, 9, "drain"),),
         algorithm=Algorithm(
             "hash", "cookie:sid", (("missing_key", "none"), ("balance_factor", 0.0))
         ),
@@ -516,8 +518,8 @@ def test_the_longest_unix_path_is_taken() -> None:
         ('{"limits": {"body": 1, "body": 2}}', "limits.body: appears more than once; keep one"),
         ('{"x": 1, "limits": {}, "x": 2}',
          "x: unknown key; there are $schema, host, port, workers, servers, algorithm, "
-         "health_check, outlier_detection, timeouts, retries, limits, logging, tls, trusted_proxies, upgrade, "
-         "graceful_timeout"),
+         "health_check, outlier_detection, timeouts, retries, limits, logging, tls, "
+         "trusted_proxies, upgrade, graceful_timeout"),
         ('{"tls": {"certificate": "a"}}', "tls.key: is required"),
         ('{"tls": {"certificate": "a", "key": "b", "minimum_version": "1.1"}}',
          'tls.minimum_version: must be one of "1.2", "1.3", got "1.1"; did you mean "1.3"?'),
@@ -848,7 +850,8 @@ documents = st.fixed_dictionaries(
             urls | st.fixed_dictionaries(
                 {"url": urls},
                 optional={"weight": st.integers(1, 1000), "backup": st.booleans(),
-                          "max_connections": st.integers(0, 9)}),
+                          "max_connections": st.integers(0, 9),
+                          "state": st.sampled_from(["ready", "drain", "maint"])}),
             max_size=4).map(told_apart),
         "algorithm": st.sampled_from(["first", "hash", "a.b.C"]) | st.fixed_dictionaries(
             {"name": st.sampled_from(["hash", "a.b:C"])},
@@ -894,7 +897,9 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
   "host": "0.0.0.0",
   "port": 8080,
   "workers": 2,
-  "servers": [{"url": "http://a:1", "weight": 1, "backup": false, "max_connections": 0}],
+  "servers": [
+    {"url": "http://a:1", "weight": 1, "backup": false, "max_connections": 0, "state": "ready"}
+  ],
   "algorithm": "round_robin",
   "health_check": false,
   "outlier_detection": {

@@ -46,6 +46,7 @@ from app.table import (
     STREAKS,
     TRIAL,
     TRUSTED,
+    UNCHECKED,
     UNHEALTHY,
     Table,
     identity_of,
@@ -171,6 +172,26 @@ def test_healthy_servers_that_all_drain_are_another_reason() -> None:
     assert house.available() == {1}
 
 
+@pytest.mark.parametrize("state", ["drain", "maint"])
+def test_the_configuration_can_take_a_server_out(state: str) -> None:
+    """And put it back, with its connections."""
+    house = House(1, server(2, state=state), 3)
+    kept = house.backend(2)
+    assert house.available() == {1, 3}
+    house.publish(1, 2, 3)
+    assert house.available() == {1, 2, 3}
+    assert house.backend(2) is kept
+    house.publish(server(1, state=state), server(2, state=state))
+    assert house.refusal() == "all_draining"
+
+
+def test_servers_in_maintenance_are_not_ill() -> None:
+    """They are not checked, so nothing is known of them: the reason is still what the operator did."""
+    house = House(server(1, state="maint"))
+    house.write(1, STATE, UNCHECKED)
+    assert house.refusal() == "all_draining"
+
+
 def test_without_servers_there_is_none_healthy() -> None:
     """An empty configuration answers every request 503."""
     assert House().refusal() == "none_healthy"
@@ -257,7 +278,7 @@ def test_a_new_configuration_is_taken_over_with_the_next_pick() -> None:
 
 
 def test_a_server_that_stays_keeps_its_connections_and_its_row() -> None:
-    """Those of one that goes are closed; so are those of one whose settings changed."""
+    """Also one whose settings changed; those of one that goes are closed."""
     house = House(1, 2, 3)
     kept = house.backend(2)
     row = house.row(2)
@@ -265,10 +286,9 @@ def test_a_server_that_stays_keeps_its_connections_and_its_row() -> None:
     house.pool.refresh()
     assert house.backend(2) is kept
     assert house.row(2) == row
-    assert sorted(house.disconnected) == [
-        "connections to 127.0.0.1:1",
-        "connections to 127.0.0.1:3",
-    ]
+    assert house.disconnected == ["connections to 127.0.0.1:1"]
+    assert house.backend(3).server.weight == 7
+    assert Counter(house.picks(18)) == {2: 2, 3: 14, 4: 2}
 
 
 def test_the_cells_of_a_backend_are_its_row_in_this_workers_slot() -> None:
