@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.errors import BadRequest
 from app.wire import request
-from app.wire.request import CHUNKED, MAX_HEAD_BYTES, RequestHead, read_head
+from app.wire.request import CHUNKED, MAX_HEAD_BYTES, RequestHead, head_from, read_head
 
 
 def read(*lines: bytes, start: bytes = b"GET / HTTP/1.1") -> RequestHead:
@@ -109,6 +109,32 @@ def test_repeated_claims_are_joined() -> None:
         b"X-Forwarded-For: a", b"X-Forwarded-For: b", b"Forwarded: for=a", b"Forwarded: for=b"
     )
     assert (head.forwarded_for, head.forwarded) == (b"a, b", b"for=a, for=b")
+
+
+@pytest.mark.parametrize(
+    ("minor", "fields", "reason"),
+    [
+        (1, [(b"Content-Length", b"1"), (b"Transfer-Encoding", b"chunked")], "bad_framing"),
+        (0, [(b"Transfer-Encoding", b"chunked")], "bad_framing"),
+        (
+            1,
+            [(b"Transfer-Encoding", b"chunked"), (b"Transfer-Encoding", b"chunked")],
+            "bad_framing",
+        ),
+        (1, [(b"Content-Length", b"1"), (b"Content-Length", b"1")], "bad_framing"),
+        (1, [(b"Content-Length", b"-1")], "bad_framing"),
+        (1, [(b"Host", b"a.example")], "bad_host"),
+        (1, [(b"Content-Type", b"a"), (b"Content-Type", b"a")], "bad_header"),
+        (1, [(b"", b"folded")], "bad_header"),
+    ],
+)
+def test_a_head_split_by_another_is_checked_as_well(
+    minor: int, fields: list[tuple[bytes, bytes]], reason: str
+) -> None:
+    """Under another worker a WSGI server has parsed it; the rules do not lean on our parser's own."""
+    with pytest.raises(BadRequest) as caught:
+        head_from(b"POST", b"/", minor, [(b"Host", b"a.example"), *fields])
+    assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,10 @@ def judge(case: Case, transcript: Transcript, is_ours: bool = True) -> list[str]
     except Malformed as error:
         return [f"malformed: {error}"]
     problems = _answers(case, got, transcript, is_ours)
+    if is_ours:
+        for message in got.messages:
+            if len(message.get_all(b"date")) != 1:
+                problems.append(f"Date: {message.get_all(b'date')}")
     if case.is_about_responses:
         if not seen and case.outcomes[0].kind != "refused" and "early" not in case.settings:
             problems.append("no request reached the backend")
