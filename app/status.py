@@ -18,3 +18,6 @@ STATUS_TEXT = {
     505: "HTTP Version Not Supported",
     508: "Loop Detected",
 }
+
+# What a 405 names: any other token is forwarded too, but CONNECT and TRACE are not.
+ALLOWED_METHODS = b"GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"

@@ -47,7 +47,7 @@ from app.splice import (
     splice,
 )
 from app.splice import is_available as splice_is_available
-from app.status import STATUS_TEXT
+from app.status import ALLOWED_METHODS, STATUS_TEXT
 from app.stream import AnyStream, RawSocket, Stream, TlsStream
 from app.tls import Certificates
 from app.wire.chunked import ChunkedDecoder, ChunkedError, encode_chunk, last_chunk
@@ -370,7 +370,7 @@ class ClientConnection:
                 try:
                     head = read_head(data, seen)
                 except BadRequest as error:
-                    self._refuse(error)
+                    self._refuse(error, is_head=data.lstrip(b"\r\n")[:5] == b"HEAD ")
                     return None
                 if head is not None:
                     self._buffer = data
@@ -670,20 +670,24 @@ class ClientConnection:
         finally:
             deadline.at = NEVER
 
-    def _refuse(self, error: ProxyError) -> None:
+    def _refuse(self, error: ProxyError, is_head: bool = False) -> None:
         """Answer a request whose head could not be read, and say so in the log; then it is over."""
         self._keep = False
         self._must_linger = True
         status = error.status
         body = self.worker.proxy.refuse(self.peer, error, monotonic())
+        if status == 503:
+            more = b"Retry-After: 1\r\n"
+        else:  # RFC 9110 §15.5.6: 405 says what is allowed
+            more = b"Allow: %b\r\n" % ALLOWED_METHODS if status == 405 else b""
         self._send(
             b"%b%bContent-Type: application/json\r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b"
             % (
                 _status_line(status, STATUS_TEXT.get(status, "Error").encode()),
                 _date_line(),
-                b"Retry-After: 1\r\n" if status == 503 else b"",
+                more,
                 len(body),
-                body,
+                b"" if is_head else body,
             )
         )
 
@@ -711,7 +715,7 @@ def _status_line(status: int, reason: bytes) -> bytes:
     line = _status_lines.get((status, reason))
     if line is None:
         line = b"HTTP/1.1 %d %b\r\n" % (status, reason)
-        if len(_status_lines) < _STATUS_LINES_KEPT:
+        if len(_status_lines) < _STATUS_LINES_KEPT and len(reason) < 64:
             _status_lines[status, reason] = line
     return line
 

@@ -8,6 +8,7 @@ targets, fragments) is refused here. Pure: bytes in, a RequestHead out.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from typing import Any
@@ -49,7 +50,7 @@ CHUNKED = -1
 
 # RFC 3986 §3.2.2: reg-name, IPv4 or a bracketed IPv6 literal; an optional port. No userinfo.
 _HOST = re.compile(
-    rb"(?:(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?"
+    rb"(?:(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?"
 )
 _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)([/?].*)?")
 _known_hosts: set[bytes] = set()
@@ -250,10 +251,24 @@ def _other_target(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     if target.startswith(b"/"):
         return target, None
     match = _ABSOLUTE.fullmatch(target)
-    if match is None or not _HOST.fullmatch(match[1]):
+    if match is None or not _is_authority(match[1]):
         raise BadRequest("target is neither origin-form nor http(s)", reason="bad_target")
     rest: bytes = match[2] or (b"*" if method == b"OPTIONS" else b"/")
     return (rest if rest[:1] != b"?" else b"/" + rest), match[1]
+
+
+def _is_authority(value: bytes) -> bool:
+    """Whether it is a host with an optional port."""
+    match = _HOST.fullmatch(value)
+    if match is None or int(match[2] or 0) > 65535:
+        return False
+    if match[1] is None:
+        return True
+    try:
+        ipaddress.IPv6Address(match[1].decode("ascii"))
+    except ValueError:
+        return False
+    return True
 
 
 def _check_host(
@@ -267,8 +282,7 @@ def _check_host(
             lines[:0] = (b"Host", b": ", authority, b"\r\n")
         return authority or b""
     # An empty one too: no http URI has an empty host (RFC 9110 §4.2.1).
-    match = _HOST.fullmatch(host)
-    if match is None or int(match[1] or 0) > 65535:
+    if not _is_authority(host):
         raise BadRequest("malformed Host", reason="bad_host")
     if len(_known_hosts) < 1024 and len(host) < 256:
         _known_hosts.add(host)

@@ -99,6 +99,8 @@ def judge(case: Case, transcript: Transcript, is_ours: bool = True) -> list[str]
     problems = _answers(case, got, transcript, is_ours)
     if is_ours:
         for message in got.messages:
+            if message.status == 405 and not message.get_all(b"allow"):
+                problems.append("405 without Allow")
             if len(message.get_all(b"date")) != 1:
                 problems.append(f"Date: {message.get_all(b'date')}")
     if case.is_about_responses:
