@@ -68,6 +68,12 @@ def test_sizes_up_to_an_exabyte() -> None:
         ChunkedDecoder().feed(b"0fffffffffffffff\r\n")
 
 
+def test_what_cannot_end_a_chunk_is_refused_at_once() -> None:
+    """One wrong byte is enough: the second is not waited for."""
+    with pytest.raises(ChunkedError):
+        ChunkedDecoder().feed(b"1\r\nxY")
+
+
 @pytest.mark.parametrize("size", [255, 271])
 def test_a_size_line_within_its_bound(size: int) -> None:
     """272 bytes, digits and extensions together."""
