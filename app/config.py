@@ -153,6 +153,7 @@ class Timeouts:
 @dataclass(frozen=True, slots=True)
 class Retries:
     attempts: int
+    statuses: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -1070,6 +1071,10 @@ TIMEOUTS = Object(Timeouts, (
 RETRIES = Object(Retries, (
     Key("attempts", Whole(0, 16), 2,
         "Servers that may be tried for one request, the first included (0 or 1 = never another)."),
+    Key("statuses", ListOf("statuses", Whole(400, 599), str, "list of status codes 400–599"), (),
+        "Answers with these make another server be asked, where there is one and the method is idempotent "
+        "(GET, HEAD, OPTIONS, PUT, DELETE); the last answer is the client's.",
+        examples=([500, 502, 503, 504],)),
 ))
 
 LIMITS = Object(Limits, (

@@ -112,6 +112,7 @@ class Proxy:
         self.session = session
         self.is_trusted = trust_in(config.trusted_proxies)
         self._attempts = max(1, config.retries.attempts)
+        self._retry_statuses = frozenset(config.retries.statuses)
         self._connect_timeout = config.timeouts.connect
         self._read_timeout = config.timeouts.read
         self._total_timeout = config.timeouts.total
@@ -172,10 +173,12 @@ class Proxy:
         cells = self.pool.cells
         tried: tuple[Backend, ...] = ()
         last: BackendError | None = None
+        other: Backend | None = None
         met_stale = False
         while True:
             try:
-                backend = self.pool.pick(tried, exchange)
+                backend = other or self.pool.pick(tried, exchange)
+                other = None
             except NoBackend:
                 if last is not None:  # what the backend did says more than that there is no other
                     raise last from None
@@ -203,6 +206,15 @@ class Proxy:
                     if backend.is_watched:
                         self.pool.answered(backend, 101, seconds)
                     attempt["reason"] = self._tunnel(exchange, response)
+                elif (
+                    response.head.status in self._retry_statuses
+                    and self._may_repeat(exchange, request, len(attempts) - met_stale, expires_at)
+                    and (other := self._another((*tried, backend), exchange)) is not None
+                ):
+                    response.close()
+                    tried += (backend,)
+                    self.pool.answered(backend, response.head.status, seconds)
+                    continue
                 else:
                     self._relay(exchange, response)
                     if backend.is_watched or response.head.status >= 500:
@@ -244,11 +256,27 @@ class Proxy:
         Nothing taken by the backend's kernel: always safe. Otherwise it may have been acted upon, so the
         method must be idempotent. A body of which a part is gone from our memory cannot be sent again.
         """
-        if made >= self._attempts or monotonic() >= expires_at:
-            return False
-        if request.began_body:
-            return False
-        return not error.sent or exchange.head.method in IDEMPOTENT
+        if error.sent:
+            return self._may_repeat(exchange, request, made, expires_at)
+        return made < self._attempts and monotonic() < expires_at and not request.began_body
+
+    def _may_repeat(
+        self, exchange: Exchange, request: UpstreamRequest, made: int, expires_at: float
+    ) -> bool:
+        """Whether a request that a backend may have acted upon can be sent to another."""
+        return (
+            exchange.head.method in IDEMPOTENT
+            and made < self._attempts
+            and monotonic() < expires_at
+            and not request.began_body
+        )
+
+    def _another(self, tried: tuple[Backend, ...], exchange: Exchange) -> Backend | None:
+        """A backend that was not tried, if there is one: an answer is not given up for none."""
+        try:
+            return self.pool.pick(tried, exchange)
+        except NoBackend:
+            return None
 
     def _request(
         self, exchange: Exchange, backend: Backend, request_id: str, expires_at: float

@@ -15,8 +15,6 @@ from app.proxy import Proxy
 from app.wire.request import read_head
 from app.wire.response import read_head as read_response_head
 
-ANSWER = read_response_head(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"GET")
-
 
 class Pool:
     """Hands out its backends in turn, as round robin does, leaving out those already tried."""
@@ -44,18 +42,23 @@ class Pool:
     def failed(self, _backend: Any, _error: Any) -> None:
         pass
 
+    def answered(self, _backend: Any, _status: int, _seconds: float) -> None:
+        pass
+
 
 class Session:
-    """Does what it is told to, attempt after attempt; then it answers."""
+    """Does what it is told to, attempt after attempt; then it answers 200."""
 
-    def __init__(self, *outcomes: ProxyError) -> None:
+    def __init__(self, *outcomes: ProxyError | int) -> None:
         self.outcomes = list(outcomes)
 
     def send(self, _request: Any) -> Any:
-        if self.outcomes:
-            raise self.outcomes.pop(0)
+        outcome = self.outcomes.pop(0) if self.outcomes else 200
+        if isinstance(outcome, ProxyError):
+            raise outcome
+        head = read_response_head(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % outcome, b"GET")
         return SimpleNamespace(
-            head=ANSWER, first=b"", complete=True, trailers=[], first_byte_at=0.0
+            head=head, first=b"", complete=True, trailers=[], first_byte_at=0.0, close=lambda: None
         )
 
 
@@ -65,10 +68,16 @@ def taken(error: ProxyError, sent: bool) -> ProxyError:
 
 
 def forward(
-    method: str, *outcomes: ProxyError, servers: int = 2, attempts: int = 2
+    method: str,
+    *outcomes: ProxyError | int,
+    servers: int = 2,
+    attempts: int = 2,
+    statuses: tuple[int, ...] = (),
 ) -> tuple[int, list[str]]:
     """Status of a request that meets these failures, and which servers were tried."""
-    config = configuration.parse(json.dumps({"retries": {"attempts": attempts}}))
+    config = configuration.parse(
+        json.dumps({"retries": {"attempts": attempts, "statuses": statuses}})
+    )
     lines: list[dict[str, Any]] = []
     log: Any = SimpleNamespace(write=lines.append)
     proxy = Proxy(config, Pool(servers), Session(*outcomes), log)  # type: ignore[arg-type]
@@ -115,3 +124,20 @@ def test_attempts_bound_the_servers_tried() -> None:
         502,
         ["server 0", "server 1"],
     )
+
+
+def test_a_status_is_passed_on_unless_it_is_listed() -> None:
+    """Off by default, as in nginx and HAProxy: the backend's answer is the client's."""
+    assert forward("GET", 500) == (500, ["server 0"])
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("PUT", 200), ("POST", 500)])
+def test_a_listed_status_asks_another_server(method: str, status: int) -> None:
+    """With an idempotent method only: the request was acted upon."""
+    assert forward(method, 500, statuses=(500, 503))[0] == status
+
+
+def test_the_last_answer_is_the_clients() -> None:
+    """Where no other server is left, or no other attempt, the answer is not given up for an error."""
+    assert forward("GET", 503, statuses=(503,), servers=1) == (503, ["server 0"])
+    assert forward("GET", 503, 503, 200, statuses=(503,), servers=3)[0] == 503
