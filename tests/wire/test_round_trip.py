@@ -9,6 +9,8 @@ from replay.judge import ADDED
 
 CASES = [case for case in corpus.load() if not case.is_about_responses]
 SEEDS = st.sampled_from([case.request for case in CASES if len(case.request) < 4096])
+# As many fields as a client may send, and ours.
+MAX_FIELDS = 100 + len(ADDED) + 2
 FRAMING = (b"content-length", b"transfer-encoding")
 
 
@@ -33,7 +35,7 @@ def read_alike(data: bytes) -> list[messages.Message]:
         fields = [(name.lower(), value) for name, value in message.fields]
         readings = [
             others.by_h11(one),
-            *(others.by_gunicorn(one, parser) for parser in ("python", "fast")),
+            *(others.by_gunicorn(one, parser, MAX_FIELDS) for parser in ("python", "fast")),
         ]
         for reading in readings:
             assert reading is not None

@@ -26,17 +26,18 @@ class Reading:
 
 
 @cache
-def _config(parser: str) -> Any:
+def _config(parser: str, max_fields: int) -> Any:
     config = Config()
     config.set("http_parser", parser)
+    config.set("limit_request_fields", max_fields)
     config.set("limit_request_line", 8190)  # ours: a setting, not a rule
     return config
 
 
-def by_gunicorn(data: bytes, parser: str) -> Reading | None:
+def by_gunicorn(data: bytes, parser: str, max_fields: int = 100) -> Reading | None:
     """The first request, None where gunicorn refuses it or waits for more of it."""
     try:
-        request = Request(_config(parser), IterUnreader([data]), STRANGER)
+        request = Request(_config(parser, max_fields), IterUnreader([data]), STRANGER)
         body = request.body.read()
     except Exception:
         return None
