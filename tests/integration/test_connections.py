@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from harness import (
@@ -18,7 +18,7 @@ from harness import (
     streams,
     wait_until,
 )
-from harness.backend import Exchange
+from harness.backend import Exchange, Handler
 
 
 @pytest.fixture(scope="module", name="strict_backend")
@@ -296,9 +296,12 @@ def test_idle_client_connections_are_closed(strict: Balancer, strict_backend: Ba
         assert client.is_closed(seconds(3))
 
 
-def test_slow_reader_is_given_up(strict: Balancer, strict_backend: Backend) -> None:
+@pytest.mark.parametrize("make", [handlers.stream, handlers.stream_chunked])
+def test_slow_reader_is_given_up(
+    strict: Balancer, strict_backend: Backend, make: Callable[[int], Handler]
+) -> None:
     """A client that stops reading does not hold its backend for ever."""
-    strict_backend.handler = handlers.stream(64 * streams.MIB)
+    strict_backend.handler = make(64 * streams.MIB)
     strict_backend.clear()
     with strict.connect(receive_buffer=64 * streams.KIB) as client:
         client.send_head("GET", "/stuck")

@@ -178,6 +178,20 @@ def test_garbage_after_a_response_is_not_the_next_answer(
     impatient_backend.handler = handlers.raw(good + b"ok" + good + b"no", keep=True)
     assert [impatient.get("/overrun").body for _ in range(4)] == [b"ok"] * 4
 
+    said = threading.Event()
+
+    def handler(exchange: handlers.Exchange) -> None:
+        exchange.send(good + b"ok")
+        time.sleep(0.02)
+        said.set()
+        exchange.send(good + b"no")
+
+    impatient_backend.handler = handler
+    for _ in range(4):
+        said.clear()
+        assert impatient.get("/late").body == b"ok"
+        assert said.wait(seconds(2))
+
 
 def test_refusing_backend() -> None:
     """Nobody listens: 502, nothing was sent."""

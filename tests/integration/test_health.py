@@ -93,7 +93,7 @@ def test_thresholds_count_checks_in_a_row() -> None:
 
 
 def test_dead_server_gets_no_request_from_the_start() -> None:
-    """The first sweep comes before the first worker: even the first request finds a living server."""
+    """The first sweep comes before the first worker: all verdicts are there."""
     with Backend() as dead, Backend() as hung, Backend() as good:
         dead.down()
         hung.probe = handlers.hang
@@ -105,6 +105,12 @@ def test_dead_server_gets_no_request_from_the_start() -> None:
 
             assert {len(line["attempts"]) for line in lines} == {1}
             assert not hung.requests
+            loggers = [
+                (line["logger"], str(line["message"]).split(" with")[0])
+                for line in balancer.log.lines
+            ]
+            first_boot = loggers.index(("gunicorn.error", "Booting worker"))
+            assert [logger for logger, _ in loggers[:first_boot]].count("health") == 3
 
 
 BAD_PROBES: dict[str, Handler] = {
