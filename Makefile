@@ -9,7 +9,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test check fmt docs lock bench bench-quick bench-micro bench-failures clean
+.PHONY: help demo run test check fmt docs lock bench bench-quick bench-micro bench-failures wire-peers fuzz clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,12 @@ bench-micro: $(VENV)/.run ## what each step of a request costs, in ns
 
 bench-failures: $(VENV)/.run ## servers fail by script, ours and the peers (docs/failures.md); ARGS="quick"
 	$(BIN)/python -m bench.scenarios $(ARGS)
+
+wire-peers: $(VENV)/.dev ## the wire cases against nginx and HAProxy, in one table; ARGS="-v" names each difference
+	cd tests/wire && ../../$(BIN)/python -m replay.peers $(ARGS)
+
+fuzz: $(VENV)/.dev ## a minute of coverage-guided fuzzing; needs: .venv/bin/pip install atheris
+	$(BIN)/python tests/fuzz/fuzz.py --seconds 60 $(ARGS)
 
 clean: ## remove .venv and every cache
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

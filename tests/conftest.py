@@ -11,6 +11,9 @@ import random
 import pytest
 from hypothesis import settings
 
+# Before anything imports it: the fuzz corpus and the wire tests share the package.
+pytest.register_assert_rewrite("replay")
+
 SEED = int(os.environ.get("LB_TEST_SEED") or random.SystemRandom().randrange(2**32))
 
 # A blob to reproduce a failure on any machine; no deadline, because a busy machine is not a bug.

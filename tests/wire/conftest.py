@@ -11,7 +11,6 @@ HERE = Path(__file__).parent
 for folder in (HERE, HERE.parent / "integration"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-pytest.register_assert_rewrite("replay")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
