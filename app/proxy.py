@@ -30,7 +30,7 @@ from app.errors import (
 from app.log import AccessLog
 from app.pool import Backend, Pool
 from app.splice import SpliceBody, SpliceTo
-from app.status import STATUS_TEXT
+from app.status import ALLOWED_METHODS, STATUS_TEXT
 from app.stream import AnyStream
 from app.transport import Adapter, ReadBody, Session, UpstreamRequest, UpstreamResponse
 from app.tunnel import Tunnel
@@ -390,7 +390,7 @@ class Proxy:
         if error.status == 503:
             lines.append(("Retry-After", self._retry_after))
         elif error.status == 405:
-            lines.append(("Allow", "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS"))
+            lines.append(("Allow", ALLOWED_METHODS.decode()))
         try:
             exchange.answer(error.status, lines, _error_body(error, request_id, is_text))
         except ClientError:
