@@ -2,7 +2,7 @@
 
 Owns what happens between a client's exchange and a backend's answer: the head that a backend gets, when
 another attempt is allowed, what a failure looks like to the client, and the line in the log. Runs in
-workers. The client's side is an Exchange (app.worker's connection, or app.wsgi's environ); sockets,
+workers. The client's side is an Exchange (app.client's connection, or app.wsgi's environ); sockets,
 framing and parsing are below or behind it.
 """
 

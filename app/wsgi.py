@@ -3,7 +3,7 @@
 Owns putting a worker's parts together (table, pool, session, proxy) and the client's side of an exchange
 as PEP 3333 shows it, so that the application also runs under the stock gevent worker or any WSGI server.
 There it does without what an environ cannot tell: the spelling and order of header fields, whether the
-client has gone, interim responses and trailers. app.worker goes past this, straight to the proxy.
+client has gone, interim responses and trailers. app.client goes past this, straight to the proxy.
 Imported in workers only, after gevent has patched the standard library.
 """
 

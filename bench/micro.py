@@ -297,8 +297,8 @@ def _read_response() -> Call:
 
 def _client(data: bytes) -> Any:
     """A client's connection whose request has been read, and whose socket is memory."""
+    from app.client import ClientConnection
     from app.wire.request import read_head
-    from app.worker import ClientConnection
 
     worker: Any = SimpleNamespace(
         proxy=_in_memory(), alive=True, timeouts=SimpleNamespace(client=60.0, keepalive=75.0)

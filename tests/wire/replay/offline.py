@@ -14,8 +14,8 @@ from typing import Any
 import gevent
 
 from app import config as configuration
+from app.client import ClientConnection
 from app.transport import Connection
-from app.worker import ClientConnection
 from app.wsgi import Application, standalone_table
 
 from . import messages

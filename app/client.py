@@ -1,0 +1,554 @@
+"""One client's connection: reads its requests, one after another, and sends their answers.
+
+Owns the client's side of the wire: one greenlet a connection, the HTTP/1.1 loop, keep-alive, slow clients,
+and the exchange that app.proxy works with. Imported by the master with the worker's class, run in workers:
+nothing here may import requests. Never picks a backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from email.utils import formatdate
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any, Protocol
+
+import gevent
+
+from app.deadlines import NEVER, Deadline, Expired, deadlines
+from app.errors import (
+    BadRequest,
+    BodyTimeout,
+    ClientError,
+    ClientGone,
+    NoBackend,
+    ProxyError,
+    ShuttingDown,
+)
+from app.splice import (
+    SPLICE_MIN,
+    Moved,
+    SinkExpired,
+    SinkFailed,
+    SourceExpired,
+    SourceFailed,
+    SpliceTo,
+    Until,
+    splice,
+)
+from app.splice import is_available as splice_is_available
+from app.status import ALLOWED_METHODS, STATUS_TEXT
+from app.stream import AnyStream, Stream
+from app.wire.chunked import ChunkedDecoder, ChunkedError, encode_chunk, last_chunk
+from app.wire.forwarded import connection_lines
+from app.wire.request import CHUNKED, RequestHead, read_head
+from app.wire.response import ResponseHead
+from app.wire.upgrade import switching_lines
+
+if TYPE_CHECKING:
+    from app.config import Timeouts
+    from app.proxy import Proxy
+
+POLL_SECONDS = 0.1
+# An idle connection is parked after this long: its greenlet and stack cost several KiB.
+PARK_SECONDS = 1.0
+# A client that has sent FIN may only have half-closed (nc, shutdown(SHUT_WR)) and wait for its answer.
+HALF_CLOSE_SECONDS = 1.0
+# After an answer to a request whose body was not read: closing at once would send RST, which can destroy
+# the answer on its way (nginx's lingering_close; RFC 9112 §9.6).
+LINGER_SECONDS = 2.0
+LINGER_BYTES = 8 << 20
+BODY_READ_SIZE = 262144
+# What surely fits a socket's send buffer: it can be posted.
+POST_SIZE = 16384
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_STATUS_LINES_KEPT = 512  # a backend can invent reason phrases without end
+
+
+class Keeper(Protocol):
+    """What a connection needs of the worker that accepted it."""
+
+    proxy: Proxy
+    timeouts: Timeouts
+    connections: set[ClientConnection]
+    parked: dict[ClientConnection, float]
+    alive: bool
+    drains_until: float
+
+    def park(self, connection: ClientConnection) -> None:
+        """Keep an idle connection without its greenlet."""
+
+
+class ClientConnection:
+    """A client's connection, and the client's side of the exchange that is going on (app.proxy.Exchange)."""
+
+    __slots__ = (
+        "_buffer",
+        "_chunked",
+        "_decoder",
+        "_grace",
+        "_is_begun",
+        "_is_new",
+        "_keep",
+        "_left",
+        "_must_linger",
+        "_sent_continue",
+        "_timeout",
+        "body",
+        "bytes_in",
+        "bytes_out",
+        "deadline",
+        "failure",
+        "forwarded",
+        "head",
+        "is_idle",
+        "is_trusted",
+        "peer",
+        "read_body",
+        "scheme",
+        "splice_body",
+        "stream",
+        "worker",
+    )
+
+    head: RequestHead
+    deadline: Deadline
+
+    def __init__(self, worker: Keeper, stream: AnyStream, peer: str, scheme: str) -> None:
+        self.worker = worker
+        self.stream = stream
+        self.peer = peer
+        self.scheme = scheme
+        self.is_trusted: bool = worker.proxy.is_trusted(peer)
+        self.forwarded = connection_lines(peer, scheme)
+        self.bytes_in = self.bytes_out = 0
+        self.body = b""
+        self.failure: ProxyError | None = None
+        self.read_body: Any = None
+        self.splice_body: Any = None
+        self._timeout: float = worker.timeouts.client or NEVER
+        self._buffer = b""
+        self._decoder: ChunkedDecoder | None = None
+        self._left = 0
+        self._grace: Any = None
+        self._is_new = True
+        self._is_begun = self._chunked = self._must_linger = self._sent_continue = False
+        self._keep = True
+        self.is_idle = True  # until its first whole head
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the head of a final response has been sent."""
+        return self._is_begun
+
+    def run(self) -> None:
+        """Serve the connection in this greenlet until it ends or falls idle."""
+        worker = self.worker
+        worker.connections.add(self)
+        self.deadline = deadlines.enter()
+        is_parked = False
+        try:
+            while True:
+                head = self._read_head()
+                if head is None:
+                    is_parked = self in worker.parked
+                    break
+                self._begin(head)
+                self._exchange()
+                if not self._keep:
+                    break
+            if self._must_linger:
+                self._linger()
+        except (ClientError, ShuttingDown):
+            pass
+        finally:
+            deadlines.leave(self.deadline)
+            worker.connections.discard(self)
+            if not is_parked:
+                self.stream.close()
+
+    def cut(self) -> None:
+        """In the hub: end what goes on; what can still be told is answered and logged."""
+        if self in self.worker.connections:
+            self.deadline.greenlet.throw(ShuttingDown())
+
+    def turn_away(self) -> None:
+        """Answer 503 at once: the worker has as many connections as it may."""
+        self.deadline = deadlines.enter()
+        try:
+            self._refuse(NoBackend("over limits.connections", reason="too_many_connections"))
+            self._linger()
+        except (ClientError, ShuttingDown):
+            pass
+        finally:
+            deadlines.leave(self.deadline)
+            self.stream.close()
+
+    # -- the request -------------------------------------------------------------------------------
+
+    def _read_head(self) -> RequestHead | None:
+        """The next request's head, None when there will be none (the connection may be parked then)."""
+        data, seen = self._buffer, 0
+        stream, deadline = self.stream, self.deadline
+        while True:
+            if data:
+                try:
+                    head = read_head(data, seen)
+                except BadRequest as error:
+                    self._refuse(error, is_head=data.lstrip(b"\r\n")[:5] == b"HEAD ")
+                    return None
+                if head is not None:
+                    self._buffer = data
+                    deadline.at = NEVER
+                    return head
+                if not seen:
+                    # One deadline for the whole head: a byte now and then does not extend it (slowloris).
+                    deadline.at = monotonic() + self._timeout
+                seen = len(data)
+            else:
+                deadline.at = self._idle_deadline()
+            try:
+                piece = stream.read()
+            except Expired:
+                if data:
+                    self._refuse(
+                        BodyTimeout("request head not complete in time", reason="header_timeout")
+                    )
+                elif not self._is_new and self.worker.alive and isinstance(stream, Stream):
+                    self.worker.park(self)
+                return None
+            except OSError:
+                return None
+            if not piece:
+                return None
+            data = data + piece if data else piece
+
+    def _idle_deadline(self) -> float:
+        self.is_idle = True
+        now = monotonic()
+        if self._is_new:
+            return now + self._timeout
+        if not self.worker.alive:
+            return max(self.worker.drains_until, now + POLL_SECONDS)
+        if isinstance(self.stream, Stream):
+            return now + min(PARK_SECONDS, self.worker.timeouts.keepalive or NEVER)
+        return now + (self.worker.timeouts.keepalive or NEVER)
+
+    def _begin(self, head: RequestHead) -> None:
+        """Set up for one exchange: what of the body is here, and how to get the rest."""
+        data = self._buffer
+        rest = data[head.consumed :] if len(data) > head.consumed else b""
+        self.head = head
+        self._is_new = self.is_idle = self._is_begun = self._chunked = self._sent_continue = False
+        self._keep = head.keep_alive
+        self.bytes_out = 0
+        self.read_body = None
+        length = head.length
+        if not length:
+            self.body = b""
+            self._buffer = rest
+            self._left = self.bytes_in = 0
+            return
+        self.failure = None
+        if length == CHUNKED:
+            self._decoder = ChunkedDecoder()
+            self._left = CHUNKED
+            self.bytes_in = 0
+            try:
+                self.body = self._decode(rest) if rest else b""
+            except BadRequest as error:
+                self.body, self.failure = b"", error
+        else:
+            self.body = rest[:length]
+            self._left = length - len(self.body)
+            self._buffer = rest[length:]
+            self.bytes_in = len(self.body)
+        if self._left:
+            self.read_body = self._read_body
+            is_large = self._left >= SPLICE_MIN and splice_is_available
+            self.splice_body = (
+                self._splice_body if is_large and isinstance(self.stream, Stream) else None
+            )
+
+    def _read_body(self, deadline: Deadline) -> bytes:
+        """The next piece of the body; b"" at its end. Runs in whichever greenlet sends it on."""
+        self._continue()
+        while self._left:
+            deadline.at = monotonic() + self._timeout
+            try:
+                data = self.stream.read(
+                    BODY_READ_SIZE if self._left < 0 else min(self._left, BODY_READ_SIZE)
+                )
+            except Expired:
+                raise BodyTimeout("request body not complete in time") from None
+            except OSError as error:
+                raise ClientGone(str(error)) from None
+            finally:
+                deadline.at = NEVER
+            if not data:
+                raise ClientGone("connection closed in the request body")
+            if self._left < 0:
+                if piece := self._decode(data):
+                    return piece
+                continue
+            self._left -= len(data)
+            self.bytes_in += len(data)
+            return data
+        return b""
+
+    def _splice_body(
+        self, sink: Stream, deadline: Deadline, write_until: Until, moved: Moved
+    ) -> None:
+        """Move the rest of the body straight to the backend's socket."""
+        assert isinstance(self.stream, Stream)
+        self._continue()
+
+        def moved_in(count: int) -> None:
+            self._left -= count
+            self.bytes_in += count
+            moved(count)
+
+        try:
+            splice(self.stream, sink, self._left, deadline, self._until, write_until, moved_in)
+        except SourceExpired:
+            raise BodyTimeout("request body not complete in time") from None
+        except SourceFailed as error:
+            raise ClientGone(str(error)) from None
+
+    def _continue(self) -> None:
+        """Ask for the body, once, if the client waits to be asked (RFC 9110 §10.1.1)."""
+        if self.head.expect_continue and not self._sent_continue and not self._is_begun:
+            self._sent_continue = True
+            if self.bytes_in == 0:
+                self._send(_CONTINUE)
+
+    def _decode(self, data: bytes) -> bytes:
+        decoder = self._decoder
+        assert decoder is not None
+        try:
+            piece = decoder.feed(data)
+        except ChunkedError as error:
+            raise BadRequest(str(error), reason="bad_chunk") from None
+        self.bytes_in += len(piece)
+        limit = self.worker.proxy.body_limit
+        if 0 < limit < self.bytes_in:
+            raise BadRequest("body over limits.body", status=413, reason="body_too_large")
+        if decoder.done:
+            self._left = 0
+            self._buffer = decoder.rest
+        return piece
+
+    def request_trailers(self) -> list[tuple[bytes, bytes]]:
+        """Trailer fields of the request body."""
+        return self._decoder.trailers if self._decoder is not None else []
+
+    # -- the exchange ------------------------------------------------------------------------------
+
+    def _exchange(self) -> None:
+        stream = self.stream
+        stream.on_event = self._while_waiting
+        stream.watch()
+        try:
+            self.worker.proxy.handle(self)
+        finally:
+            stream.on_event = None
+            if self._grace is not None:
+                self._grace.close()
+                self._grace = None
+        if self._left:
+            # Part of the request is unread: what follows on the connection cannot be told apart.
+            self._keep = False
+            self._must_linger = self._is_begun
+
+    def _while_waiting(self) -> None:
+        """In the hub: the client sent or closed something while it waits for its answer."""
+        if self.stream.peek() == b"" and self._grace is None:
+            self._grace = gevent.get_hub().loop.timer(HALF_CLOSE_SECONDS)
+            self._grace.start(self._give_up)
+
+    def _give_up(self) -> None:
+        self.deadline.greenlet.throw(ClientGone("connection closed while waiting for the response"))
+
+    def start(
+        self, head: ResponseHead, first: bytes, complete: bool, trailers: list[tuple[bytes, bytes]]
+    ) -> None:
+        """Send head and first piece in one go."""
+        pieces = [_status_line(head.status, head.reason)]
+        pieces += head.lines
+        if not head.has_date:
+            pieces.append(_date_line())
+        if head.length < 0:
+            if self.head.minor:
+                self._chunked = True
+                if head.trailer is not None and self.head.te_trailers:
+                    pieces += (b"Trailer: ", head.trailer, b"\r\n")
+                pieces.append(b"Transfer-Encoding: chunked\r\n")
+            else:
+                self._keep = False  # HTTP/1.0: the end of the connection is the end of the body
+        pieces.append(self._connection_line())
+        self.bytes_out = len(first)
+        if self._chunked:
+            if first:
+                pieces.append(encode_chunk(first))
+            if complete:
+                pieces.append(last_chunk(trailers if self.head.te_trailers else []))
+        elif first:
+            pieces.append(first)
+        self._is_begun = True
+        message = b"".join(pieces)
+        if complete and self._keep and len(message) <= POST_SIZE:
+            self.stream.post(message)
+        else:
+            self._send(message)
+
+    def write(self, piece: bytes) -> None:
+        """Send a piece of the body."""
+        self.bytes_out += len(piece)
+        self._send(encode_chunk(piece) if self._chunked else piece)
+
+    def splice(self, splice_to: SpliceTo) -> bool:
+        """Have the rest of the body moved straight to the client's socket."""
+        if self._chunked or not isinstance(self.stream, Stream):
+            return False
+        try:
+            self.stream.send_posted()
+            splice_to(self.stream, self._until, self._moved_out)
+        except SinkExpired:
+            raise ClientGone("client does not take its response", reason="client_timeout") from None
+        except SinkFailed as error:
+            raise ClientGone(str(error)) from None
+        return True
+
+    def _until(self) -> float:
+        return monotonic() + self._timeout
+
+    def _moved_out(self, count: int) -> None:
+        self.bytes_out += count
+
+    def finish(self, trailers: list[tuple[bytes, bytes]]) -> None:
+        """End the body."""
+        if self._chunked:
+            self._send(last_chunk(trailers if self.head.te_trailers else []))
+
+    def interim(self, head: ResponseHead) -> None:
+        """Pass an interim response on."""
+        self._send(b"".join((_status_line(head.status, head.reason), *head.lines, b"\r\n")))
+
+    def answer(self, status: int, lines: Iterable[tuple[str, str]], body: bytes) -> None:
+        """Send a response of our own."""
+        fields = "".join(f"{name}: {value}\r\n" for name, value in lines)
+        self._is_begun = True
+        if self.head.method != b"HEAD":
+            self.bytes_out = len(body)
+        if status < 500:  # what the client sent next would be read by a guess
+            self._keep = False
+        self._send(
+            b"".join(
+                (
+                    _status_line(status, STATUS_TEXT.get(status, "Error").encode()),
+                    _date_line(),
+                    fields.encode("latin-1"),
+                    b"Content-Length: %d\r\n" % len(body),
+                    self._connection_line(),
+                    body if self.head.method != b"HEAD" else b"",
+                )
+            )
+        )
+
+    def switch(self, head: ResponseHead) -> tuple[AnyStream, bytes]:
+        """Send the 101; from here on the connection is the tunnel's until ``run`` closes it."""
+        self._keep = False
+        self._is_begun = True
+        # An end of the client's side is the tunnel's to pass on, not a sign that it has gone.
+        self.stream.on_event = None
+        if self._grace is not None:
+            self._grace.close()
+            self._grace = None
+        self._send(b"".join((_status_line(101, head.reason), *head.lines, *switching_lines(head))))
+        rest, self._buffer = self._buffer, b""
+        return self.stream, rest
+
+    def abort(self) -> None:
+        """Cut the connection in a way that no client takes for the end of a response."""
+        self._keep = False
+        self._must_linger = False
+        if self._is_begun:
+            self.stream.reset()
+
+    def _connection_line(self) -> bytes:
+        """Connection, where it has to be said, and the end of the head."""
+        if self._keep and (self._left or not self.worker.alive):
+            self._keep = False
+        if not self._keep:
+            return b"Connection: close\r\n\r\n"
+        return b"\r\n" if self.head.minor else b"Connection: keep-alive\r\n\r\n"
+
+    def _send(self, data: bytes) -> None:
+        deadline = self.deadline
+        deadline.at = deadlines.now + self._timeout
+        try:
+            self.stream.write(data)
+        except Expired:
+            raise ClientGone("client does not take its response", reason="client_timeout") from None
+        except OSError as error:
+            raise ClientGone(str(error)) from None
+        finally:
+            deadline.at = NEVER
+
+    def _refuse(self, error: ProxyError, is_head: bool = False) -> None:
+        """Answer a request whose head could not be read, and say so in the log; then it is over."""
+        self._keep = False
+        self._must_linger = True
+        status = error.status
+        body = self.worker.proxy.refuse(self.peer, error, monotonic())
+        if status == 503:
+            more = b"Retry-After: 1\r\n"
+        else:  # RFC 9110 §15.5.6: 405 says what is allowed
+            more = b"Allow: %b\r\n" % ALLOWED_METHODS if status == 405 else b""
+        self._send(
+            b"%b%bContent-Type: application/json\r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b"
+            % (
+                _status_line(status, STATUS_TEXT.get(status, "Error").encode()),
+                _date_line(),
+                more,
+                len(body),
+                b"" if is_head else body,
+            )
+        )
+
+    def _linger(self) -> None:
+        """Say that nothing more comes, then read and drop what the client still sends, for a while."""
+        stream = self.stream
+        stream.shutdown_write()
+        self.deadline.at = monotonic() + LINGER_SECONDS
+        dropped = 0
+        try:
+            while dropped < LINGER_BYTES and (data := stream.read(BODY_READ_SIZE)):
+                dropped += len(data)
+        except (Expired, OSError):
+            pass
+        finally:
+            self.deadline.at = NEVER
+
+
+_status_lines: dict[tuple[int, bytes], bytes] = {}
+_date: tuple[int, bytes] = (0, b"")
+
+
+def _status_line(status: int, reason: bytes) -> bytes:
+    """The status line, made once for each status and reason phrase."""
+    line = _status_lines.get((status, reason))
+    if line is None:
+        line = b"HTTP/1.1 %d %b\r\n" % (status, reason)
+        if len(_status_lines) < _STATUS_LINES_KEPT and len(reason) < 64:
+            _status_lines[status, reason] = line
+    return line
+
+
+def _date_line() -> bytes:
+    """RFC 9110 §6.6.1: a recipient with a clock adds the Date that a backend left out."""
+    global _date
+    now = int(time())
+    if _date[0] != now:
+        _date = (now, b"Date: %b\r\n" % formatdate(now, usegmt=True).encode())
+    return _date[1]
