@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import ssl
 import subprocess
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 from harness import (
+    PROMPT,
     Backend,
     Balancer,
+    Exchange,
     NoAnswer,
     Truncated,
     handlers,
@@ -81,7 +84,7 @@ def test_dripping_body_is_cut_at_the_total_limit(
     """A body that comes byte by byte is passed on as it comes, and cut when the time is over."""
     mark, started = impatient.log_mark, time.monotonic()
 
-    def handler(exchange: handlers.Exchange) -> None:
+    def handler(exchange: Exchange) -> None:
         exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
         handlers.drip(b"x" * 100, seconds(0.2))(exchange)
 
@@ -99,7 +102,7 @@ def test_backend_silent_inside_the_body(impatient: Balancer, impatient_backend: 
     """Half a body and then nothing: the client's connection is cut after the read limit."""
     mark = impatient.log_mark
 
-    def handler(exchange: handlers.Exchange) -> None:
+    def handler(exchange: Exchange) -> None:
         exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
         exchange.wait_for_peer()
 
@@ -178,19 +181,38 @@ def test_garbage_after_a_response_is_not_the_next_answer(
     impatient_backend.handler = handlers.raw(good + b"ok" + good + b"no", keep=True)
     assert [impatient.get("/overrun").body for _ in range(4)] == [b"ok"] * 4
 
-    said = threading.Event()
 
-    def handler(exchange: handlers.Exchange) -> None:
+def test_bytes_that_were_there_before_the_request_are_not_its_answer(
+    impatient: Balancer, impatient_backend: Backend
+) -> None:
+    """What a backend says on an idle connection answers nobody, even if the worker was too busy to see it.
+
+    The worker is stopped while both arrive, so that it finds them together when it goes on.
+    """
+    good = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+    speak, said = threading.Event(), threading.Event()
+
+    def handler(exchange: Exchange) -> None:
         exchange.send(good + b"ok")
-        time.sleep(0.02)
-        said.set()
+        speak.wait(PROMPT)
         exchange.send(good + b"no")
+        said.set()
 
     impatient_backend.handler = handler
-    for _ in range(4):
+    (worker,) = impatient.worker_pids()
+    for _ in range(5):
+        speak.clear()
         said.clear()
-        assert impatient.get("/late").body == b"ok"
-        assert said.wait(seconds(2))
+        with impatient.connect() as client:
+            assert client.get("/first").body == b"ok"
+            impatient.signal(signal.SIGSTOP, worker)
+            try:
+                speak.set()
+                assert said.wait(PROMPT)
+                client.send_head("GET", "/second")
+            finally:
+                impatient.signal(signal.SIGCONT, worker)
+            assert client.read_response().body == b"ok"
 
 
 def test_refusing_backend() -> None:
