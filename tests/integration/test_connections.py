@@ -242,8 +242,10 @@ def test_unread_request_body_is_not_the_next_request(balancer: Balancer, backend
     backend.handler = handler
     body = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
     with balancer.connect() as client:
-        assert client.request("POST", "/unread", body=body).body == b"ok"
-        assert not client.has_input()
+        response = client.request("POST", "/unread", body=body)
+        assert response.body == b"ok"
+        # If the body had not come in full when the answer went out, the connection ends with it.
+        assert client.is_closed() if response.will_close else not client.has_input()
     balancer.get("/after")
     assert [request.target for request in backend.requests] == ["/unread", "/after"]
 

@@ -323,10 +323,12 @@ def test_all_servers_down() -> None:
 
 def test_no_servers_at_all() -> None:
     """An empty list is a valid start: every request gets 503, and a body that fits its head."""
-    with Balancer([]) as balancer, balancer.connect() as client:
-        assert client.get("/").status == 503
-        assert client.request("POST", "/", body=b"x" * 1000).status == 503
-        response = client.request("HEAD", "/")
+    with Balancer([]) as balancer:
+        assert balancer.get("/").status == 503
+        with balancer.connect() as client:
+            assert client.request("POST", "/", body=b"x" * 1000).status == 503
+        with balancer.connect() as client:
+            response = client.request("HEAD", "/")
         assert (response.status, response.body) == (503, b"")
         assert response.get("Retry-After")
 
