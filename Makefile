@@ -78,12 +78,12 @@ export INSTALL_FAILED
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
 $(VENV)/.run: requirements.lock | $(BIN)/python
-	@echo "Installing requirements.lock into $(VENV)"
+	@echo "Installing requirements.lock into $(VENV)" >&2
 	@$(INSTALL) -r $< || { echo "$$INSTALL_FAILED" >&2; exit 1; }
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock | $(BIN)/python
-	@echo "Installing requirements-dev.lock into $(VENV)"
+	@echo "Installing requirements-dev.lock into $(VENV)" >&2
 	@$(INSTALL) -r $< || { echo "$$INSTALL_FAILED" >&2; exit 1; }
 	@touch $@ $(VENV)/.run
 
@@ -91,7 +91,7 @@ $(BIN)/python:
 	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10 python; do \
 		"$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
 			|| continue; \
-		echo "Making $(VENV) with $$("$$python" --version)"; \
+		echo "Making $(VENV) with $$("$$python" --version)" >&2; \
 		exec "$$python" -m venv --clear $(VENV); \
 	done; \
 	echo "make: no Python 3.10 or newer with venv and pip was found: install one" \
