@@ -32,8 +32,10 @@ from app.pool import Backend, Pool
 from app.splice import SpliceBody, SpliceTo
 from app.status import ALLOWED_METHODS, STATUS_TEXT
 from app.stream import AnyStream
-from app.transport import Adapter, ReadBody, Session, UpstreamRequest, UpstreamResponse
+from app.transport import Adapter, Session
 from app.tunnel import Tunnel
+from app.upstream.request import ReadBody, UpstreamRequest
+from app.upstream.response import UpstreamResponse
 from app.wire.chunked import encode_chunk, last_chunk
 from app.wire.forwarded import VIA, client_address, trust_in, trusted_lines, trusted_request_id
 from app.wire.request import CHUNKED, RequestHead

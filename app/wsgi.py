@@ -29,7 +29,10 @@ from app.splice import SpliceBody, SpliceTo
 from app.status import STATUS_TEXT
 from app.stream import AnyStream, RawSocket, Stream, TlsStream
 from app.table import HEALTHY, STATE, Table, identity_of
-from app.transport import BODY_READ_SIZE, ConnectionCache, ReadBody, Session
+from app.transport import Session
+from app.upstream.connections import ConnectionCache
+from app.upstream.request import ReadBody
+from app.upstream.response import BODY_READ_SIZE
 from app.wire import request as wire_request
 from app.wire.forwarded import connection_lines
 from app.wire.response import ResponseHead

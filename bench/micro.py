@@ -141,7 +141,8 @@ def _pool(servers: int) -> Any:
 
     configured = _configured(servers)
     # The adapter's type is what the session looks at.
-    from app.transport import Adapter, ConnectionCache
+    from app.transport import Adapter
+    from app.upstream.connections import ConnectionCache
 
     adapter = Adapter()
     return Pool(
@@ -265,7 +266,8 @@ class _Memory:
 
 def _in_memory() -> Any:
     """A proxy whose backends answer from memory: all of our path but the sockets."""
-    from app.transport import Connection, Session
+    from app.transport import Session
+    from app.upstream.connections import Connection
 
     proxy = _proxy(Session())
     stream: Any = _Memory(ANSWER)

@@ -15,7 +15,7 @@ import gevent
 
 from app import config as configuration
 from app.client import ClientConnection
-from app.transport import Connection
+from app.upstream.connections import Connection
 from app.wsgi import Application, standalone_table
 
 from . import messages

@@ -1,0 +1,103 @@
+"""A request as a backend gets it: bytes that are ready, and where the rest of them comes from.
+
+A value with defaults; it prepares, guesses and completes nothing. Runs in workers, does no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import requests
+from requests.structures import CaseInsensitiveDict
+
+from app.deadlines import NEVER, Deadline
+from app.splice import SpliceBody
+from app.upstream.connections import ConnectionCache
+from app.wire.response import ResponseHead
+
+ReadBody = Callable[[Deadline], bytes]
+Interim = Callable[[ResponseHead], None]
+
+
+class UpstreamRequest(requests.PreparedRequest):
+    """A request that is ready to be sent: nothing of it is prepared, guessed or completed.
+
+    ``head`` is the whole head as bytes. ``body`` is the part of the body that is already here, framed;
+    ``read_body`` gives the rest piece by piece, b"" at its end (None: there is no rest), sent chunked when
+    ``is_chunked``. ``expects_continue`` holds the rest back until the backend wants it.
+    """
+
+    # Defaults stand on the class: most requests have no body that is still to come.
+    read_body: ReadBody | None = None
+    splice_body: SpliceBody | None = None
+    is_chunked = False
+    trailers: Callable[[], list[tuple[bytes, bytes]]] = list
+    expects_continue = False
+    began_body = False
+    upgrade = b""  # the protocols that a 101 may switch to
+    on_interim: Interim | None = None
+    connect_seconds: float | None = None
+    base_url = ""
+    expires_at = NEVER  # the total timeout, monotonic
+    body_sent = 0
+    adapter: Any = None
+
+    def __init__(
+        self,
+        method: bytes,
+        head: bytes,
+        body: bytes,
+        connections: ConnectionCache,
+        deadline: Deadline,
+        connect_timeout: float,
+        read_timeout: float,
+    ) -> None:
+        self.raw_method = method
+        self.head = head
+        self.raw_body = body
+        self.connections = connections
+        self.deadline = deadline
+        self.connect_timeout = connect_timeout
+        self.read_timeout = read_timeout
+
+    def next_deadline(self, now: float) -> float:
+        """When waiting for the backend ends that begins now."""
+        if not self.read_timeout:
+            return self.expires_at
+        return min(now + self.read_timeout, self.expires_at)
+
+    # What an adapter other than ours may ask for, made when it asks.
+    @property
+    def method(self) -> str:  # type: ignore[override]
+        """The method as text."""
+        return self.raw_method.decode("latin-1")
+
+    @property
+    def url(self) -> str:  # type: ignore[override]
+        """The server's URL with the raw target."""
+        target = self.head.split(b" ", 2)[1].decode("latin-1")
+        return self.base_url + target
+
+    @property
+    def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
+        """The fields of the head; repeated ones joined, as requests can hold but one of a name."""
+        result: CaseInsensitiveDict[str] = CaseInsensitiveDict()
+        for line in self.head.split(b"\r\n")[1:-2]:
+            name, _, value = line.decode("latin-1").partition(": ")
+            result[name] = f"{result[name]}, {value}" if name in result else value
+        return result
+
+    @property
+    def body(self) -> Any:  # type: ignore[override]
+        """The body as bytes, or an iterator of its pieces."""
+        if self.read_body is None:
+            return self.raw_body or None
+        return self._pieces()
+
+    def _pieces(self) -> Iterator[bytes]:
+        assert self.read_body is not None
+        if self.raw_body:
+            yield self.raw_body
+        while piece := self.read_body(self.deadline):
+            yield piece
