@@ -33,7 +33,7 @@ fmt: $(VENV)/.dev ## format, and mend what the linter can
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.run ## config.schema.json and docs/configuration.md, from app/config.py
+docs: $(VENV)/.run ## config.schema.json and docs/configuration.md, from app/config/keys.py
 	$(BIN)/python -m app.config schema > config.schema.json
 	$(BIN)/python -m app.config docs > docs/configuration.md
 

@@ -1,0 +1,47 @@
+"""What is valid but looks like a mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from app.config.model import Config
+from app.config.problems import Problem
+
+# Node and uvicorn close idle connections after 5 s, gunicorn after 2 s: at or above this, a request
+# can meet a connection that its server is just closing.
+KEEPALIVE_RACE_S = 5
+
+
+def warnings(config: Config) -> tuple[Problem, ...]:
+    """What is valid but looks like a mistake."""
+    return tuple(Problem(path, message) for path, message in suspicions(config))
+
+
+def suspicions(config: Config) -> Iterator[tuple[str, str]]:
+    if not config.servers:
+        yield "servers", "there are none: every request is answered 503"
+    for index, server in enumerate(config.servers):
+        if server.port == config.port and _is_own_host(server.host, config.host):
+            yield f"servers[{index}]", f"{server.url} is where this load balancer itself listens"
+    check = config.health_check
+    if check and check.timeout > check.interval:
+        late = "a server that hangs is checked less often than the interval says"
+        longer = f"is longer than health_check.interval ({check.interval:g} s)"
+        yield "health_check.timeout", f"{check.timeout:g} s {longer}: {late}"
+    idle = config.timeouts.backend_keepalive
+    if idle == 0 or idle >= KEEPALIVE_RACE_S:
+        kept = f"for {idle:g} s" if idle else "for ever (0)"
+        race = "many servers close theirs after 2 to 5 s, and a request may meet one being closed"
+        yield "timeouts.backend_keepalive", f"idle connections are kept {kept}: {race}"
+    for index, network in enumerate(config.trusted_proxies):
+        if network.endswith("/0"):
+            yield f"trusted_proxies[{index}]", f"{network} lets every client forge its address"
+    for index, protocol in enumerate(config.upgrade):
+        if protocol in ("h2c", "http", "tls"):
+            passed = "requests inside such a tunnel are neither checked, balanced nor logged"
+            yield f"upgrade[{index}]", f"{protocol}: {passed}"
+
+
+def _is_own_host(host: str, listen: str) -> bool:
+    everywhere = listen in {"0.0.0.0", "::"}
+    return host == listen or (everywhere and host in {"localhost", "127.0.0.1", "::1"})

@@ -1,0 +1,226 @@
+"""The table of keys: validation, defaults, schema and documentation all come from it.
+
+A new key is a Key here and a field of the same name in app.config.model; config.schema.json and
+docs/configuration.md are made from this table (``python -m app.config schema`` and ``docs``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from app.config import checks
+from app.config.entries import URL, AlgorithmEntry, ServerEntry, server_from
+from app.config.model import (
+    Algorithm,
+    Config,
+    HealthCheck,
+    Limits,
+    Logging,
+    OutlierDetection,
+    Retries,
+    Timeouts,
+    Tls,
+)
+from app.config.types import (
+    SCHEMA_KEY,
+    Choice,
+    Flag,
+    Headers,
+    Key,
+    ListOf,
+    Nullable,
+    Number,
+    Object,
+    Statuses,
+    Text,
+    Whole,
+)
+
+DAY_S = 86_400
+
+
+def available_cores() -> int:
+    """Cores this process may run on: fewer than the machine has under taskset or a cpuset."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _config(**values: Any) -> Config:
+    del values[SCHEMA_KEY.name]
+    return Config(**values)
+
+
+# fmt: off
+SERVER = Object(server_from, (
+    Key("url", URL, None,
+        "Where it is. A path is put in front of the path of every request.",
+        examples=("http://127.0.0.1:8001", "https://app.example/base", "http://[::1]:8001",
+                  "unix:/run/app.sock"), required=True),
+    Key("weight", Whole(1, 1000), 1,
+        "Its share of the requests, relative to the other servers."),
+    Key("backup", Flag(), False,
+        "Used only while no other server is available."),
+    Key("max_connections", Whole(0, 1_000_000), 0,
+        "Requests in flight to it at once, over all workers (0 = unlimited)."),
+    Key("state", Choice(("ready", "drain", "maint")), "ready",
+        "drain: it gets no more requests, those in flight finish; maint: it is not checked either, and "
+        "checked before it is used again."),
+))
+
+HEALTH_CHECK = Object(HealthCheck, (
+    Key("path", Text(checks.probe_path, "path, with a query if wanted", r"^/[!\"$-~]*$"), "/",
+        "What is asked for with GET; redirects are not followed.", examples=("/healthz",)),
+    Key("interval", Number(0.01, DAY_S), 5.0,
+        "Time from one check of a server to its next."),
+    Key("timeout", Number(0.01, 3600), 2.0,
+        "The whole check must be over in this time, whatever the server does."),
+    Key("healthy_threshold", Whole(1, 100), 2,
+        "Checks passed in a row that make an unhealthy server healthy; the very first decides alone."),
+    Key("unhealthy_threshold", Whole(1, 100), 3,
+        "Checks failed in a row that make a healthy server unhealthy; the very first decides alone."),
+    Key("expected_status", Statuses(), ((200, 399),),
+        "Statuses that pass.", examples=("200-399", "200,204,300-399", 200, [200, "300-399"])),
+    Key("host", Nullable(Text(checks.host_field, "host or host:port")), None,
+        "Host header of the check, instead of the server's own.", examples=("app.example",)),
+    Key("headers", Headers(), (),
+        "Extra headers of the check.", examples=({"X-Probe": "load-balancer"},)),
+    Key("jitter", Number(0, 0.5, "share of interval"), 0.1,
+        "Each wait is longer or shorter by up to this share, so that checks do not come in bursts."),
+), or_false=True)
+
+OUTLIER_DETECTION = Object(OutlierDetection, (
+    Key("connect_failures", Whole(0, 10_000), 3,
+        "Failed connects in a row that set a server aside, over all workers (0 = never)."),
+    Key("resets", Whole(0, 10_000), 5,
+        "The same for requests without a whole answer: reset, cut, unreadable, timed out (0 = never)."),
+    Key("server_errors", Whole(0, 10_000), 5,
+        "The same for answers of 500 and above, but 501 and 505 (0 = never)."),
+    Key("ejection_time", Number(0.1, DAY_S), 5.0,
+        "How long it is set aside, times the number of times it lately was; then one request tries it."),
+    Key("max_ejection_time", Number(0.1, DAY_S), 300.0,
+        "The longest that this time grows to."),
+), or_false=True)
+
+TIMEOUTS = Object(Timeouts, (
+    Key("connect", Number(0, DAY_S), 3.0,
+        "To connect to a server (0 = none); over it, another server is tried, or 504."),
+    Key("read", Number(0, DAY_S), 60.0,
+        "Longest silence of a server while its response is awaited or read (0 = none); over it, 504."),
+    Key("total", Number(0, DAY_S), 0.0,
+        "The whole request, from its head to the end of its response (0 = none); over it, 504."),
+    Key("client", Number(0, DAY_S), 60.0,
+        "For a client to send its request head, and between parts of its body (0 = none); over it, 408."),
+    Key("keepalive", Number(0, DAY_S), 75.0,
+        "An idle connection of a client is closed after this time (0 = none)."),
+    Key("backend_keepalive", Number(0, DAY_S), 1.5,
+        "An idle connection to a server is closed after this time (0 = none); keep it below the server's "
+        "own (gunicorn 2 s, Node and uvicorn 5 s), or requests meet connections that are being closed."),
+    Key("tunnel", Number(0, DAY_S), 3600.0,
+        "A tunnel (WebSocket) in which nothing moves either way is closed after this time (0 = none); "
+        "`client`, `read` and `total` do not apply to it."),
+))
+
+RETRIES = Object(Retries, (
+    Key("attempts", Whole(0, 16), 2,
+        "Servers that may be tried for one request, the first included (0 or 1 = never another)."),
+    Key("statuses", ListOf("statuses", Whole(400, 599), str, "list of status codes 400–599"), (),
+        "Answers with these make another server be asked, where there is one and the method is idempotent "
+        "(GET, HEAD, OPTIONS, PUT, DELETE); the last answer is the client's.",
+        examples=([500, 502, 503, 504],)),
+))
+
+LIMITS = Object(Limits, (
+    Key("body", Whole(0, 2**50, "bytes"), 0,
+        "Longest request body (0 = unlimited); over it, 413."),
+    Key("connections", Whole(0, 1_000_000), 0,
+        "Client connections of one worker at once (0 = unlimited)."),
+))
+
+LOGGING = Object(Logging, (
+    Key("level", Choice(("debug", "info", "warning", "error", "critical")), "info",
+        "Least level of the messages that are logged; access lines are not affected."),
+    Key("access", Flag(), True,
+        "One line for each request."),
+))
+
+PEM_FILE = Text(str, "path of a PEM file", r"^.+$")
+
+TLS = Object(Tls, (
+    Key("certificate", PEM_FILE, None,
+        "The certificate, and behind it those between it and the root.", required=True,
+        examples=("/etc/load-balancer/tls.crt",)),
+    Key("key", PEM_FILE, None,
+        "Its private key, without a password.", required=True,
+        examples=("/etc/load-balancer/tls.key",)),
+    Key("minimum_version", Choice(("1.2", "1.3")), "1.2",
+        "Clients that speak only older versions of TLS are refused."),
+    Key("client_ca", Nullable(PEM_FILE), None,
+        "Only clients with a certificate of these authorities are let in (mutual TLS)."),
+), or_false=True)
+
+ROOT = Object(_config, (
+    SCHEMA_KEY,
+    Key("host", Text(checks.listen_host, "address or host name"), "0.0.0.0",
+        "Address to listen on.", examples=("127.0.0.1", "::")),
+    Key("port", Whole(1, 65_535), 8080,
+        "Port to listen on."),
+    Key("workers", Whole(1, 1024), available_cores,
+        "Worker processes; one a core is enough, each serves thousands of connections.",
+        default_words="the cores available"),
+    Key("servers", ListOf("servers", ServerEntry(SERVER), lambda server: str(server.url),
+                          "list of URLs or objects"), (),
+        "The servers that requests are forwarded to, each a URL or an object. "
+        "With none, every request is answered 503.",
+        examples=(["http://127.0.0.1:8001", {"url": "http://127.0.0.1:8002", "weight": 2}],)),
+    Key("algorithm", AlgorithmEntry(), Algorithm("round_robin"),
+        "How the server for a request is picked; each algorithm and its options: algorithms.md.",
+        examples=("least_connections",
+                  {"name": "hash", "hash_on": "header:X-User", "balance_factor": 1.25},
+                  {"name": "mypackage.NightShift", "limit": 20})),
+    Key("health_check", HEALTH_CHECK, HEALTH_CHECK.defaults,
+        "How servers are found healthy or unhealthy; false: never checked, all count as healthy."),
+    Key("outlier_detection", OUTLIER_DETECTION, OUTLIER_DETECTION.defaults,
+        "When a server is set aside for what requests meet there: never the last one, at most half of them "
+        "(one of two or three); false: never."),
+    Key("timeouts", TIMEOUTS, TIMEOUTS.defaults,
+        "How long each thing may take."),
+    Key("retries", RETRIES, RETRIES.defaults,
+        "When another server is tried."),
+    Key("limits", LIMITS, LIMITS.defaults,
+        "How much clients may ask for."),
+    Key("logging", LOGGING, LOGGING.defaults,
+        "What is written to standard output, each line a JSON object."),
+    Key("tls", TLS, None,
+        "Clients speak HTTPS; false: plain HTTP. Files that are replaced are used for new connections "
+        "within seconds, without a reload; bad ones are refused and the old ones stay."),
+    Key("trusted_proxies", ListOf("trusted_proxies", Text(checks.network, "address or CIDR"), str,
+                                  "list of addresses and CIDRs"), (),
+        "Proxies in front of this one, whose X-Forwarded-* and X-Request-Id are believed.",
+        examples=(["10.0.0.0/8", "::1"],)),
+    Key("upgrade", ListOf("upgrade", Text(checks.protocol, "protocol name", f"^{checks.HEADER_NAME}$"), str,
+                          "list of protocol names"), ("websocket",),
+        "Protocols that a connection may be switched to (the Upgrade header); it is then a tunnel. "
+        "A request that asks for another one is forwarded without that wish.",
+        examples=([], ["websocket", "tcp"])),
+    Key("graceful_timeout", Number(0, DAY_S), 30.0,
+        "When stopping or reloading, how long requests and tunnels in flight may take to finish."),
+))
+
+OVERRIDES = (  # environment variable, key that it wins over
+    ("LB_HOST", "host"),
+    ("LB_PORT", "port"),
+    ("WEB_CONCURRENCY", "workers"),
+)
+# fmt: on
+
+
+def sections() -> Iterator[tuple[str, Object]]:
+    """Every object of the table with its path."""
+    yield "", ROOT
+    yield "servers[]", SERVER
+    for key in ROOT.keys:
+        if isinstance(key.type, Object):
+            yield key.name, key.type

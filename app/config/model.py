@@ -1,0 +1,143 @@
+"""The configuration as the rest of the program sees it: frozen values, one class an object.
+
+Knows neither JSON nor defaults; app.config.keys has a Key for each field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from app.policies import POLICIES
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One backend. ``url`` is normalised and is its identity; for unix, ``host`` is the path."""
+
+    url: str
+    scheme: str
+    host: str
+    port: int
+    prefix: str
+    weight: int = 1
+    backup: bool = False
+    max_connections: int = 0
+    state: str = "ready"
+
+    @property
+    def name(self) -> str:
+        """What logs call it: always with its port, "127.0.0.1:8001/prefix" or "unix:/path"."""
+        if self.scheme == "unix":
+            return f"unix:{self.host}"
+        return f"{bracketed(self.host)}:{self.port}{self.prefix}"
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """``name`` is a built-in policy's or a class's dotted path; ``options`` are the policy's own.
+
+    ``hash_on`` says what of a request is its key, "" where the policy asks for none.
+    """
+
+    name: str
+    hash_on: str = ""
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether it is a user's class."""
+        return self.name not in POLICIES
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class HealthCheck:
+    path: str
+    interval: float
+    timeout: float
+    healthy_threshold: int
+    unhealthy_threshold: int
+    expected_status: tuple[tuple[int, int], ...]
+    host: str | None
+    headers: tuple[tuple[str, str], ...]
+    jitter: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutlierDetection:
+    """Failures in a row that eject a server, by kind (0 = never), and for how many seconds."""
+
+    connect_failures: int
+    resets: int
+    server_errors: int
+    ejection_time: float
+    max_ejection_time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds; 0 = none."""
+
+    connect: float
+    read: float
+    total: float
+    client: float
+    keepalive: float
+    backend_keepalive: float
+    tunnel: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    attempts: int
+    statuses: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """0 = unlimited."""
+
+    body: int
+    connections: int
+
+
+@dataclass(frozen=True, slots=True)
+class Logging:
+    level: str
+    access: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Paths as written: relative to the working directory."""
+
+    certificate: str
+    key: str
+    minimum_version: str
+    client_ca: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    host: str
+    port: int
+    workers: int
+    servers: tuple[Server, ...]
+    algorithm: Algorithm
+    health_check: HealthCheck | None
+    outlier_detection: OutlierDetection | None
+    timeouts: Timeouts
+    retries: Retries
+    limits: Limits
+    logging: Logging
+    tls: Tls | None
+    trusted_proxies: tuple[str, ...]
+    upgrade: tuple[str, ...]
+    graceful_timeout: float
+
+
+def bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
