@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,6 +113,10 @@ class Ours(Candidate):
             "timeouts": {"keepalive": KEEPALIVE_SECONDS},
             "logging": {"level": "info", "access": True},
         }
+        return self.start(config, port, setup.workers, folder)
+
+    def start(self, config: Mapping[str, object], port: int, workers: int, folder: Path) -> Launch:
+        """With this configuration."""
         path = folder / "config.json"
         path.write_text(json.dumps(config))
         return Launch(
@@ -125,7 +129,7 @@ class Ours(Candidate):
                 "LB_CONFIG": str(path),
                 "LB_PORT": str(port),
                 "LB_HOST": "127.0.0.1",
-                "WEB_CONCURRENCY": str(setup.workers),
+                "WEB_CONCURRENCY": str(workers),
             },
             # SIGTERM would wait for requests in flight; the load is gone by then.
             signal.SIGINT,
@@ -199,7 +203,6 @@ http {{
         return _said("nginx", "-v").rpartition("/")[2]
 
     def launch(self, setup: Setup, port: int, folder: Path) -> Launch:
-        (folder / "temp").mkdir()
         certificate = ""
         if setup.tls:
             # A shared session cache, as the manual advises; handshakes are not what is measured.
@@ -220,6 +223,11 @@ http {{
             reuseport=" reuseport" if setup.workers > 1 else "",
             certificate=certificate,
         )
+        return self.start(text, folder)
+
+    def start(self, text: str, folder: Path) -> Launch:
+        """With this configuration; its temporary files belong into ``folder / "temp"``."""
+        (folder / "temp").mkdir()
         path = folder / "nginx.conf"
         path.write_text(text)
         return Launch(("nginx", "-p", str(folder), "-e", "nginx.err", "-c", str(path)), folder)
@@ -288,6 +296,10 @@ backend pool
                 for number, backend in enumerate(setup.backends)
             ),
         )
+        return self.start(text, folder)
+
+    def start(self, text: str, folder: Path) -> Launch:
+        """With this configuration."""
         path = folder / "haproxy.cfg"
         path.write_text(text)
         # SIGUSR1 would drain; SIGTERM stops at once.
@@ -322,13 +334,17 @@ class Envoy(Candidate):
         return found[1] if found else "unknown"
 
     def launch(self, setup: Setup, port: int, folder: Path) -> Launch:
+        return self.start(self._config(setup, port, folder), setup.workers, folder)
+
+    def start(self, config: Mapping[str, object], workers: int, folder: Path) -> Launch:
+        """With this configuration."""
         path = folder / "envoy.json"
-        path.write_text(json.dumps(self._config(setup, port, folder)))
+        path.write_text(json.dumps(config))
         return Launch(
             (
                 str(install.envoy(self.build)),
                 "-c", str(path),
-                "--concurrency", str(setup.workers),
+                "--concurrency", str(workers),
                 "--disable-hot-restart",
                 "--log-level", "error",
             ),
@@ -336,12 +352,7 @@ class Envoy(Candidate):
         )  # fmt: skip
 
     def _config(self, setup: Setup, port: int, folder: Path) -> dict[str, object]:
-        kind = "type.googleapis.com/envoy.extensions."
         manager: dict[str, object] = {
-            "@type": f"{kind}filters.network.http_connection_manager.v3.HttpConnectionManager",
-            "stat_prefix": "front",
-            "codec_type": "HTTP1",
-            "use_remote_address": True,
             "generate_request_id": True,
             "common_http_protocol_options": {"idle_timeout": f"{KEEPALIVE_SECONDS}s"},
             # Buffered by Envoy itself: 64 KiB or 10 s.
@@ -349,57 +360,16 @@ class Envoy(Candidate):
                 {
                     "name": "envoy.access_loggers.file",
                     "typed_config": {
-                        "@type": f"{kind}access_loggers.file.v3.FileAccessLog",
+                        "@type": f"{ENVOY}access_loggers.file.v3.FileAccessLog",
                         "path": str(folder / "access.log"),
                         "log_format": {"json_format": ENVOY_LINE},
                     },
                 }
             ],
-            "http_filters": [
-                {
-                    "name": "envoy.filters.http.router",
-                    "typed_config": {"@type": f"{kind}filters.http.router.v3.Router"},
-                }
-            ],
-            "route_config": {
-                "virtual_hosts": [
-                    {
-                        "name": "all",
-                        "domains": ["*"],
-                        "routes": [
-                            {
-                                "match": {"prefix": "/"},
-                                # The default of 15 s would cut long transfers.
-                                "route": {"cluster": "pool", "timeout": "0s"},
-                            }
-                        ],
-                    }
-                ]
-            },
         }
-        chain: dict[str, object] = {
-            "filters": [
-                {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
-            ]
-        }
-        if setup.tls:
-            chain["transport_socket"] = {
-                "name": "envoy.transport_sockets.tls",
-                "typed_config": {
-                    "@type": f"{kind}transport_sockets.tls.v3.DownstreamTlsContext",
-                    "common_tls_context": {
-                        "tls_certificates": [
-                            {
-                                "certificate_chain": {"filename": str(setup.tls[0])},
-                                "private_key": {"filename": str(setup.tls[1])},
-                            }
-                        ]
-                    },
-                },
-            }
+        # The default of 15 s would cut long transfers.
+        route = {"match": {"prefix": "/"}, "route": {"cluster": "pool", "timeout": "0s"}}
         cluster: dict[str, object] = {
-            "name": "pool",
-            "type": "STATIC",
             "connect_timeout": "3s",
             "lb_policy": "ROUND_ROBIN",
             # The defaults of 1,024 would refuse requests in the case of 1,000 connections.
@@ -409,12 +379,6 @@ class Envoy(Candidate):
                         ("max_connections", "max_pending_requests", "max_requests"), 1000000
                     )
                 ]
-            },
-            "load_assignment": {
-                "cluster_name": "pool",
-                "endpoints": [
-                    {"lb_endpoints": [_envoy_endpoint(backend) for backend in setup.backends]}
-                ],
             },
         }
         if setup.health:
@@ -427,21 +391,10 @@ class Envoy(Candidate):
                     "http_health_check": {"path": "/"},
                 }
             ]
-        return {
-            "static_resources": {
-                "listeners": [
-                    {
-                        "name": "front",
-                        "address": _envoy_address("127.0.0.1", port),
-                        "tcp_backlog_size": 4096,
-                        "filter_chains": [chain],
-                    }
-                ],
-                "clusters": [cluster],
-            }
-        }
+        return envoy_bootstrap(setup, port, [route], manager, cluster)
 
 
+ENVOY = "type.googleapis.com/envoy.extensions."
 ENVOY_LINE = {
     "timestamp": "%START_TIME%",
     "logger": "access",
@@ -513,25 +466,28 @@ class Caddy(Candidate):
         return _said(str(install.caddy(self.build)), "version").split()[0].lstrip("v")
 
     def launch(self, setup: Setup, port: int, folder: Path) -> Launch:
-        path = folder / "Caddyfile"
         health = f"health_uri /\n        health_interval {HEALTH_SECONDS}s"
-        path.write_text(
-            self.CONFIG.format(
-                keepalive=KEEPALIVE_SECONDS,
-                site=f"{'https' if setup.tls else 'http'}://:{port}",
-                certificate=f"tls {setup.tls[0]} {setup.tls[1]}" if setup.tls else "",
-                log=folder / "access.log",
-                servers=" ".join(setup.backends),
-                health=health if setup.health else "",
-            )
+        text = self.CONFIG.format(
+            keepalive=KEEPALIVE_SECONDS,
+            site=f"{'https' if setup.tls else 'http'}://:{port}",
+            certificate=f"tls {setup.tls[0]} {setup.tls[1]}" if setup.tls else "",
+            log=folder / "access.log",
+            servers=" ".join(setup.backends),
+            health=health if setup.health else "",
         )
+        return self.start(text, setup.workers, folder)
+
+    def start(self, text: str, workers: int, folder: Path) -> Launch:
+        """With this configuration."""
+        path = folder / "Caddyfile"
+        path.write_text(text)
         return Launch(
             (
                 str(install.caddy(self.build)),
                 "run", "--config", str(path), "--adapter", "caddyfile",
             ),
             folder,
-            {"GOMAXPROCS": str(setup.workers), "XDG_DATA_HOME": str(folder), "HOME": str(folder)},
+            {"GOMAXPROCS": str(workers), "XDG_DATA_HOME": str(folder), "HOME": str(folder)},
         )  # fmt: skip
 
 
@@ -588,6 +544,77 @@ ALL: tuple[type[Candidate], ...] = (
     Aiohttp,
     AiohttpUvloop,
 )
+
+
+def envoy_bootstrap(
+    setup: Setup,
+    port: int,
+    routes: Sequence[Mapping[str, object]],
+    manager: Mapping[str, object],
+    cluster: Mapping[str, object],
+) -> dict[str, object]:
+    """One listener, one cluster; ``manager`` and ``cluster`` are what is special about them."""
+    chain: dict[str, object] = {
+        "filters": [
+            {
+                "name": "envoy.filters.network.http_connection_manager",
+                "typed_config": {
+                    "@type": f"{ENVOY}filters.network.http_connection_manager.v3"
+                    ".HttpConnectionManager",
+                    "stat_prefix": "front",
+                    "codec_type": "HTTP1",
+                    "use_remote_address": True,
+                    "http_filters": [
+                        {
+                            "name": "envoy.filters.http.router",
+                            "typed_config": {"@type": f"{ENVOY}filters.http.router.v3.Router"},
+                        }
+                    ],
+                    "route_config": {
+                        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]
+                    },
+                    **manager,
+                },
+            }
+        ]
+    }
+    if setup.tls:
+        files = {
+            "certificate_chain": {"filename": str(setup.tls[0])},
+            "private_key": {"filename": str(setup.tls[1])},
+        }
+        chain["transport_socket"] = {
+            "name": "envoy.transport_sockets.tls",
+            "typed_config": {
+                "@type": f"{ENVOY}transport_sockets.tls.v3.DownstreamTlsContext",
+                "common_tls_context": {"tls_certificates": [files]},
+            },
+        }
+    return {
+        "static_resources": {
+            "listeners": [
+                {
+                    "name": "front",
+                    "address": _envoy_address("127.0.0.1", port),
+                    "tcp_backlog_size": 4096,
+                    "filter_chains": [chain],
+                }
+            ],
+            "clusters": [
+                {
+                    "name": "pool",
+                    "type": "STATIC",
+                    "load_assignment": {
+                        "cluster_name": "pool",
+                        "endpoints": [
+                            {"lb_endpoints": [_envoy_endpoint(one) for one in setup.backends]}
+                        ],
+                    },
+                    **cluster,
+                }
+            ],
+        }
+    }
 
 
 def _envoy_address(host: str, port: int) -> dict[str, object]:

@@ -8,13 +8,10 @@ taken. The reason stands beside each setting. Writes files and says commands; st
 
 from __future__ import annotations
 
-import json
-import signal
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench import candidates, install
+from bench import candidates
 from bench.candidates import Launch, Setup
 
 CONNECT_SECONDS = 1
@@ -22,7 +19,6 @@ READ_SECONDS = 2
 CHECK_SECONDS = 1
 CHECK_PATH = "/health"
 WORKERS = 2
-EXTENSIONS = "type.googleapis.com/envoy.extensions."
 
 
 class Ours(candidates.Ours):
@@ -45,20 +41,7 @@ class Ours(candidates.Ours):
             "timeouts": {"connect": CONNECT_SECONDS, "read": READ_SECONDS},
             **self.settings,
         }
-        path = folder / "config.json"
-        path.write_text(json.dumps(config))
-        return Launch(
-            (sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:application"),
-            self.root,
-            {
-                "LB_CONFIG": str(path),
-                "LB_PORT": str(port),
-                "LB_HOST": "127.0.0.1",
-                "WEB_CONCURRENCY": str(WORKERS),
-            },
-            # SIGTERM would wait for requests in flight; the load is gone by then.
-            signal.SIGINT,
-        )
+        return self.start(config, port, WORKERS, folder)
 
 
 class OursTuned(Ours):
@@ -110,19 +93,15 @@ http {{
 """
 
     def launch(self, setup: Setup, port: int, folder: Path) -> Launch:
-        (folder / "temp").mkdir()
-        path = folder / "nginx.conf"
-        path.write_text(
-            self.CONFIG.format(
-                workers=WORKERS,
-                policy="least_conn;" if setup.algorithm == "least_connections" else "",
-                servers="\n        ".join(f"server {backend};" for backend in setup.backends),
-                port=port,
-                connect=CONNECT_SECONDS,
-                read=READ_SECONDS,
-            )
+        text = self.CONFIG.format(
+            workers=WORKERS,
+            policy="least_conn;" if setup.algorithm == "least_connections" else "",
+            servers="\n        ".join(f"server {backend};" for backend in setup.backends),
+            port=port,
+            connect=CONNECT_SECONDS,
+            read=READ_SECONDS,
         )
-        return Launch(("nginx", "-p", str(folder), "-e", "nginx.err", "-c", str(path)), folder)
+        return self.start(text, folder)
 
 
 class HAProxy(candidates.HAProxy):
@@ -158,115 +137,53 @@ backend pool
 """
 
     def launch(self, setup: Setup, port: int, folder: Path) -> Launch:
-        path = folder / "haproxy.cfg"
-        path.write_text(
-            self.CONFIG.format(
-                workers=WORKERS,
-                policy="leastconn" if setup.algorithm == "least_connections" else "roundrobin",
-                port=port,
-                path=CHECK_PATH,
-                connect=CONNECT_SECONDS,
-                read=READ_SECONDS,
-                check=CHECK_SECONDS,
-                servers="\n".join(
-                    f"    server s{number} {backend}"
-                    for number, backend in enumerate(setup.backends)
-                ),
-            )
+        text = self.CONFIG.format(
+            workers=WORKERS,
+            policy="leastconn" if setup.algorithm == "least_connections" else "roundrobin",
+            port=port,
+            path=CHECK_PATH,
+            connect=CONNECT_SECONDS,
+            read=READ_SECONDS,
+            check=CHECK_SECONDS,
+            servers="\n".join(
+                f"    server s{number} {backend}" for number, backend in enumerate(setup.backends)
+            ),
         )
-        return Launch(("haproxy", "-db", "-f", str(path)), folder)
+        return self.start(text, folder)
 
 
 class Envoy(candidates.Envoy):
     def launch(self, setup: Setup, port: int, folder: Path) -> Launch:
-        path = folder / "envoy.json"
-        path.write_text(json.dumps(_envoy(setup, port)))
-        return Launch(
-            (
-                str(install.envoy(self.build)),
-                "-c", str(path),
-                "--concurrency", str(WORKERS),
-                "--disable-hot-restart",
-                "--log-level", "error",
-            ),
-            folder,
-        )  # fmt: skip
-
-
-def _envoy(setup: Setup, port: int) -> dict[str, Any]:
-    manager = {
-        "@type": f"{EXTENSIONS}filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "front",
-        "codec_type": "HTTP1",
-        "use_remote_address": True,
-        "http_filters": [
-            {
-                "name": "envoy.filters.http.router",
-                "typed_config": {"@type": f"{EXTENSIONS}filters.http.router.v3.Router"},
-            }
-        ],
-        "route_config": {
-            "virtual_hosts": [
-                {
-                    "name": "all",
-                    "domains": ["*"],
-                    "routes": [
-                        _envoy_route("5xx", method="GET"),
-                        # Only what cannot have been acted upon; Envoy itself looks at no method.
-                        _envoy_route("connect-failure,refused-stream,reset-before-request"),
-                    ],
-                }
-            ]
-        },
-    }
-    cluster = {
-        "name": "pool",
-        "type": "STATIC",
-        "connect_timeout": f"{CONNECT_SECONDS}s",
-        "lb_policy": "LEAST_REQUEST" if setup.algorithm == "least_connections" else "ROUND_ROBIN",
-        # The default of three retries at once refuses the rest of those that a dying server failed.
-        "circuit_breakers": {"thresholds": [{"max_retries": 100}]},
-        # With the default of 50 % the last good server of four would share with three bad ones.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
-        # 10 %, the default, is less than one server of four. An ejected server is back as soon as it
-        # passes an active check (successful_active_health_check_uneject_host, the default).
-        "outlier_detection": {"max_ejection_percent": 50},
-        "health_checks": [
-            {
-                "timeout": f"{CHECK_SECONDS}s",
-                "interval": f"{CHECK_SECONDS}s",
-                # Of a cluster that has had no traffic yet, 60 s by default.
-                "no_traffic_interval": f"{CHECK_SECONDS}s",
-                "unhealthy_threshold": 3,
-                "healthy_threshold": 2,
-                "http_health_check": {"path": CHECK_PATH},
-            }
-        ],
-        "load_assignment": {
-            "cluster_name": "pool",
-            "endpoints": [
-                {"lb_endpoints": [_envoy_endpoint(backend) for backend in setup.backends]}
-            ],
-        },
-    }
-    chain = {
-        "filters": [
-            {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
+        routes = [
+            _envoy_route("5xx", method="GET"),
+            # Only what cannot have been acted upon; Envoy itself looks at no method.
+            _envoy_route("connect-failure,refused-stream,reset-before-request"),
         ]
-    }
-    return {
-        "static_resources": {
-            "listeners": [
+        least = setup.algorithm == "least_connections"
+        cluster = {
+            "connect_timeout": f"{CONNECT_SECONDS}s",
+            "lb_policy": "LEAST_REQUEST" if least else "ROUND_ROBIN",
+            # The default of three retries at once refuses the rest of those that a dying server failed.
+            "circuit_breakers": {"thresholds": [{"max_retries": 100}]},
+            # With the default of 50 % the last good server of four would share with three bad ones.
+            "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+            # 10 %, the default, is less than one server of four. An ejected server is back as soon as
+            # it passes an active check (successful_active_health_check_uneject_host, the default).
+            "outlier_detection": {"max_ejection_percent": 50},
+            "health_checks": [
                 {
-                    "name": "front",
-                    "address": _envoy_address("127.0.0.1", port),
-                    "tcp_backlog_size": 4096,
-                    "filter_chains": [chain],
+                    "timeout": f"{CHECK_SECONDS}s",
+                    "interval": f"{CHECK_SECONDS}s",
+                    # Of a cluster that has had no traffic yet, 60 s by default.
+                    "no_traffic_interval": f"{CHECK_SECONDS}s",
+                    "unhealthy_threshold": 3,
+                    "healthy_threshold": 2,
+                    "http_health_check": {"path": CHECK_PATH},
                 }
             ],
-            "clusters": [cluster],
         }
-    }
+        config = candidates.envoy_bootstrap(setup, port, routes, {}, cluster)
+        return self.start(config, WORKERS, folder)
 
 
 def _envoy_route(retry_on: str, method: str = "") -> dict[str, Any]:
@@ -287,7 +204,7 @@ def _envoy_route(retry_on: str, method: str = "") -> dict[str, Any]:
                     {
                         "name": "envoy.retry_host_predicates.previous_hosts",
                         "typed_config": {
-                            "@type": f"{EXTENSIONS}retry.host.previous_hosts.v3"
+                            "@type": f"{candidates.ENVOY}retry.host.previous_hosts.v3"
                             ".PreviousHostsPredicate"
                         },
                     }
@@ -296,15 +213,6 @@ def _envoy_route(retry_on: str, method: str = "") -> dict[str, Any]:
             },
         },
     }
-
-
-def _envoy_address(host: str, port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": host, "port_value": port}}
-
-
-def _envoy_endpoint(backend: str) -> dict[str, Any]:
-    host, _, port = backend.rpartition(":")
-    return {"endpoint": {"address": _envoy_address(host, int(port))}}
 
 
 class Caddy(candidates.Caddy):
@@ -348,26 +256,16 @@ http://:{port} {{
 """
 
     def launch(self, setup: Setup, port: int, folder: Path) -> Launch:
-        path = folder / "Caddyfile"
-        path.write_text(
-            self.CONFIG.format(
-                port=port,
-                servers=" ".join(setup.backends),
-                policy="least_conn" if setup.algorithm == "least_connections" else "round_robin",
-                path=CHECK_PATH,
-                connect=CONNECT_SECONDS,
-                read=READ_SECONDS,
-                check=CHECK_SECONDS,
-            )
+        text = self.CONFIG.format(
+            port=port,
+            servers=" ".join(setup.backends),
+            policy="least_conn" if setup.algorithm == "least_connections" else "round_robin",
+            path=CHECK_PATH,
+            connect=CONNECT_SECONDS,
+            read=READ_SECONDS,
+            check=CHECK_SECONDS,
         )
-        return Launch(
-            (
-                str(install.caddy(self.build)),
-                "run", "--config", str(path), "--adapter", "caddyfile",
-            ),
-            folder,
-            {"GOMAXPROCS": str(WORKERS), "XDG_DATA_HOME": str(folder), "HOME": str(folder)},
-        )  # fmt: skip
+        return self.start(text, WORKERS, folder)
 
 
 ALL: tuple[type[candidates.Candidate], ...] = (Ours, OursTuned, Nginx, HAProxy, Envoy, Caddy)

@@ -3,6 +3,8 @@
 Runs under the bench's own Python, which has matplotlib; DATA is what ``__main__`` wrote for it.
 """
 
+from __future__ import annotations
+
 import json
 import sys
 
@@ -14,7 +16,7 @@ from matplotlib import pyplot as plt
 FAILED_GET, FAILED_POST, ANSWERED = "#c1121f", "#f77f00", "#1d3557"
 
 
-def main(data, output):
+def main(data: str, output: str) -> None:
     with open(data) as file:
         given = json.load(file)
     rows, phases, seconds = given["rows"], given["phases"], given["seconds"]
@@ -24,7 +26,11 @@ def main(data, output):
     )  # fmt: skip
     for axis, row in zip(axes[:, 0], rows, strict=True):
         columns = row["columns"]
-        groups = {ANSWERED: [], FAILED_GET: [], FAILED_POST: []}
+        groups: dict[str, list[tuple[float, float]]] = {
+            ANSWERED: [],
+            FAILED_GET: [],
+            FAILED_POST: [],
+        }
         points = zip(*(columns[key] for key in ("due", "done", "post", "outcome")), strict=True)
         for due, done, post, outcome in points:
             colour = ANSWERED if not outcome else FAILED_POST if post else FAILED_GET
@@ -59,7 +65,7 @@ def main(data, output):
     figure.savefig(output + ".svg", dpi=110)
 
 
-def _split(points):
+def _split(points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
