@@ -226,6 +226,27 @@ def test_server_sent_events_arrive_as_they_are_sent(balancer: Balancer, backend:
             assert (client.read_chunk() if is_framed else client.read_some()) == b""
 
 
+def test_fast_download_that_pauses_is_not_held_back(balancer: Balancer, backend: Backend) -> None:
+    """A little that comes after a lot reaches the client before the rest is sent."""
+    sizes = (24 * MIB, 100 * KIB, 8 * MIB)
+    handler, steps = handlers.by_steps(
+        b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % sum(sizes),
+        *(bytes(size) for size in sizes),
+    )
+    backend.handler = handler
+    with balancer.connect() as client:
+        client.send_head("GET", "/paused")
+        steps[0].set()
+        client.read_head()
+        for step, size in zip(steps[1:], sizes, strict=True):
+            step.set()
+            got = 0
+            while got < size:
+                piece = client.read_some(MIB)
+                assert piece, f"cut after {got} of {size}"
+                got += len(piece)
+
+
 def test_request_body_is_streamed(balancer: Balancer, backend: Backend) -> None:
     """The first piece of an upload reaches the backend before the client has sent the last one."""
     first = threading.Event()
