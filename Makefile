@@ -53,7 +53,7 @@ bench-quick: $(VENV)/.run ## small GET beside nginx, Envoy and Caddy; under 2 mi
 bench-micro: $(VENV)/.run ## what each step of a request costs, in ns
 	$(BIN)/python -m bench.micro $(ARGS)
 
-bench-failures: $(VENV)/.run ## servers fail by script, ours and the peers (docs/failures.md); ARGS="quick"
+bench-failures: $(VENV)/.run ## servers fail by script, ours and the peers (docs/failures.md); ARGS="--quick"
 	$(BIN)/python -m bench.scenarios $(ARGS)
 
 wire-peers: $(VENV)/.dev ## the wire cases against nginx and HAProxy, in one table; ARGS="-v" names each difference

@@ -19,25 +19,28 @@ from typing import Any, NoReturn
 from bench import install
 from bench.candidates import Candidate
 from bench.procs import BenchError
-from bench.scenarios import peers, report, run, scripts
+from bench.scenarios import figures, goals, peers, report, run, scripts
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "bench"
 KEEP = BUILD / "scenarios"
 RESULTS = Path(__file__).with_name("results")
 PLOT = Path(__file__).with_name("plot.py")
-QUICK = ("ours", "nginx", "haproxy")
 MATPLOTLIB_SECONDS = 300
 PLOT_SECONDS = 120
 
 
-def main() -> None:
+def main() -> int:
+    """0 if all that was asked for was measured."""
     options = _options()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
-    problems = install.prepare(BUILD, offline=options.offline)
+    # Our own variants need nothing but this Python.
+    has_peers = any(map(goals.is_peer, options.candidate))
+    problems = install.prepare(BUILD, offline=options.offline) if has_peers else {}
     chosen, missing = _candidates(options.candidate, problems)
-    scenarios = [item for item in scripts.ALL if item.name in options.scenario]
+    scenarios = [item for item in (*scripts.ALL, scripts.SHORT) if item.name in options.scenario]
+    is_sound = True
     facts = _facts(chosen, missing)
     results: dict[str, dict[str, Any]] = {}
     # In memory, so that no disk takes part in logs and notes.
@@ -45,36 +48,39 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix=f"lb-bench-{os.getpid()}-", dir=memory))
     try:
         for scenario in scenarios:
-            results[scenario.name] = _measure(folder, scenario, chosen, options)
+            results[scenario.name], is_good = _measure(folder, scenario, chosen, options)
+            is_sound = is_sound and is_good
             print(*report.tables(scenario, results[scenario.name]), sep="\n")
     except KeyboardInterrupt:
         print("\nstopped; what was measured so far follows", file=sys.stderr)
+        is_sound = False
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(*report.overview(results, scenarios), sep="\n")
+    print(*report.overview(results, scenarios), "", *report.reached(results), sep="\n")
     facts["load_after"] = f"{os.getloadavg()[0]:.2f}"
-    _save(results, scenarios, facts, RESULTS if options.save else KEEP)
+    _save(results, scenarios, facts, RESULTS if options.save else _kept(options))
+    return 0 if is_sound else 1
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.scenarios", description=__doc__)
     names = [item.name for item in scripts.ALL]
+    short = scripts.SHORT.name
     parser.add_argument(
-        "mode",
-        nargs="?",
-        choices=("full", "quick"),
-        default="full",
-        help="quick: the combined scenario for ours, nginx and HAProxy, 3 minutes",
+        "--quick",
+        action="store_true",
+        help="does the bench work? ours alone, half a minute, no plot",
     )
-    parser.add_argument("--scenario", action="append", choices=names)
+    parser.add_argument("--scenario", action="append", choices=[*names, short])
     parser.add_argument("--candidate", action="append", choices=[c.name for c in peers.ALL])
     parser.add_argument("--offline", action="store_true", help="install nothing")
     parser.add_argument("--no-plot", action="store_true")
     parser.add_argument("--save", action="store_true", help="into bench/scenarios/results")
     options = parser.parse_args()
-    quick = options.mode == "quick"
-    options.scenario = options.scenario or (["combined"] if quick else names)
-    options.candidate = options.candidate or (QUICK if quick else [c.name for c in peers.ALL])
+    everybody = [candidate.name for candidate in peers.ALL]
+    options.scenario = options.scenario or ([short] if options.quick else names)
+    options.candidate = options.candidate or ([goals.OURS] if options.quick else everybody)
+    options.no_plot = options.no_plot or options.quick
     return options
 
 
@@ -96,7 +102,9 @@ def _candidates(
 
 def _measure(
     folder: Path, scenario: scripts.Scenario, chosen: list[Candidate], options: argparse.Namespace
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], bool]:
+    """The results, and whether nothing speaks against them."""
+    is_sound = True
     rows: dict[str, Any] = {}
     plotted = []
     for algorithm in scenario.algorithms:
@@ -112,9 +120,14 @@ def _measure(
                 result, columns = run.measure(ROOT, place, KEEP, candidate, scenario, algorithm)
             except BenchError as problem:
                 print(f"{scenario.name} {name}: {problem}", file=sys.stderr)
+                is_sound = False
                 continue
             finally:
                 shutil.rmtree(place, ignore_errors=True)
+            result["algorithm"] = peers.algorithm_of(candidate, algorithm)
+            for doubt in figures.doubts(scenario, result):
+                print(f"{scenario.name} {name}: {doubt}", file=sys.stderr)
+                is_sound = False
             rows[name] = result
             plotted.append({"name": name, "p99_ms": result["all"]["p99_ms"], "columns": columns})
             whole, took = result["all"], time.perf_counter() - began
@@ -125,7 +138,7 @@ def _measure(
             )
     if plotted and not options.no_plot:
         _plot(scenario, plotted, RESULTS if options.save else KEEP)
-    return rows
+    return rows, is_sound
 
 
 def _plot(scenario: scripts.Scenario, rows: list[dict[str, Any]], folder: Path) -> None:
@@ -152,6 +165,11 @@ def _plot(scenario: scripts.Scenario, rows: list[dict[str, Any]], folder: Path) 
     )
     if done.returncode:
         print(f"no plot of {scenario.name}: {done.stderr.strip()[-300:]}", file=sys.stderr)
+
+
+def _kept(options: argparse.Namespace) -> Path:
+    """Where results go that are not to be saved; a quick run overwrites no others."""
+    return KEEP / "quick" if options.quick else KEEP
 
 
 def _facts(chosen: list[Candidate], missing: dict[str, str]) -> dict[str, Any]:
@@ -183,6 +201,8 @@ def _save(
         "",
         *report.overview(results, scenarios),
         "",
+        *report.reached(results),
+        "",
     ]
     for scenario in scenarios:
         if results.get(scenario.name):
@@ -196,4 +216,4 @@ def _interrupted(*_: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,7 +14,13 @@ from typing import Any
 from bench.scenarios.scripts import Scenario
 
 SETTLE_SECONDS = 2.0
-"""What a repaired server is given, after its first answer, before its share is judged."""
+"""What a repaired server is given, after its first passed check, before its share is judged."""
+
+
+SETTLED_REQUESTS = 200
+"""Among fewer, a single retry moves a share by as much as is judged."""
+WAKE_SECONDS = 0.05
+"""A server that hung acts first upon what it finds in its sockets: nobody waits for that any more."""
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
@@ -22,8 +28,12 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def summarize(
-    scenario: Scenario, columns: dict[str, Any], executed: Iterable[tuple[bool, int]]
+    scenario: Scenario,
+    columns: dict[str, Any],
+    executed: Iterable[tuple[bool, int]],
+    checks: Iterable[tuple[int, float]],
 ) -> dict[str, Any]:
+    """``executed``: (is a POST, number); ``checks``: (server, when it passed one)."""
     due, count = columns["due"], len(columns["due"])
     bounds = [start for start, _ in scenario.phases] + [scenario.seconds]
     phases = []
@@ -38,7 +48,7 @@ def summarize(
         "late_max_ms": _ms(lateness[-1]),
         "connections": columns["connections"],
         **_executions(columns, executed),
-        **_return(scenario, columns),
+        **_return(scenario, columns, checks),
     }
 
 
@@ -83,37 +93,54 @@ def _executions(columns: dict[str, Any], executed: Iterable[tuple[bool, int]]) -
     }
 
 
-def _return(scenario: Scenario, columns: dict[str, Any]) -> dict[str, Any]:
-    """How long repaired servers took to be used again, and the shares once they had settled."""
+def _return(
+    scenario: Scenario, columns: dict[str, Any], checks: Iterable[tuple[int, float]]
+) -> dict[str, Any]:
+    """How long repaired servers took to be checked and to be used again, and the shares afterwards."""
     if not scenario.repaired:
         return {}
-    due, servers = columns["due"], columns["server"]
-    first = {
-        server: min(
-            (
-                due[i] - scenario.repair_at
-                for i in range(len(due))
-                if servers[i] == server and scenario.repair_at <= due[i] < scenario.until
-            ),
-            default=None,
-        )
-        for server in scenario.repaired
-    }
-    found: dict[str, Any] = {"first_answer_after_s": first}
-    if None not in first.values():
-        since = scenario.repair_at + max(v for v in first.values() if v is not None)
-        since += SETTLE_SECONDS
-        shares: Counter[int] = Counter(
-            servers[i]
-            for i in range(len(due))
-            if servers[i] >= 0 and since <= due[i] < scenario.until
-        )
-        total = sum(shares.values())
-        if total:
-            parts = [shares[server] / total for server in range(scenario.servers)]
-            found["settled_shares"] = [round(part, 4) for part in parts]
-            found["settled_requests"] = total
-            found["settled_off"] = round(max(abs(p * len(parts) - 1) for p in parts), 4)
+    answers = zip(columns["server"], columns["due"], strict=True)
+    answered, checked = _firsts(scenario, answers), _firsts(scenario, checks)
+    found: dict[str, Any] = {"first_answer_after_s": answered, "first_check_after_s": checked}
+    # A peer without active checks is judged from its first answers on.
+    since = [checked[one] or answered[one] or 0.0 for one in scenario.repaired]
+    settled_at = scenario.repair_at + max(since) + SETTLE_SECONDS
+    shares: Counter[int] = Counter(
+        server
+        for server, due in zip(columns["server"], columns["due"], strict=True)
+        if server >= 0 and settled_at <= due < scenario.until
+    )
+    total = sum(shares.values())
+    if total >= SETTLED_REQUESTS:
+        parts = [shares[server] / total for server in range(scenario.servers)]
+        found["settled_shares"] = [round(part, 4) for part in parts]
+        found["settled_requests"] = total
+        found["settled_off"] = round(max(abs(p * len(parts) - 1) for p in parts), 4)
+    return found
+
+
+def _firsts(scenario: Scenario, moments: Iterable[tuple[int, float]]) -> dict[int, float | None]:
+    """Of each repaired server the first moment after the repair, counted from it."""
+    first: dict[int, float | None] = dict.fromkeys(scenario.repaired)
+    since = scenario.repair_at + WAKE_SECONDS
+    for server, moment in sorted(moments, key=lambda pair: pair[1]):
+        if server in first and first[server] is None and since <= moment < scenario.until:
+            first[server] = round(moment - scenario.repair_at, 3)
+    return first
+
+
+def doubts(scenario: Scenario, result: dict[str, Any]) -> list[str]:
+    """What says that the bench itself, rather than the candidate, went wrong."""
+    found = []
+    well = result["phases"][0]
+    if well["failed"]:
+        found.append(f"{well['failed']} requests failed while all was well")
+    if min(well["shares"]) == 0 and scenario.algorithms[0] == "round_robin":
+        found.append("a server got nothing while all was well")
+    if empty := [phase["name"] for phase in result["phases"] if not phase["requests"]]:
+        found.append(f"phases without requests: {', '.join(empty)}")
+    if result["executed"] < result["all"]["requests"] - result["all"]["failed"]:
+        found.append("more requests were answered than the servers acted upon")
     return found
 
 

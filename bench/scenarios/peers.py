@@ -27,7 +27,7 @@ class Ours(candidates.Ours):
     settings: ClassVar[dict[str, Any]] = {}
 
     def launch(self, setup: Setup, port: int, folder: Path) -> Launch:
-        config = {
+        config: dict[str, Any] = {
             "host": "127.0.0.1",
             "port": port,
             "workers": WORKERS,
@@ -50,8 +50,10 @@ class OursTuned(Ours):
     name = "ours-tuned"
     title = "this balancer, tuned"
     settings: ClassVar[dict[str, Any]] = {
-        # As many as the peers: one for each server.
-        "retries": {"attempts": 4},
+        # Slow servers get less, hung ones nothing as soon as others are faster.
+        "algorithm": "peak_ewma",
+        # As many attempts as the peers, one for each server, and as they do for GET after a 5xx.
+        "retries": {"attempts": 4, "statuses": [500, 502, 503, 504]},
     }
 
 
@@ -269,6 +271,12 @@ http://:{port} {{
 
 
 ALL: tuple[type[candidates.Candidate], ...] = (Ours, OursTuned, Nginx, HAProxy, Envoy, Caddy)
+
+
+def algorithm_of(candidate: candidates.Candidate, wanted: str) -> str:
+    """What it runs with when a scenario wants ``wanted``."""
+    own = candidate.settings if isinstance(candidate, Ours) else {}
+    return str(own.get("algorithm", wanted))
 
 
 def algorithms(candidate: candidates.Candidate) -> tuple[str, ...]:

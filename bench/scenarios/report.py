@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.scenarios.goals import GOALS, is_peer
 from bench.scenarios.scripts import Scenario
 
 Result = Mapping[str, Any]
@@ -36,6 +37,18 @@ def overview(
             lines.append((scenario.title, *cells))
     head = ["scenario: failed GET + POST, p99 ms", *names]
     return _table(head, lines)
+
+
+def reached(results: Mapping[str, Mapping[str, Result]]) -> list[str]:
+    """The goals, and whether each of our variants has met them."""
+    names: list[str] = []
+    for rows in results.values():
+        names += [row for row in rows if row not in names and not is_peer(row) and "/" not in row]
+    lines = [
+        (goal.what, goal.target, *(str(goal.judge(results, name)) for name in names))
+        for goal in GOALS
+    ]
+    return _table(["goal", "target", *names], lines) if names else []
 
 
 def _cell(result: Result | None) -> str:

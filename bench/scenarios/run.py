@@ -48,12 +48,13 @@ def measure(
                 raise procs.BenchError(f"it did not start: {proxy.said()}")
             time.sleep(1.5)  # first checks are over, every worker is up
             steal = _stolen()
-            columns = _play(root, folder, port, stage, scenario, cores)
+            columns, start = _play(root, folder, port, stage, scenario, cores)
             if not proxy.alive():
                 raise procs.BenchError(f"it died: {proxy.said()}")
             # A hung server is awake by now, and acts upon what lay in its sockets.
             time.sleep(CLEAR_SECONDS)
-        result = figures.summarize(scenario, columns, stage.executed())
+        checks = [(server, moment - start) for server, moment in stage.checks()]
+        result = figures.summarize(scenario, columns, stage.executed(), checks)
         result["stolen_share"] = round((_stolen() - steal) / scenario.seconds, 3)
     kept = keep / f"{scenario.name}-{candidate.name}-{algorithm}.log"
     keep.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,8 @@ def measure(
 
 def _play(
     root: Path, folder: Path, port: int, stage: Stage, scenario: Scenario, cores: tuple[int, ...]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], float]:
+    """The columns, and when the first of its seconds began (the clock is the monotonic one)."""
     output = folder / "requests.json"
     start = time.perf_counter() + LEAD_SECONDS
     generator = procs.Process(
@@ -83,7 +85,7 @@ def _play(
         if not procs.wait_until(lambda: not generator.alive(), limit, 0.05) or not output.exists():
             raise procs.BenchError(f"the load generator failed: {generator.said()}")
     columns: dict[str, Any] = json.loads(output.read_text())
-    return columns
+    return columns, start
 
 
 def _stolen() -> float:

@@ -61,6 +61,34 @@ COMBINED = Scenario(
     until=34.0,
 )
 
+SHORT = Scenario(
+    "short",
+    "The same in 19 s",
+    19.0,
+    (
+        (0, "all well"),
+        (2.5, "one killed"),
+        (5, "+ one hung"),
+        (8, "+ one half 500s"),
+        (10.5, "all repaired"),
+        (16.5, "one 50x slower"),
+    ),
+    (
+        Order(2.5, 0, "kill"),
+        Order(5, 1, "hang"),
+        Order(8, 2, "misbehave", {"errors": 0.5}),
+        Order(10.5, 0, "start"),
+        Order(10.5, 1, "wake"),
+        Order(10.5, 2, "misbehave", {}),
+        Order(16.5, 3, "misbehave", {"slow": 50}),
+    ),
+    rate=200.0,
+    repaired=(0, 1, 2),
+    repair_at=10.5,
+    until=16.5,
+)
+"""Too short for figures worth comparing: it shows that the bench works, and what ours does."""
+
 ALL: tuple[Scenario, ...] = (
     COMBINED,
     Scenario(

@@ -12,6 +12,7 @@ import random
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -105,13 +106,26 @@ class Stage:
     def executed(self) -> list[tuple[bool, int]]:
         """(is a POST, number) of every request that a backend acted upon."""
         found = []
+        for line in self._lines():
+            method, _, number = line.partition(b" ")
+            if method != b"C" and number.isdigit():
+                found.append((method == b"P", int(number)))
+        return found
+
+    def checks(self) -> list[tuple[int, float]]:
+        """(server, moment on the monotonic clock) of every health check that was passed."""
+        found = []
+        for line in self._lines():
+            kind, *rest = line.split(b" ")
+            if kind == b"C" and len(rest) == 2:
+                found.append((int(rest[0]), float(rest[1])))
+        return found
+
+    def _lines(self) -> Iterator[bytes]:
         for group in range(len(self._groups)):
             path = self.folder / f"executed-{group}"
-            for line in path.read_bytes().splitlines() if path.exists() else ():
-                method, _, number = line.partition(b" ")
-                if number.isdigit():
-                    found.append((method == b"P", int(number)))
-        return found
+            if path.exists():
+                yield from path.read_bytes().splitlines()
 
     def _signal(self, group: int, number: int) -> None:
         process = self._processes[group]
