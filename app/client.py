@@ -80,7 +80,7 @@ class Keeper(Protocol):
 
 
 class ClientConnection:
-    """A client's connection, and the client's side of the exchange that is going on (app.proxy.Exchange)."""
+    """A client's connection, and the client's side of the exchange that is going on (app.exchange)."""
 
     __slots__ = (
         "_buffer",

@@ -104,7 +104,7 @@ class Application:
 
 
 class WsgiExchange:
-    """The client's side of an exchange as an environ shows it (see app.proxy.Exchange)."""
+    """The client's side of an exchange as an environ shows it (see app.exchange.Exchange)."""
 
     def __init__(
         self,

@@ -1,0 +1,98 @@
+"""The request as a backend gets it, rebuilt from its parsed form.
+
+Owns what is said to a backend beside what the client said: forwarding fields, Host where there is none, the
+offer to switch protocols, framing of what of the body is here. Runs in workers. Never sends or picks.
+"""
+
+from __future__ import annotations
+
+from app.config import Config
+from app.deadlines import NEVER
+from app.exchange import Exchange
+from app.pool import Backend
+from app.transport import Adapter
+from app.upstream.request import UpstreamRequest
+from app.wire.chunked import encode_chunk, last_chunk
+from app.wire.forwarded import VIA, trusted_lines
+from app.wire.request import CHUNKED
+from app.wire.upgrade import offer
+
+
+class Outbound:
+    """Makes the requests to backends under one configuration."""
+
+    __slots__ = ("_connect_timeout", "_read_timeout", "_upgrades")
+
+    def __init__(self, config: Config) -> None:
+        self._connect_timeout = config.timeouts.connect
+        self._read_timeout = config.timeouts.read
+        self._upgrades = frozenset(name.encode("ascii") for name in config.upgrade)
+
+    def request(
+        self, exchange: Exchange, backend: Backend, request_id: str, expires_at: float
+    ) -> UpstreamRequest:
+        """The request as this backend gets it, rebuilt from its parsed form."""
+        head = exchange.head
+        target = head.target if not backend.prefix else _prefixed(backend.prefix, head.target)
+        body, read_body = exchange.body, exchange.read_body
+        if exchange.is_trusted:
+            forwarded = trusted_lines(head, exchange.peer, exchange.scheme)
+        else:
+            forwarded = exchange.forwarded + head.host + b"\r\n"  # ends in "X-Forwarded-Host: "
+        pieces = [head.method, b" ", target, b" HTTP/1.1\r\n"]
+        if not head.host:
+            pieces.append(b"Host: %b\r\n" % backend.authority)
+        pieces += head.lines
+        pieces += (
+            head.framing,
+            forwarded,
+            b"X-Request-Id: ",
+            request_id.encode(),
+            b"\r\n",
+            VIA[head.minor],
+        )
+        offered = b""
+        if head.upgrade is not None and type(backend.adapter) is Adapter:
+            offered = offer(head.upgrade, self._upgrades)
+        if offered:
+            pieces += (b"Connection: Upgrade\r\nUpgrade: ", offered, b"\r\n")
+        elif head.te_trailers:
+            pieces.append(b"TE: trailers\r\nConnection: TE\r\n")
+        if head.length == CHUNKED:
+            if head.trailer is not None:
+                pieces += (b"Trailer: ", head.trailer, b"\r\n")
+            if read_body is None:
+                end = last_chunk(exchange.request_trailers())
+                body = encode_chunk(body) + end if body else end
+            elif body:
+                body = encode_chunk(body)
+        expects_continue = head.expect_continue and read_body is not None
+        pieces.append(b"Expect: 100-continue\r\n\r\n" if expects_continue else b"\r\n")
+        request = UpstreamRequest(
+            head.method,
+            b"".join(pieces),
+            body,
+            backend.connections,
+            exchange.deadline,
+            self._connect_timeout,
+            self._read_timeout,
+        )
+        if offered:
+            request.upgrade = offered
+        request.adapter = backend.adapter
+        request.base_url = backend.base_url
+        if expires_at != NEVER:
+            request.expires_at = expires_at
+        if read_body is not None:
+            request.read_body = read_body
+            request.splice_body = exchange.splice_body
+            request.is_chunked = head.length == CHUNKED
+            request.trailers = exchange.request_trailers
+            request.expects_continue = expects_continue
+        if head.minor == 1:
+            request.on_interim = exchange.interim
+        return request
+
+
+def _prefixed(prefix: bytes, target: bytes) -> bytes:
+    return target if target == b"*" else prefix + target
