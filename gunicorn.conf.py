@@ -26,6 +26,10 @@ worker_class = "app.worker.Worker"
 workers = _config.workers
 # Of one worker. Far above what a process's descriptors allow, so that those are the limit.
 worker_connections = _config.limits.connections or 65536
+# Read by gunicorn's own handlers, which allow no longer request line than this.
+limit_request_line = min(_config.limits.request_line, 8190)
+limit_request_fields = _config.limits.header_count
+limit_request_field_size = _config.limits.header_size
 # The application is loaded after the fork, once gevent has patched the standard library.
 preload_app = False
 # A worker that has not beaten for so long is killed. It beats every second, whatever its requests do:

@@ -7,7 +7,7 @@ nothing here may import requests. Never picks a backend.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,7 +20,6 @@ from app.errors import (
     BodyTimeout,
     ClientError,
     ClientGone,
-    NoBackend,
     ProxyError,
     ShuttingDown,
 )
@@ -40,12 +39,12 @@ from app.status import ALLOWED_METHODS, STATUS_TEXT
 from app.stream import AnyStream, Stream
 from app.wire.chunked import ChunkedDecoder, ChunkedError, encode_chunk, last_chunk
 from app.wire.forwarded import connection_lines
-from app.wire.request import CHUNKED, RequestHead, read_head
+from app.wire.request import CHUNKED, HeadLimits, RequestHead, read_head
 from app.wire.response import ResponseHead
 from app.wire.upgrade import switching_lines
 
 if TYPE_CHECKING:
-    from app.config import Timeouts
+    from app.config import Limits, Timeouts
     from app.proxy import Proxy
 
 POLL_SECONDS = 0.1
@@ -58,6 +57,8 @@ HALF_CLOSE_SECONDS = 1.0
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 8 << 20
 BODY_READ_SIZE = 262144
+# Slow start and a lost packet or two are no attack (Apache's mod_reqtimeout gives a body 20 s at first).
+BODY_GRACE_SECONDS = 5.0
 # What surely fits a socket's send buffer: it can be posted.
 POST_SIZE = 16384
 
@@ -70,6 +71,9 @@ class Keeper(Protocol):
 
     proxy: Proxy
     timeouts: Timeouts
+    limits: Limits
+    head_limits: HeadLimits
+    head_timeout: float
     connections: set[ClientConnection]
     parked: dict[ClientConnection, float]
     alive: bool
@@ -86,14 +90,19 @@ class ClientConnection:
         "_buffer",
         "_chunked",
         "_decoder",
+        "_first_head_by",
         "_grace",
+        "_head_timeout",
         "_is_begun",
         "_is_new",
         "_keep",
         "_left",
         "_must_linger",
+        "_on_close",
+        "_requests_left",
         "_sent_continue",
         "_timeout",
+        "_waited",
         "body",
         "bytes_in",
         "bytes_out",
@@ -114,7 +123,15 @@ class ClientConnection:
     head: RequestHead
     deadline: Deadline
 
-    def __init__(self, worker: Keeper, stream: AnyStream, peer: str, scheme: str) -> None:
+    def __init__(
+        self,
+        worker: Keeper,
+        stream: AnyStream,
+        peer: str,
+        scheme: str,
+        opened_at: float | None = None,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
         self.worker = worker
         self.stream = stream
         self.peer = peer
@@ -127,6 +144,11 @@ class ClientConnection:
         self.read_body: Any = None
         self.splice_body: Any = None
         self._timeout: float = worker.timeouts.client or NEVER
+        self._head_timeout = worker.head_timeout
+        self._first_head_by = (monotonic() if opened_at is None else opened_at) + self._head_timeout
+        self._requests_left: int = worker.limits.requests_per_connection
+        self._on_close = on_close
+        self._waited = 0.0
         self._buffer = b""
         self._decoder: ChunkedDecoder | None = None
         self._left = 0
@@ -165,24 +187,31 @@ class ClientConnection:
             deadlines.leave(self.deadline)
             worker.connections.discard(self)
             if not is_parked:
-                self.stream.close()
+                self.close()
+
+    def close(self) -> None:
+        """End the connection; again is harmless."""
+        self.stream.close()
+        if self._on_close is not None:
+            self._on_close()
+            self._on_close = None
 
     def cut(self) -> None:
         """In the hub: end what goes on; what can still be told is answered and logged."""
         if self in self.worker.connections:
             self.deadline.greenlet.throw(ShuttingDown())
 
-    def turn_away(self) -> None:
-        """Answer 503 at once: the worker has as many connections as it may."""
+    def turn_away(self, error: ProxyError) -> None:
+        """Refuse it at once, whatever it will ask: there are too many connections."""
         self.deadline = deadlines.enter()
         try:
-            self._refuse(NoBackend("over limits.connections", reason="too_many_connections"))
+            self._refuse(error)
             self._linger()
         except (ClientError, ShuttingDown):
             pass
         finally:
             deadlines.leave(self.deadline)
-            self.stream.close()
+            self.close()
 
     # -- the request -------------------------------------------------------------------------------
 
@@ -190,10 +219,11 @@ class ClientConnection:
         """The next request's head, None when there will be none (the connection may be parked then)."""
         data, seen = self._buffer, 0
         stream, deadline = self.stream, self.deadline
+        limits = self.worker.head_limits
         while True:
             if data:
                 try:
-                    head = read_head(data, seen)
+                    head = read_head(data, seen, limits)
                 except BadRequest as error:
                     self._refuse(error, is_head=data.lstrip(b"\r\n")[:5] == b"HEAD ")
                     return None
@@ -203,7 +233,9 @@ class ClientConnection:
                     return head
                 if not seen:
                     # One deadline for the whole head: a byte now and then does not extend it (slowloris).
-                    deadline.at = monotonic() + self._timeout
+                    deadline.at = (
+                        self._first_head_by if self._is_new else monotonic() + self._head_timeout
+                    )
                 seen = len(data)
             else:
                 deadline.at = self._idle_deadline()
@@ -225,9 +257,9 @@ class ClientConnection:
 
     def _idle_deadline(self) -> float:
         self.is_idle = True
-        now = monotonic()
         if self._is_new:
-            return now + self._timeout
+            return self._first_head_by
+        now = monotonic()
         if not self.worker.alive:
             return max(self.worker.drains_until, now + POLL_SECONDS)
         if isinstance(self.stream, Stream):
@@ -241,6 +273,11 @@ class ClientConnection:
         self.head = head
         self._is_new = self.is_idle = self._is_begun = self._chunked = self._sent_continue = False
         self._keep = head.keep_alive
+        if self._requests_left:
+            self._requests_left -= 1
+            if not self._requests_left:
+                # What was pipelined behind it is never read.
+                self._keep, self._must_linger = False, True
         self.bytes_out = 0
         self.read_body = None
         length = head.length
@@ -266,25 +303,36 @@ class ClientConnection:
         if self._left:
             self.read_body = self._read_body
             is_large = self._left >= SPLICE_MIN and splice_is_available
+            may_splice = is_large and not self.worker.limits.body_rate
             self.splice_body = (
-                self._splice_body if is_large and isinstance(self.stream, Stream) else None
+                self._splice_body if may_splice and isinstance(self.stream, Stream) else None
             )
+            self._waited = 0.0
 
     def _read_body(self, deadline: Deadline) -> bytes:
         """The next piece of the body; b"" at its end. Runs in whichever greenlet sends it on."""
         self._continue()
+        rate = self.worker.limits.body_rate
         while self._left:
-            deadline.at = monotonic() + self._timeout
+            began = monotonic()
+            patience = self._timeout
+            if rate:
+                patience = min(patience, body_patience(self.bytes_in, self._waited, rate))
+            deadline.at = began + patience
             try:
                 data = self.stream.read(
                     BODY_READ_SIZE if self._left < 0 else min(self._left, BODY_READ_SIZE)
                 )
             except Expired:
+                if patience < self._timeout:
+                    raise BodyTimeout("below limits.body_rate", reason="body_too_slow") from None
                 raise BodyTimeout("request body not complete in time") from None
             except OSError as error:
                 raise ClientGone(str(error)) from None
             finally:
                 deadline.at = NEVER
+            if rate:
+                self._waited += monotonic() - began
             if not data:
                 raise ClientGone("connection closed in the request body")
             if self._left < 0:
@@ -457,7 +505,7 @@ class ClientConnection:
 
     def switch(self, head: ResponseHead) -> tuple[AnyStream, bytes]:
         """Send the 101; from here on the connection is the tunnel's until ``run`` closes it."""
-        self._keep = False
+        self._keep = self._must_linger = False
         self._is_begun = True
         # An end of the client's side is the tunnel's to pass on, not a sign that it has gone.
         self.stream.on_event = None
@@ -501,7 +549,7 @@ class ClientConnection:
         self._must_linger = True
         status = error.status
         body = self.worker.proxy.refuse(self.peer, error, monotonic())
-        if status == 503:
+        if status in (429, 503):
             more = b"Retry-After: 1\r\n"
         else:  # RFC 9110 §15.5.6: 405 says what is allowed
             more = b"Allow: %b\r\n" % ALLOWED_METHODS if status == 405 else b""
@@ -529,6 +577,11 @@ class ClientConnection:
             pass
         finally:
             self.deadline.at = NEVER
+
+
+def body_patience(received: int, waited: float, rate: int) -> float:
+    """How much longer a client is waited for that has sent so many bytes in so many seconds of waiting."""
+    return BODY_GRACE_SECONDS + received / rate - waited
 
 
 _status_lines: dict[tuple[int, bytes], bytes] = {}

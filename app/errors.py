@@ -4,6 +4,7 @@
     ├─ ClientError            the client's message or behaviour; never counts against a backend
     │  ├─ BadRequest          400, or the finer status given
     │  ├─ BodyTimeout         408
+    │  ├─ TooManyConnections  429, of one client address
     │  └─ ClientGone          499, logged only: there is nobody left to answer
     ├─ ShuttingDown           503, or cut: graceful_timeout is over
     ├─ NoBackend              503 + Retry-After: nowhere to send it
@@ -56,6 +57,13 @@ class BodyTimeout(ClientError):
 
     status = 408
     reason = "client_timeout"
+
+
+class TooManyConnections(ClientError):
+    """One client address has as many connections as it may (RFC 6585 §4)."""
+
+    status = 429
+    reason = "too_many_connections_of_client"
 
 
 class ClientGone(ClientError):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import resource
 import socket
 import ssl
+from collections.abc import Callable
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -24,9 +25,12 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from app import log
 from app.client import PARK_SECONDS, POLL_SECONDS, ClientConnection
+from app.crowd import Crowd, client_of
 from app.deadlines import NEVER, deadlines
+from app.errors import NoBackend, ProxyError, TooManyConnections
 from app.stream import AnyStream, RawSocket, Stream, TlsStream
 from app.tls import Certificates
+from app.wire.request import HeadLimits
 
 # While draining, an idle client may send one more request for this long and gets it answered with
 # "Connection: close"; closing at once would race with requests that are already on their way.
@@ -60,7 +64,14 @@ class Worker(GeventWorker):
         if self.application is not None:
             self.proxy = self.application.proxy
             self.timeouts = self.application.config.timeouts
-            self.connection_limit = self.application.config.limits.connections
+            self.limits = limits = self.application.config.limits
+            self.head_limits = HeadLimits(
+                limits.request_line, limits.header_count, limits.header_size, limits.headers_size
+            )
+            self.head_timeout = self.timeouts.head or self.timeouts.client or NEVER
+            self._crowd = (
+                Crowd(limits.connections_per_client) if limits.connections_per_client else None
+            )
             deadlines.every_tick(self._sweep_parked)
         # Without a file of ours gunicorn's own flags decide (--certfile …).
         self._tls = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
@@ -105,7 +116,7 @@ class Worker(GeventWorker):
             if self.parked[connection] > now:
                 return
             del self.parked[connection]
-            connection.stream.close()
+            connection.close()
 
     def _drain(self) -> None:
         """Finish what is in flight, within graceful_timeout; idle connections get a little time too."""
@@ -137,37 +148,54 @@ class Worker(GeventWorker):
                 self._unpark(connection)  # a request came in the last moment: it is answered
             else:
                 del self.parked[connection]
-                connection.stream.close()
+                connection.close()
 
     def _accepted(self, listener: Any, raw: socket.socket, address: Any) -> None:
         """The greenlet of a new connection."""
         if self.application is None or self.cfg.proxy_protocol != "off":
-            self._hand_over(listener, self._shake_hands(raw), address)
+            self._hand_over(listener, self._shake_hands(raw, NEVER), address)
             return
+        opened_at = monotonic()
         peer = ""
         if isinstance(address, tuple):
             peer = address[0]
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        refusal, leave = self._count_in(peer)
         stream: AnyStream
         if self._tls is None:
             stream = Stream(raw)
             scheme = "http"
         else:
-            encrypted = self._shake_hands(raw)
-            if encrypted is None:
-                return
-            if gunicorn_sock.is_http2_negotiated(encrypted):
-                self._hand_over(listener, encrypted, address)
+            encrypted = self._shake_hands(raw, opened_at + self.head_timeout)
+            if encrypted is None or gunicorn_sock.is_http2_negotiated(encrypted):
+                try:
+                    self._hand_over(listener, encrypted, address)
+                finally:
+                    if leave is not None:
+                        leave()
                 return
             stream = TlsStream(encrypted)
             scheme = "https"
-        connection = ClientConnection(self, stream, peer, scheme)
-        if 0 < self.connection_limit <= len(self.connections) + len(self.parked):
-            connection.turn_away()
+        connection = ClientConnection(self, stream, peer, scheme, opened_at, leave)
+        if refusal is not None:
+            connection.turn_away(refusal)
         else:
             connection.run()
 
-    def _shake_hands(self, raw: socket.socket) -> Any:
+    def _count_in(self, peer: str) -> tuple[ProxyError | None, Callable[[], None] | None]:
+        """Why a new connection is turned away, if it is; what to call at its end, if it is counted."""
+        if 0 < self.limits.connections <= len(self.connections) + len(self.parked):
+            return NoBackend("over limits.connections", reason="too_many_connections"), None
+        crowd = self._crowd
+        # A trusted proxy's connections are many clients'.
+        if crowd is None or self.proxy.is_trusted(peer):
+            return None, None
+        client = client_of(peer)
+        if not crowd.enter(client):
+            return TooManyConnections("over limits.connections_per_client"), None
+        return None, partial(crowd.leave, client)
+
+    def _shake_hands(self, raw: socket.socket, by: float) -> Any:
         """gevent's socket for an accepted one, with TLS where gunicorn is set up for it; None if it fails."""
         family, kind = raw.family, raw.type
         context = self._tls if self._certificates is None else self._certificates.context
@@ -175,7 +203,7 @@ class Worker(GeventWorker):
         if context is None:
             return client
         try:
-            with gevent.Timeout(self.timeouts.client or None, TimeoutError()):
+            with gevent.Timeout(None if by == NEVER else by - monotonic(), TimeoutError()):
                 return context.wrap_socket(client, server_side=True, suppress_ragged_eofs=False)
         except (OSError, ssl.SSLError):
             client.close()

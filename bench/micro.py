@@ -300,10 +300,17 @@ def _read_response() -> Call:
 def _client(data: bytes) -> Any:
     """A client's connection whose request has been read, and whose socket is memory."""
     from app.client import ClientConnection
-    from app.wire.request import read_head
+    from app.config import parse
+    from app.wire.request import STANDARD, read_head
 
+    config = parse("{}")
     worker: Any = SimpleNamespace(
-        proxy=_in_memory(), alive=True, timeouts=SimpleNamespace(client=60.0, keepalive=75.0)
+        proxy=_in_memory(),
+        alive=True,
+        timeouts=config.timeouts,
+        limits=config.limits,
+        head_limits=STANDARD,
+        head_timeout=config.timeouts.client,
     )
     stream: Any = _Memory(data)
     client = ClientConnection(worker, stream, "127.0.0.1", "http")

@@ -111,8 +111,12 @@ TIMEOUTS = Object(Timeouts, (
         "Longest silence of a server while its response is awaited or read (0 = none); over it, 504."),
     Key("total", Number(0, DAY_S), 0.0,
         "The whole request, from its head to the end of its response (0 = none); over it, 504."),
+    Key("head", Number(0, DAY_S), 0.0,
+        "For a client to send its whole request head, however steadily it drips, on a new connection with "
+        "its TLS handshake (0 = as `client`); over it, 408."),
     Key("client", Number(0, DAY_S), 60.0,
-        "For a client to send its request head, and between parts of its body (0 = none); over it, 408."),
+        "For a client to send its request head, if `head` is 0, to send more of its body, and to take more "
+        "of its response (0 = none); over it, 408."),
     Key("keepalive", Number(0, DAY_S), 75.0,
         "An idle connection of a client is closed after this time (0 = none)."),
     Key("backend_keepalive", Number(0, DAY_S), 1.5,
@@ -136,7 +140,23 @@ LIMITS = Object(Limits, (
     Key("body", Whole(0, 2**50, "bytes"), 0,
         "Longest request body (0 = unlimited); over it, 413."),
     Key("connections", Whole(0, 1_000_000), 0,
-        "Client connections of one worker at once (0 = unlimited)."),
+        "Client connections of one worker at once (0 = unlimited); over it, 503 at once."),
+    Key("request_line", Whole(256, 2**16, "bytes"), 8190,
+        "Longest request line, without its line end; over it, 414."),
+    Key("header_count", Whole(1, 256), 100,
+        "Header fields of a request; over it, 431."),
+    Key("header_size", Whole(256, 2**20, "bytes"), 8190,
+        "Longest header field, its name and line end included; over it, 431."),
+    Key("headers_size", Whole(256, 2**20, "bytes"), 32_768,
+        "All header fields of a request together; over it, 431."),
+    Key("body_rate", Whole(0, 2**30, "bytes a second"), 0,
+        "Slowest request body, on average after its first five seconds; only time in which the client is "
+        "waited for counts (0 = any); below it, 408."),
+    Key("requests_per_connection", Whole(0, 2**31), 0,
+        "Requests on one connection of a client; the last answer says `Connection: close` (0 = unlimited)."),
+    Key("connections_per_client", Whole(0, 1_000_000), 0,
+        "Connections of one client address at one worker, an IPv6 client being its /64; those of "
+        "`trusted_proxies` are not counted (0 = unlimited); over it, 429 at once."),
 ))
 
 LOGGING = Object(Logging, (

@@ -84,6 +84,7 @@ class Timeouts:
     connect: float
     read: float
     total: float
+    head: float
     client: float
     keepalive: float
     backend_keepalive: float
@@ -102,6 +103,13 @@ class Limits:
 
     body: int
     connections: int
+    request_line: int
+    header_count: int
+    header_size: int
+    headers_size: int
+    body_rate: int
+    requests_per_connection: int
+    connections_per_client: int
 
 
 @dataclass(frozen=True, slots=True)

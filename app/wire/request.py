@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import gunicorn_h1c as h1c
@@ -40,12 +41,6 @@ from app.wire.fields import (
     VIA,
 )
 
-# nginx's large_client_header_buffers and gunicorn's limits: 8 KiB a line, 100 fields, 32 KiB in all.
-MAX_LINE_BYTES = 8190
-MAX_FIELD_BYTES = 8190
-MAX_FIELDS = 100
-MAX_HEAD_BYTES = 32768 + MAX_LINE_BYTES
-
 CHUNKED = -1
 
 # RFC 3986 §3.2.2: reg-name, IPv4 or a bracketed IPv6 literal; an optional port. No userinfo.
@@ -57,6 +52,22 @@ _known_hosts: set[bytes] = set()
 
 Fields = list[tuple[bytes, bytes]]
 _parse: Callable[..., dict[str, Any]] = h1c.parse_request
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLimits:
+    """How large a head may be. ``line`` is without its CRLF (414), the others with theirs (431).
+
+    As nginx's large_client_header_buffers and gunicorn have it: 8 KiB a line, 100 fields, 32 KiB of them.
+    """
+
+    line: int = 8190
+    fields: int = 100
+    field: int = 8190
+    all_fields: int = 32768
+
+
+STANDARD = HeadLimits()
 
 
 class RequestHead:
@@ -95,29 +106,31 @@ class RequestHead:
     request_id: bytes | None = None
 
 
-def read_head(data: bytes, last_length: int = 0) -> RequestHead | None:
+def read_head(
+    data: bytes, last_length: int = 0, limits: HeadLimits = STANDARD
+) -> RequestHead | None:
     """Read the request head at the start of ``data``; None while it is incomplete.
 
     ``last_length`` is how much of ``data`` an earlier call has seen. Raises BadRequest with the status
     the client deserves; ``consumed`` of the result says where the body starts.
     """
     try:
-        parsed = _parse(data, last_length, MAX_LINE_BYTES, MAX_FIELDS, MAX_FIELD_BYTES)
+        parsed = _parse(data, last_length, limits.line, limits.fields, limits.field)
     except h1c.IncompleteError:
-        _check_incomplete(data)
+        _check_incomplete(data, limits)
         return None
     except h1c.ParseError as error:
-        raise _refusal(error, data) from None
+        raise _refusal(error, data, limits.fields) from None
     method, target, pairs = parsed["method"], parsed["path"], parsed["headers"]
     consumed = parsed["consumed"]
-    if consumed > MAX_HEAD_BYTES:  # it came in one piece: a partial one is measured as it grows
-        raise _too_large()
+    if consumed > limits.all_fields:
+        _check_size(data, consumed, limits.all_fields)
     # Every line ends with CRLF: a bare LF makes the count fall short (RFC 9112 §2.2). The request line
     # is method SP target SP version and nothing more: spare spaces make it longer.
     if data.count(b"\r\n", 0, consumed) != len(pairs) + 2 or (
         data.find(b"\r\n") != len(method) + len(target) + 10
     ):
-        _check_lines(data[:consumed], len(pairs) + 2, len(method) + len(target) + 10)
+        _check_lines(data[:consumed], len(pairs) + 2, len(method) + len(target) + 10, limits.line)
     head = head_from(method, target, parsed["minor_version"], pairs)
     head.consumed = consumed
     return head
@@ -225,14 +238,14 @@ def _joined(before: bytes | None, value: bytes) -> bytes:
     return value if before is None else before + b", " + value
 
 
-def _check_lines(head: bytes, count: int, request_line: int) -> None:
+def _check_lines(head: bytes, count: int, request_line: int, limit: int) -> None:
     """Refuse a head with other line ends, or with spaces that the parser passed over.
 
     One empty line before the request line is what RFC 9112 §2.2 asks servers to ignore.
     """
     if head[:2] == b"\r\n":
         head = head[2:]
-    if request_line > MAX_LINE_BYTES:  # the parser does not measure it behind an empty line
+    if request_line > limit:  # the parser does not measure it behind an empty line
         raise BadRequest("request line too long", status=414, reason="target_too_long")
     if head.count(b"\n") != head.count(b"\r\n"):
         raise BadRequest("bare LF as line terminator", reason="bad_line_ending")
@@ -328,16 +341,24 @@ def _read_connection(head: RequestHead, connection: bytes, upgrade: bytes | None
         head.lines = fields.without(head.lines, asked.named)
 
 
-def _check_incomplete(data: bytes) -> None:
+def _check_incomplete(data: bytes, limits: HeadLimits) -> None:
     """Refuse early what can never become a good head, so that nobody waits for its end."""
-    if len(data) > MAX_HEAD_BYTES:
-        raise _too_large()
-    end = data.find(b"\n", 2 if data[:2] == b"\r\n" else 0)
+    start = 2 if data[:2] == b"\r\n" else 0
+    end = data.find(b"\n", start)
     if end < 0:
-        if len(data) > MAX_LINE_BYTES + 2:
+        if len(data) - start > limits.line + 1:  # with its CR
             raise BadRequest("request line too long", status=414, reason="target_too_long")
-    elif data.count(b"\n") != data.count(b"\r\n"):
+    elif len(data) > limits.all_fields:
+        _check_size(data, len(data), limits.all_fields)
+    if data.count(b"\n") != data.count(b"\r\n"):
         raise BadRequest("bare LF as line terminator", reason="bad_line_ending")
+
+
+def _check_size(data: bytes, end: int, limit: int) -> None:
+    """Refuse fields that are too large together; ``end`` is where the head ends, or what is here of it."""
+    first = data.find(b"\n", 2 if data[:2] == b"\r\n" else 0) + 1
+    if end - first > limit + 2:  # the empty line that ends a head is no field
+        raise _too_large()
 
 
 def _too_large() -> BadRequest:
@@ -347,7 +368,7 @@ def _too_large() -> BadRequest:
 _REQUEST_LINE = re.compile(rb"%b [\x21-\x7e]+ HTTP/(.*)" % fields.TOKEN.pattern)
 
 
-def _refusal(error: Exception, data: bytes) -> BadRequest:
+def _refusal(error: Exception, data: bytes, max_fields: int) -> BadRequest:
     """The status and reason for what the parser refused, the same however the bytes arrived."""
     detail = str(error)
     if isinstance(error, h1c.LimitRequestLine):
@@ -367,7 +388,7 @@ def _refusal(error: Exception, data: bytes) -> BadRequest:
         return BadRequest(detail, reason="bad_request_line")
     if "asterisk" in detail or "authority" in detail:
         return BadRequest(detail, reason="bad_target")
-    if rest.count(b"\n") > MAX_FIELDS + 1:
+    if rest.count(b"\n") > max_fields + 1:
         return _too_large()
     if "Unsupported Transfer-Encoding" in detail:
         return BadRequest(detail, status=501, reason="unknown_coding")

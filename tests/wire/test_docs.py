@@ -31,7 +31,7 @@ def test_every_test_that_is_named_exists() -> None:
 def test_every_rule_is_held_or_said_to_be_missing() -> None:
     """A row without a test says "not yet"."""
     rows = [line for line in TEXT.splitlines() if line.startswith("| ") and "| --- |" not in line]
-    rules = [row for row in rows if not row.startswith("| Rule |")]
+    rules = [row for row in rows if not row.startswith(("| Rule |", "| Limit |"))]
     assert len(rules) > 50
     for row in rules:
         *_, held_by = row.strip("| ").rsplit(" | ", 1)

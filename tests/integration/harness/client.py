@@ -72,7 +72,11 @@ class Client:
     """One connection. Use as a context manager."""
 
     def __init__(
-        self, address: tuple[str, int], timeout: float = PATIENT, receive_buffer: int = 0
+        self,
+        address: tuple[str, int],
+        timeout: float = PATIENT,
+        receive_buffer: int = 0,
+        source: str = "",
     ) -> None:
         self.address = address
         self.host = f"{address[0]}:{address[1]}"
@@ -82,6 +86,8 @@ class Client:
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         try:
+            if source:
+                self.socket.bind((source, 0))
             self.socket.connect(address)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except OSError:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from app.errors import BadRequest
 from app.wire import request
-from app.wire.request import CHUNKED, MAX_HEAD_BYTES, RequestHead, head_from, read_head
+from app.wire.request import CHUNKED, STANDARD, HeadLimits, RequestHead, head_from, read_head
 
 
 def read(*lines: bytes, start: bytes = b"GET / HTTP/1.1") -> RequestHead:
@@ -142,7 +142,7 @@ def test_a_head_split_by_another_is_checked_as_well(
     [
         (b"GET /" + b"a" * 9000, (414, "target_too_long")),
         (b"\r\nGET /" + b"a" * 9000, (414, "target_too_long")),
-        (b"GET / HTTP/1.1\r\nX: " + b"a" * MAX_HEAD_BYTES, (431, "head_too_large")),
+        (b"GET / HTTP/1.1\r\nX: " + b"a" * 32768, (431, "head_too_large")),
         (b"GET / HTTP/1.1\r\nHost: a\n", (400, "bad_line_ending")),
         (b"GET / HTTP/1.1\n", (400, "bad_line_ending")),
     ],
@@ -160,19 +160,60 @@ def test_the_beginning_of_a_good_head_is_waited_for(data: bytes) -> None:
     assert read_head(data) is None
 
 
-def test_the_limit_of_the_whole_head_is_exact() -> None:
-    """One byte more is too much, also in one piece."""
+def sized(*, line: int = 30, fields: int = 4, field: int = 20, all_fields: int = 60) -> bytes:
+    """A head of exactly these sizes: its request line, how many fields, the largest, all of them."""
+    start = b"GET /" + b"a" * (line - 14) + b" HTTP/1.1\r\nHost: a\r\n"
+    large = b"X: " + b"a" * (field - 5) + b"\r\n"
+    rest = all_fields - len(b"Host: a\r\n") - len(large)
+    each = [rest // (fields - 2)] * (fields - 3)
+    each.append(rest - sum(each))
+    return start + large + b"".join(b"Y:" + b"a" * (size - 4) + b"\r\n" for size in each) + b"\r\n"
 
-    def sized(size: int) -> bytes:
-        start = b"GET / HTTP/1.1\r\nHost: a\r\n" + b"".join(
-            b"X-%d: %b\r\n" % (n, b"a" * 8000) for n in range(5)
-        )
-        return start + b"Y: " + b"a" * (size - len(start) - 7) + b"\r\n\r\n"
 
-    head = read_head(sized(MAX_HEAD_BYTES))
+SMALL = HeadLimits(line=40, fields=5, field=25, all_fields=70)
+
+
+@pytest.mark.parametrize("empty_line", [b"", b"\r\n"], ids=["", "behind an empty line"])
+@pytest.mark.parametrize(
+    ("at", "over", "expected"),
+    [
+        ({"line": 40}, {"line": 41}, (414, "target_too_long")),
+        ({"fields": 5}, {"fields": 6, "all_fields": 60}, (431, "head_too_large")),
+        ({"field": 25}, {"field": 26}, (431, "head_too_large")),
+        ({"all_fields": 70}, {"all_fields": 71}, (431, "head_too_large")),
+    ],
+)
+def test_each_limit_is_exact(
+    at: dict[str, int], over: dict[str, int], expected: tuple[int, str], empty_line: bytes
+) -> None:
+    """At the limit it is read, one more is refused, in one piece and in every two."""
+    data = empty_line + sized(**at)
+    for end in range(len(data)):
+        assert read_head(data[:end], 0, SMALL) is None
+    head = read_head(data, 0, SMALL)
     assert head is not None
-    assert head.consumed == MAX_HEAD_BYTES
-    assert refused(sized(MAX_HEAD_BYTES + 1)) == (431, "head_too_large")
+    assert head.consumed == len(data)
+    with pytest.raises(BadRequest) as caught:
+        read_head(empty_line + sized(**over), 0, SMALL)
+    assert (caught.value.status, caught.value.reason) == expected
+
+
+def test_what_grows_over_a_limit_is_refused_before_its_end() -> None:
+    """Neither the end of the line nor that of the head is waited for."""
+    for data, status in (
+        (b"GET /" + b"a" * 37, 414),
+        (b"\r\nGET /" + b"a" * 37, 414),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X" * 64, 431),
+    ):
+        assert read_head(data[:-1], 0, SMALL) is None
+        with pytest.raises(BadRequest) as caught:
+            read_head(data, 0, SMALL)
+        assert caught.value.status == status
+
+
+def test_the_standard_limits() -> None:
+    """8 KiB a line, 100 fields, 32 KiB of them: what nginx and gunicorn allow."""
+    assert HeadLimits(8190, 100, 8190, 32768) == STANDARD
 
 
 def test_good_hosts_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ import gevent
 from app import config as configuration
 from app.client import ClientConnection
 from app.upstream.connections import Connection
+from app.wire.request import STANDARD
 from app.wsgi import Application, standalone_table
 
 from . import messages
@@ -159,7 +160,14 @@ def replay(case: Case, cut_request: Cut, cut_response: Cut) -> Transcript:
     backend = application.pool.backends[0]
     backend.connections = connections = _Connections(case, cut_response)
     worker: Any = SimpleNamespace(
-        proxy=application.proxy, timeouts=_TIMEOUTS, alive=True, connections=set(), parked={}
+        proxy=application.proxy,
+        timeouts=_TIMEOUTS,
+        limits=_CONFIG.limits,
+        head_limits=STANDARD,
+        head_timeout=_TIMEOUTS.client,
+        alive=True,
+        connections=set(),
+        parked={},
     )
     client: Any = Memory()
     client.pieces = cut_request(case.request)
