@@ -3,9 +3,10 @@
 Facts about backends change rarely and are paid for when they change: the worker compares one cell of the
 shared table (the epoch) and, when it differs, builds a new immutable snapshot of the available backends
 with a policy over them. Picking then tests no health. ``available = healthy and not ejected and ready and
-not full`` is computed here and nowhere else. What requests meet at a backend is counted here, and judged by
-the control process. Runs in workers, no I/O but log lines. Of a request it knows only that it may have a
-key, which app.wire.key finds.
+not full`` is computed here and nowhere else: the first three by ``_build``, the last by ``take``. Where all
+are full a request waits (app.queue). What requests meet at a backend is counted here, and judged by the
+control process. Runs in workers, no I/O but log lines. Of a request it knows only that it may have a key,
+which app.wire.key finds.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from app.errors import (
 )
 from app.latency import Latency
 from app.policies import POLICIES, Guard, Inputs, KeyMissing, Policy, PolicyError, load_custom, make
+from app.queue import Queue
 from app.table import (
     ADMIN,
     CONNECT_STREAK,
@@ -59,6 +61,11 @@ ROUND_ROBIN = Algorithm("round_robin")
 # Retries look for a backend that was not tried; the policy gets this many chances before its order is
 # given up for a plain search.
 _PICKS_BEFORE_SEARCH = 8
+# Two workers that take the last place at the same moment both see one too many and both give it back; each
+# tries again this often. Then it waits like the others, and tries again.
+_CLAIMS = 4
+# One look for places that other workers have freed tests this many backends, going round.
+_LOOKS = 64
 # Failures further apart are not "in a row", whatever came between them in other workers.
 _STREAK_SECONDS = 30.0
 # Statuses that say something about the server and not about what it was asked (RFC 9110 §15.6).
@@ -70,8 +77,8 @@ _OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errn
 class Backend:
     """One server as this worker sees it. ``connections`` and ``adapter`` belong to the transport.
 
-    ``in_flight`` and ``requests`` are indexes into the worker's cells: acquire and release are
-    ``cells[backend.in_flight] += 1`` and ``-= 1``. ``is_watched``: its answers are to be told (``answered``).
+    ``in_flight`` and ``requests`` are indexes into the worker's cells. ``limit``: the most requests in flight
+    over all workers, 0 for any number. ``is_watched``: its answers are to be told (``answered``).
     """
 
     __slots__ = (
@@ -80,10 +87,11 @@ class Backend:
         "base_url",
         "connections",
         "in_flight",
+        "is_available",
         "is_on_trial",
         "is_watched",
         "latency",
-        "max_connections",
+        "limit",
         "name",
         "prefix",
         "requests",
@@ -101,11 +109,12 @@ class Backend:
         self.prefix = server.prefix.encode("ascii")
         self.base_url = server.url[: len(server.url) - len(server.prefix)]
         self.authority = authority(server)
-        self.max_connections = server.max_connections
+        self.limit = server.max_connections
         self.connections = connections
         self.adapter = adapter
         self.in_flight = SLOT_HEADER + row * ROW_STRIDE + IN_FLIGHT
         self.requests = SLOT_HEADER + row * ROW_STRIDE + REQUESTS
+        self.is_available = False  # but for being full
         self.is_watched = False
         self.is_on_trial = False
         self.latency = Latency()
@@ -126,10 +135,10 @@ class Snapshot:
     """The backends that may be picked, and the policy that picks; never changed once built.
 
     ``backups`` serve requests for which none of ``backends`` is left. ``is_plain``: a pick needs neither a
-    key nor a look at who is full.
+    key nor a look at who is full. ``is_limited``: all can be full.
     """
 
-    __slots__ = ("backends", "backups", "is_plain", "pick", "policy", "reason")
+    __slots__ = ("backends", "backups", "is_limited", "is_plain", "pick", "policy", "reason")
 
     def __init__(
         self,
@@ -143,9 +152,8 @@ class Snapshot:
         self.backups = backups
         self.policy = policy
         self.pick: Callable[..., int] | None = policy.pick if policy is not None else None
-        self.is_plain = not has_key and not any(
-            one.max_connections or one.is_on_trial for one in backends
-        )
+        self.is_plain = policy is not None and not has_key and not any(o.limit for o in backends)
+        self.is_limited = all(one.limit for one in backends + backups)
         self.reason = reason  # why there is none, where there is none
 
 
@@ -175,21 +183,69 @@ class Pool:
         self._key_of: Callable[[Any], bytes | None] | None = None
         self._measures = False
         self._counted: frozenset[int] = frozenset()  # streaks that the configuration limits
+        self._queue: Queue[Backend] = Queue(self, self.cells)
+        self._waiting = self._queue.waiting
+        self._looked_at = 0
         self.backends: tuple[Backend, ...] = ()
         self.snapshot = Snapshot((), None, "none_healthy")
         self.refresh()
 
     def pick(self, tried: Iterable[Backend] = (), request: Any = None) -> Backend:
-        """The next backend for ``request``, not one of ``tried``. Raises NoBackend with the reason."""
+        """The next backend for ``request``, not one of ``tried``, and a place there: ``release`` it.
+
+        Waits in the queue while all are full. Raises NoBackend with the reason.
+        """
         if self._epoch_cells[EPOCH] != self._epoch:
             self.refresh()
         snapshot = self.snapshot
-        if snapshot.pick is None:
-            raise NoBackend(reason=snapshot.reason)
-        if not tried and snapshot.is_plain:
-            return snapshot.backends[snapshot.pick()]
-        key = self._key_of(request) if self._key_of is not None and request is not None else None
-        return self._pick_other(snapshot, tried, key)
+        if snapshot.is_plain and not tried:
+            assert snapshot.pick is not None
+            backend = snapshot.backends[snapshot.pick()]
+            self.cells[backend.in_flight] += 1
+            return backend
+        if snapshot.is_limited and self._queue.is_due():
+            return self._queue.wait(tuple(tried))
+        return self._find(snapshot, tried, request) or self._queue.wait(tuple(tried))
+
+    def pick_now(self, tried: Iterable[Backend] = (), request: Any = None) -> Backend:
+        """As ``pick``, but for those who have something else to do than to wait."""
+        if self._epoch_cells[EPOCH] != self._epoch:
+            self.refresh()
+        if not (self.snapshot.is_limited and self._queue.is_due()):
+            backend = self._find(self.snapshot, tried, request)
+            if backend is not None:
+                return backend
+        raise NoBackend(reason="all_full")
+
+    def take(self, backend: Backend) -> bool:
+        """Take a place at ``backend`` if it has one. All workers together never take more than there are.
+
+        Add first, look afterwards: of two workers that take the last place at least one sees the other.
+        (A processor may let a read overtake a write that still waits in its store buffer. Between the two
+        lie some hundred writes of the interpreter, more than any such buffer holds.)
+        """
+        cells, at, limit = self.cells, backend.in_flight, backend.limit
+        if not limit:
+            cells[at] += 1
+            return True
+        for _ in range(_CLAIMS):
+            if self.table.in_flight(backend.row) >= limit:
+                return False
+            cells[at] += 1
+            if self.table.in_flight(backend.row) <= limit:
+                return True
+            cells[at] -= 1
+        return False
+
+    def keep(self, backend: Backend) -> None:
+        """Take one place more where a place is held that is about to be released."""
+        self.cells[backend.in_flight] += 1
+
+    def release(self, backend: Backend) -> None:
+        """Give back a place that ``pick`` or ``take`` gave: the first who waits gets it."""
+        self.cells[backend.in_flight] -= 1
+        if self._waiting and backend.is_available:
+            self._queue.hand_over(backend)
 
     def answered(self, backend: Backend, status: int, seconds: float) -> None:
         """A whole answer, its head after that time: told of each 5xx, and of all of a watched backend."""
@@ -221,6 +277,27 @@ class Pool:
             self._sequence = sequence
         self.snapshot = self._build()
 
+    # -- what the queue asks ---------------------------------------------------------------------------
+
+    def has_room(self, backend: Backend) -> bool:
+        return not backend.limit or self.table.in_flight(backend.row) < backend.limit
+
+    def waiting_since(self) -> list[int]:
+        return self.table.waiting_since()
+
+    def candidates(self) -> Iterable[Backend]:
+        """Some of those that may have room, next time the next ones."""
+        if self._epoch_cells[EPOCH] != self._epoch:
+            self.refresh()
+        if not self.snapshot.backends:
+            raise NoBackend(reason=self.snapshot.reason)
+        backends = self.snapshot.backends + self.snapshot.backups
+        start = self._looked_at % len(backends)
+        self._looked_at = start + _LOOKS
+        return (backends[start:] + backends[:start])[:_LOOKS]
+
+    # --------------------------------------------------------------------------------------------------
+
     def __repr__(self) -> str:
         available = len(self.snapshot.backends)
         return f"<Pool {len(self.backends)} backends, {available} available, epoch {self._epoch}>"
@@ -241,13 +318,13 @@ class Pool:
             else:
                 del known[server.url]
                 backend.server = server
-                backend.max_connections = server.max_connections
             backends.append(backend)
         for backend in known.values():
             self._disconnect(backend.connections)
         self.backends = tuple(backends)
         if config is not None:
             self._counted = _counted(config.outlier_detection)
+            self._queue.adopt(config.queue, config.timeouts.total)
             self._adopt_algorithm(config.algorithm, config.trusted_proxies)
 
     def _adopt_algorithm(self, algorithm: Algorithm, trusted_proxies: tuple[str, ...]) -> None:
@@ -269,6 +346,8 @@ class Pool:
         ready = [backend for backend in healthy if self._is_ready(backend)]
         for backend in self.backends:
             backend.is_on_trial = self._server_cell(backend, EJECTION) == TRIAL
+            backend.limit = 1 if backend.is_on_trial else backend.server.max_connections
+            backend.is_available = False
             backend.is_watched = self._measures or backend.is_on_trial or backend.troubled_at != 0.0
         trusted = [one for one in ready if self._server_cell(one, EJECTION) != EJECTED]
         # Backups serve when no primary can (nginx's meaning), ejected ones when there is nobody else.
@@ -278,6 +357,8 @@ class Pool:
             is_draining = healthy or (self.backends and not any(map(self._is_ready, self.backends)))
             return Snapshot((), None, "all_draining" if is_draining else "none_healthy")
         backups = tuple(one for one in trusted if one.server.backup) if primaries else ()
+        for backend in available + backups:
+            backend.is_available = True
         policy = self._policy(available)
         return Snapshot(available, policy, backups=backups, has_key=self._key_of is not None)
 
@@ -291,23 +372,23 @@ class Pool:
             ticket=table.ticket,
             in_flight=lambda index: table.in_flight(rows[index]),
             latency=lambda index: latencies[index].read(monotonic()),
-            capacity=tuple(backend.max_connections for backend in available),
+            capacity=tuple(backend.limit for backend in available),
             random=random.random,
         )
         if self._guard is not None:
             return self._guard.build(inputs)
         return make(self._algorithm.name, dict(self._algorithm.options), inputs)
 
-    def _pick_other(
-        self, snapshot: Snapshot, tried: Iterable[Backend], key: bytes | None
-    ) -> Backend:
-        """A pick that goes by a key or leaves out backends: those already tried, and full ones.
+    def _find(self, snapshot: Snapshot, tried: Iterable[Backend], request: Any) -> Backend | None:
+        """A backend that was not tried, with a place taken there; None if all are full.
 
         The next keys after the first are made of it, so that the keys of a backend that cannot take them
         spread over all others, each always to the same one.
         """
         pick = snapshot.pick
-        assert pick is not None
+        if pick is None:
+            raise NoBackend(reason=snapshot.reason)
+        key = self._key_of(request) if self._key_of is not None and request is not None else None
         full = False
         try:
             for attempt in range(_PICKS_BEFORE_SEARCH):
@@ -315,7 +396,7 @@ class Pool:
                 backend = snapshot.backends[pick(this)]
                 if backend in tried:
                     continue
-                if not self._is_full(backend):
+                if self.take(backend):
                     return backend
                 full = True
         except KeyMissing:
@@ -324,10 +405,12 @@ class Pool:
         start = random.randrange(len(snapshot.backends))
         for backend in snapshot.backends[start:] + snapshot.backends[:start] + snapshot.backups:
             if backend not in tried:
-                if not self._is_full(backend):
+                if self.take(backend):
                     return backend
                 full = True
-        raise NoBackend(reason="all_full" if full else "all_tried")
+        if not full:
+            raise NoBackend(reason="all_tried")
+        return None
 
     def _is_ready(self, backend: Backend) -> bool:
         return backend.server.state == "ready" and self._server_cell(backend, ADMIN) == READY
@@ -354,10 +437,6 @@ class Pool:
             self.cells[at + streak] = 0
         backend.troubled_at = 0.0
         backend.is_watched = self._measures or backend.is_on_trial
-
-    def _is_full(self, backend: Backend) -> bool:
-        limit = 1 if backend.is_on_trial else backend.max_connections
-        return limit > 0 and self.table.in_flight(backend.row) >= limit
 
 
 def _counted(settings: OutlierDetection | None) -> frozenset[int]:

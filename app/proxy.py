@@ -45,24 +45,24 @@ class Held:
     While its body has not all come the backend has a request in flight.
     """
 
-    __slots__ = ("_cells", "attempt", "backend", "response")
+    __slots__ = ("_pool", "attempt", "backend", "response")
 
     sent = True
 
     def __init__(
-        self, backend: Backend, response: Any, attempt: dict[str, Any], cells: Any
+        self, backend: Backend, response: Any, attempt: dict[str, Any], pool: Pool
     ) -> None:
         self.backend = backend
         self.response = response
         self.attempt = attempt
-        self._cells = cells
-        cells[backend.in_flight] += 1
+        self._pool = pool
+        pool.keep(backend)
 
     def drop(self) -> None:
         """Give it up, or say that it was passed on."""
         if not self.response.complete:
             self.response.close()
-        self._cells[self.backend.in_flight] -= 1
+        self._pool.release(self.backend)
 
 
 class Course:
@@ -168,7 +168,6 @@ class Proxy:
         backend = self.pool.pick((), exchange)
         try:
             while True:
-                request = self._request(exchange, backend, request_id, expires_at)
                 attempt: dict[str, Any] = {
                     "server": backend.name,
                     "connect_ms": None,
@@ -178,11 +177,13 @@ class Proxy:
                 }
                 attempts.append(attempt)
                 outcome: BackendError | Held
-                cells[backend.in_flight] += 1
                 cells[backend.requests] += 1
-                sent_at = monotonic()
                 try:
+                    request = self._request(exchange, backend, request_id, expires_at)
+                    sent_at = monotonic()
                     response = self.session.send(request)
+                    if request.connect_seconds is not None:
+                        attempt["connect_ms"] = int(request.connect_seconds * 1e6) / 1e3
                     seconds = response.first_byte_at - sent_at
                     attempt["first_byte_ms"] = int(seconds * 1e6) / 1e3
                     attempt["status"] = status = response.head.status
@@ -190,17 +191,17 @@ class Proxy:
                         self._deliver(exchange, backend, response, attempt, seconds)
                         return attempt
                     self.pool.answered(backend, status, seconds)
-                    outcome = Held(backend, response, attempt, cells)
+                    outcome = Held(backend, response, attempt, self.pool)
                 except ProxyError as error:
+                    if request.connect_seconds is not None:
+                        attempt["connect_ms"] = int(request.connect_seconds * 1e6) / 1e3
                     attempt["reason"] = error.reason
                     self.pool.failed(backend, error)
                     if not isinstance(error, BackendError):
                         raise
                     outcome = error
                 finally:
-                    cells[backend.in_flight] -= 1
-                    if request.connect_seconds is not None:
-                        attempt["connect_ms"] = int(request.connect_seconds * 1e6) / 1e3
+                    self.pool.release(backend)
                 course = course or Course(expires_at)
                 course.take(backend, outcome)
                 other = self._next(course, exchange, request, outcome, len(attempts))
@@ -225,8 +226,10 @@ class Proxy:
         is_repeatable = exchange.head.method in retries.IDEMPOTENT
         if not retries.is_safe(outcome.sent, is_repeatable, not request.began_body):
             return None
+        # Who has an answer in hand does not wait for a place elsewhere.
+        pick = self.pool.pick if course.held is None else self.pool.pick_now
         try:
-            return self.pool.pick(course.tried, exchange)
+            return pick(course.tried, exchange)
         except NoBackend:
             return None
 

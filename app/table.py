@@ -62,6 +62,9 @@ TRUSTED, EJECTED, TRIAL = 0, 1, 2  # EJECTION
 # Slot cells, then the counters of each row.
 PID, GENERATION, STARTED_MS = 0, 1, 2
 TROUBLES = 3  # changes whenever the worker has counted a failure, or a good answer after one
+WAITING_NS = (
+    7  # monotonic ns since when the worker's oldest request waits for a place, 0 if none does
+)
 IN_FLIGHT, REQUESTS, FAILURES = 0, 1, 2
 STREAKS = CONNECT_STREAK, RESET_STREAK, ERROR_STREAK = 3, 4, 5  # failures in a row, by kind
 RECOVERIES = 6  # good answers that ended a streak, or a trial
@@ -190,8 +193,11 @@ class Table:
 
     def troubles(self) -> list[int]:
         """What each worker has to report of failures: when a number changes, there is news."""
-        start = self._slots_at + TROUBLES
-        return self.cells[start : start + self.slots * self._slot_cells : self._slot_cells].tolist()
+        return self._of_each_slot(TROUBLES)
+
+    def waiting_since(self) -> list[int]:
+        """Since when the oldest request of each worker has waited for a place, 0 if none waits."""
+        return self._of_each_slot(WAITING_NS)
 
     # -- configuration -----------------------------------------------------------------------------
 
@@ -314,6 +320,10 @@ class Table:
         start = HEADER_CELLS + IDENTITY
         identities = self.cells[start : self._slots_at : SERVER_STRIDE].tolist()
         return ((row, identity) for row, identity in enumerate(identities) if identity)
+
+    def _of_each_slot(self, cell: int) -> list[int]:
+        start = self._slots_at + cell
+        return self.cells[start : start + self.slots * self._slot_cells : self._slot_cells].tolist()
 
     def _column(self, row: int, counter: int) -> memoryview:
         start = self._slots_at + SLOT_HEADER + row * ROW_STRIDE + counter

@@ -238,13 +238,13 @@ def make_application() -> Application:
         _, blob = table.published()
         return Application(configuration.from_json(blob), table, slot)
     config = configuration.load(configuration.path_from(os.environ), os.environ)
-    return Application(config, standalone_table(config), -1)
+    return Application(config, standalone_table(config), 1)  # slot 0 is the ledger
 
 
 def standalone_table(config: Config) -> Table:
     """A table without a master: no one checks health, so every server counts as healthy."""
     blob = configuration.to_json(config)
-    table = Table.create(rows=max(1, len(config.servers)), slots=1, blob_bytes=len(blob))
+    table = Table.create(rows=max(1, len(config.servers)), slots=2, blob_bytes=len(blob))
     table.publish(table.propose(blob, [identity_of(server.url) for server in config.servers]))
     for row in table.row_index().values():
         table.cells[table.server(row) + STATE] = HEALTHY

@@ -153,12 +153,15 @@ def _pool(servers: int) -> Any:
     )
 
 
-@step("pick", "Pool.pick, {} servers", 2)
-@step("pick", "Pool.pick, {} servers", 100)
-@step("pick", "Pool.pick, {} servers", 10000)
+@step("pick", "Pool.pick and release, {} servers", 2)
+@step("pick", "Pool.pick and release, {} servers", 100)
+@step("pick", "Pool.pick and release, {} servers", 10000)
 def _pick(servers: int) -> Call:
     pool = _pool(servers)
-    pick: Call = pool.pick
+
+    def pick() -> None:
+        pool.release(pool.pick())
+
     return pick
 
 

@@ -19,6 +19,7 @@ from app.config.model import (
     Limits,
     Logging,
     OutlierDetection,
+    Queue,
     Retries,
     Timeouts,
     Tls,
@@ -136,6 +137,13 @@ RETRIES = Object(Retries, (
         examples=([500, 502, 503, 504],)),
 ))
 
+QUEUE = Object(Queue, (
+    Key("size", Whole(1, 1_000_000), 1024,
+        "Requests of one worker that may wait at once; over it, 503."),
+    Key("timeout", Number(0.001, DAY_S), 3.0,
+        "How long a request waits for a place; over it, 503. Never longer than `timeouts.total`."),
+), or_false=True)
+
 LIMITS = Object(Limits, (
     Key("body", Whole(0, 2**50, "bytes"), 0,
         "Longest request body (0 = unlimited); over it, 413."),
@@ -209,6 +217,9 @@ ROOT = Object(_config, (
         "How long each thing may take."),
     Key("retries", RETRIES, RETRIES.defaults,
         "When another server is tried."),
+    Key("queue", QUEUE, QUEUE.defaults,
+        "Where requests wait while all available servers have their `max_connections`; false: they are "
+        "answered 503 at once."),
     Key("limits", LIMITS, LIMITS.defaults,
         "How much clients may ask for."),
     Key("logging", LOGGING, LOGGING.defaults,

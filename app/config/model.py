@@ -98,6 +98,14 @@ class Retries:
 
 
 @dataclass(frozen=True, slots=True)
+class Queue:
+    """How many requests of one worker wait while all servers are full, and for how many seconds."""
+
+    size: int
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """0 = unlimited."""
 
@@ -139,6 +147,7 @@ class Config:
     outlier_detection: OutlierDetection | None
     timeouts: Timeouts
     retries: Retries
+    queue: Queue | None
     limits: Limits
     logging: Logging
     tls: Tls | None

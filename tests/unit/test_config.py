@@ -93,6 +93,7 @@ def test_an_empty_object_gives_the_documented_defaults() -> None:
         outlier_detection=configuration.OutlierDetection(3, 5, 5, 5.0, 300.0),
         timeouts=configuration.Timeouts(3.0, 60.0, 0.0, 0.0, 60.0, 75.0, 1.5, 3600.0),
         retries=configuration.Retries(2, ()),
+        queue=configuration.Queue(1024, 3.0),
         limits=configuration.Limits(0, 0, 8190, 100, 8190, 32_768, 0, 0, 0),
         logging=configuration.Logging("info", True),
         tls=None,
@@ -142,6 +143,7 @@ def test_every_key_can_be_set() -> None:
             "tunnel": 7,
         },
         "retries": {"attempts": 1, "statuses": [500, 503]},
+        "queue": {"size": 7, "timeout": 0.25},
         "limits": {
             "body": 10,
             "connections": 11,
@@ -186,6 +188,7 @@ def test_every_key_can_be_set() -> None:
         outlier_detection=configuration.OutlierDetection(1, 0, 2, 3.0, 4.5),
         timeouts=configuration.Timeouts(0.1, 2, 3, 3.5, 4, 5, 6, 7),
         retries=configuration.Retries(1, (500, 503)),
+        queue=configuration.Queue(7, 0.25),
         limits=configuration.Limits(10, 11, 300, 20, 400, 500, 12, 13, 14),
         logging=configuration.Logging("debug", False),
         tls=configuration.Tls("a.pem", "b.pem", "1.3", "c.pem"),
@@ -530,7 +533,7 @@ def test_the_longest_unix_path_is_taken() -> None:
         ('{"limits": {"body": 1, "body": 2}}', "limits.body: appears more than once; keep one"),
         ('{"x": 1, "limits": {}, "x": 2}',
          "x: unknown key; there are $schema, host, port, workers, servers, algorithm, "
-         "health_check, outlier_detection, timeouts, retries, limits, logging, tls, "
+         "health_check, outlier_detection, timeouts, retries, queue, limits, logging, tls, "
          "trusted_proxies, upgrade, graceful_timeout"),
         ('{"tls": {"certificate": "a"}}', "tls.key: is required"),
         ('{"tls": {"certificate": "a", "key": "b", "minimum_version": "1.1"}}',
@@ -933,6 +936,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
     "tunnel": 3600
   },
   "retries": {"attempts": 2, "statuses": []},
+  "queue": {"size": 1024, "timeout": 3},
   "limits": {
     "body": 0,
     "connections": 0,

@@ -8,6 +8,7 @@ from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
+import gevent
 import pytest
 
 from app import config as configuration
@@ -74,7 +75,7 @@ class House:
     def publish(self, *servers: Any, **settings: Any) -> None:
         """A configuration in use, with servers by their port; new ones are healthy at once."""
         entries = [url(server) if isinstance(server, int) else server for server in servers]
-        document = {"servers": entries, **settings}
+        document = {"servers": entries, "queue": False, **settings}
         config = configuration.from_json(json.dumps(document).encode())
         identities = [identity_of(server.url) for server in config.servers]
         sequence = self.table.propose(configuration.to_json(config), identities)
@@ -101,7 +102,13 @@ class House:
         return next(one for one in self.pool.backends if one.server.port == port)
 
     def picks(self, count: int) -> list[int]:
-        return [self.pool.pick().server.port for _ in range(count)]
+        return [self.pick() for _ in range(count)]
+
+    def pick(self, *tried: int) -> int:
+        """The port of one pick, whose request is over at once."""
+        backend = self.pool.pick(tuple(map(self.backend, tried)))
+        self.pool.release(backend)
+        return backend.server.port
 
     def available(self) -> set[int]:
         """Ports that are picked now."""
@@ -244,6 +251,123 @@ def test_the_last_one_with_room_is_found_among_many() -> None:
     assert house.available() == {11}
 
 
+def test_a_place_is_held_until_it_is_released() -> None:
+    """By pick and by take alike; what is not limited is counted too."""
+    house = House(server(1, max_connections=2), 2)
+    limited, other = house.backend(1), house.backend(2)
+    assert [house.pool.take(limited) for _ in range(3)] == [True, True, False]
+    assert {house.pool.pick() for _ in range(3)} == {other}
+    assert house.table.in_flight(other.row) == 3
+    house.pool.release(limited)
+    assert house.available() == {1, 2}
+    assert [house.pool.take(other) for _ in range(3)] == [True, True, True]
+
+
+def test_two_workers_never_share_the_last_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have added when they look: both give it back and try again."""
+    house = House(server(1, max_connections=1))
+    backend = house.backend(1)
+    seen: list[int] = []
+
+    def in_flight(_table: Table, row: int) -> int:
+        assert row == backend.row
+        own = house.pool.cells[backend.in_flight]
+        other = len(seen) < 4  # is there whenever we look after adding, until it gives up
+        seen.append(own)
+        return own + (own and other)
+
+    monkeypatch.setattr(Table, "in_flight", in_flight)
+    assert house.pool.take(backend)
+    assert seen == [0, 1, 0, 1, 0, 1]
+    assert house.pool.cells[backend.in_flight] == 1
+
+
+def test_who_never_gets_the_last_place_gives_up_with_nothing_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The queue tries again."""
+    house = House(server(1, max_connections=1))
+    backend = house.backend(1)
+    cells = house.pool.cells
+    monkeypatch.setattr(Table, "in_flight", lambda _table, _row: 2 * cells[backend.in_flight])
+    assert not house.pool.take(backend)
+    assert cells[backend.in_flight] == 0
+
+
+QUEUE = {"size": 10, "timeout": 3}
+
+
+def test_where_all_are_full_a_request_waits_for_the_next_place() -> None:
+    """Of this worker at once, of another one soon."""
+    house = House(server(1, max_connections=1), server(2, max_connections=1), queue=QUEUE)
+    first, second = house.pool.pick(), house.pool.pick()
+    waiting = [gevent.spawn(house.pool.pick) for _ in range(2)]
+    gevent.sleep(0)
+    house.pool.release(second)
+    waiting[0].join(1)
+    assert waiting[0].value is second
+    assert not waiting[1].dead
+    house.pool.cells[first.in_flight] = 0
+    waiting[1].join(1)
+    assert waiting[1].value is first
+
+
+def test_nobody_comes_between() -> None:
+    """Who comes while others wait goes behind them, even where a place is free."""
+    house = House(server(1, max_connections=1), queue=QUEUE)
+    only = house.pool.pick()
+    waiting = gevent.spawn(house.pool.pick)
+    gevent.sleep(0)
+    house.pool.cells[only.in_flight] = 0
+    with pytest.raises(NoBackend) as caught:
+        house.pool.pick_now()
+    assert caught.value.reason == "all_full"
+    waiting.join(1)
+    assert waiting.value is only
+
+
+def test_who_cannot_wait_is_told_at_once() -> None:
+    """pick_now takes a place or none."""
+    house = House(server(1, max_connections=1), queue=QUEUE)
+    assert house.pool.pick_now() is house.backend(1)
+    with pytest.raises(NoBackend) as caught:
+        house.pool.pick_now()
+    assert caught.value.reason == "all_full"
+
+
+def test_a_place_at_a_server_that_drains_is_given_to_nobody() -> None:
+    """Its last requests end and none follows."""
+    house = House(server(1, max_connections=1), server(2, max_connections=1), queue=QUEUE)
+    picked = {house.pool.pick() for _ in range(2)}
+    waiting = gevent.spawn(house.pool.pick)
+    gevent.sleep(0)
+    house.write(1, ADMIN, DRAIN)
+    house.pool.refresh()
+    for backend in sorted(picked, key=lambda one: one.server.port):
+        assert not waiting.dead
+        house.pool.release(backend)
+        gevent.sleep(0)
+    waiting.join(1)
+    assert waiting.value is house.backend(2)
+
+
+def test_waiting_ends_with_the_last_server() -> None:
+    """It would be in vain."""
+    house = House(server(1, max_connections=1), queue=QUEUE)
+    house.pool.pick()
+
+    def wait() -> str:
+        with pytest.raises(NoBackend) as caught:
+            house.pool.pick()
+        return caught.value.reason
+
+    waiting = gevent.spawn(wait)
+    gevent.sleep(0)
+    house.write(1, STATE, UNHEALTHY)
+    waiting.join(1)
+    assert waiting.value == "none_healthy"
+
+
 # --- tried ---------------------------------------------------------------------------------------
 
 
@@ -252,6 +376,7 @@ def test_a_retry_goes_elsewhere() -> None:
     house = House(1, 2, 3)
     tried = (house.backend(1), house.backend(3))
     assert {house.pool.pick(tried).server.port for _ in range(20)} == {2}
+    assert house.table.in_flight(house.row(2)) == 20
 
 
 def test_when_all_were_tried_there_is_no_other() -> None:

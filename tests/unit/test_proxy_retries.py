@@ -39,6 +39,13 @@ class Pool:
                 return backend
         raise NoBackend
 
+    pick_now = pick
+
+    def keep(self, _backend: Any) -> None:
+        pass
+
+    release = keep
+
     def failed(self, _backend: Any, _error: Any) -> None:
         pass
 
