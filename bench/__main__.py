@@ -34,6 +34,8 @@ RESULTS = ROOT / "bench" / "results"
 QUICK_CANDIDATES = ("ours", "nginx", "envoy", "caddy")
 QUICK_CASES = ("small",)
 QUICK = Settings(rounds=3, seconds=4, warm_up=1)
+REFERENCE = "envoy"
+"""Whose half peak is the rate at which latencies are compared."""
 MEMORY_FOLDER = Path("/dev/shm")
 FILES_NEEDED = 20000
 FOLDER_PREFIX = "lb-bench-"
@@ -55,6 +57,7 @@ def main() -> None:
     interrupted = False
     try:
         with _table(settings) as lab:
+            lab.reference = next((one for one in chosen if one.name == REFERENCE), None)
             for case in wanted:
                 results[case.name] = report.Result(case.title, case.note)
                 _measure(lab, case, chosen, results[case.name])

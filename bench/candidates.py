@@ -58,6 +58,7 @@ class Candidate:
     title = ""
     tls = True
     lacks_tls = ""
+    """Why it is not in the TLS case."""
     only: tuple[str, ...] = ()
     """The cases that it is for; all of them when empty."""
 
@@ -80,8 +81,6 @@ class Candidate:
 class Ours(Candidate):
     name = "ours"
     title = "this balancer"
-    tls = False
-    lacks_tls = "TLS towards clients is not built yet"
     flags: tuple[str, ...] = ()
 
     def missing(self) -> str | None:
@@ -103,7 +102,7 @@ class Ours(Candidate):
         return f"{commit} (Python {python}, {versions})"
 
     def launch(self, setup: Setup, port: int, folder: Path) -> Launch:
-        config = {
+        config: dict[str, object] = {
             "host": "127.0.0.1",
             "port": port,
             "workers": setup.workers,
@@ -113,6 +112,9 @@ class Ours(Candidate):
             "timeouts": {"keepalive": KEEPALIVE_SECONDS},
             "logging": {"level": "info", "access": True},
         }
+        if setup.tls:
+            certificate, key = setup.tls
+            config["tls"] = {"certificate": str(certificate), "key": str(key)}
         return self.start(config, port, setup.workers, folder)
 
     def start(self, config: Mapping[str, object], port: int, workers: int, folder: Path) -> Launch:

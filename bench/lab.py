@@ -11,7 +11,7 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -94,6 +94,9 @@ class Lab:
         self.proxy_cores = (cores[-1],)
         self._numbers = itertools.count()
         self._certificate: tuple[Path, Path] | None = None
+        self.reference: Candidate | None = None
+        """Whose peak sets the rate at which latencies are compared."""
+        self._reference_peak = 0.0
 
     def setup(self) -> Setup:
         return Setup(backends=self.backends.web)
@@ -110,6 +113,15 @@ class Lab:
             )  # fmt: skip
             self._certificate = certificate, key
         return replace(setup, tls=self._certificate)
+
+    def reference_peak(self, measure: Callable[[Lab, Proxy], float]) -> float:
+        """Requests a second, measured once in a run."""
+        if not self._reference_peak:
+            if self.reference is None:
+                raise procs.BenchError("there is no reference (envoy) in this run")
+            with self.start(self.reference, self.setup()) as proxy:
+                self._reference_peak = measure(self, proxy)
+        return self._reference_peak
 
     @contextlib.contextmanager
     def start(
