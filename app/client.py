@@ -36,7 +36,8 @@ from app.splice import (
 )
 from app.splice import is_available as splice_is_available
 from app.status import ALLOWED_METHODS, STATUS_TEXT
-from app.stream import AnyStream, Stream
+from app.stream import Stream
+from app.tls_stream import AnyStream
 from app.wire.chunked import ChunkedDecoder, ChunkedError, encode_chunk, last_chunk
 from app.wire.forwarded import connection_lines
 from app.wire.request import CHUNKED, HeadLimits, RequestHead, read_head
@@ -246,7 +247,7 @@ class ClientConnection:
                     self._refuse(
                         BodyTimeout("request head not complete in time", reason="header_timeout")
                     )
-                elif not self._is_new and self.worker.alive and isinstance(stream, Stream):
+                elif not self._is_new and self.worker.alive and stream.has_events:
                     self.worker.park(self)
                 return None
             except OSError:
@@ -262,7 +263,7 @@ class ClientConnection:
         now = monotonic()
         if not self.worker.alive:
             return max(self.worker.drains_until, now + POLL_SECONDS)
-        if isinstance(self.stream, Stream):
+        if self.stream.has_events:
             return now + min(PARK_SECONDS, self.worker.timeouts.keepalive or NEVER)
         return now + (self.worker.timeouts.keepalive or NEVER)
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from app.deadlines import Deadline
 from app.errors import ProxyError
 from app.splice import SpliceBody, SpliceTo
-from app.stream import AnyStream
+from app.tls_stream import AnyStream
 from app.upstream.request import ReadBody
 from app.wire.request import RequestHead
 from app.wire.response import ResponseHead

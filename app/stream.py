@@ -3,7 +3,7 @@
 gevent's own socket starts and stops a watcher for every wait and tries a read that fails first: two system
 calls and an exception for each response. A Stream keeps one read watcher running for its whole life, so a
 wait is one switch to the hub; and because the watcher runs while nobody waits, the end of an idle
-connection is noticed when it happens (``on_event``). TlsStream has the same face over gevent's SSL socket.
+connection is noticed when it happens (``on_event``). app.tls_stream has the same face with TLS on it.
 Runs in workers and the control process. Knows bytes, nothing of HTTP.
 """
 
@@ -18,7 +18,6 @@ from typing import Any
 
 import gevent
 from gevent import monkey
-from gevent import ssl as gevent_ssl
 from greenlet import getcurrent
 
 # The interpreter's own class: the patched one adds a Python call to every recv and send.
@@ -81,6 +80,7 @@ class Stream:
         "on_event",
         "raw",
     )
+    has_events = True  # whether ``on_event`` is ever called
 
     def __init__(self, raw: socket.socket) -> None:
         raw.setblocking(False)
@@ -108,6 +108,13 @@ class Stream:
                 return self._recv(size)
             except BlockingIOError:
                 pass
+
+    def read_now(self) -> bytes | None:
+        """Bytes that are already here, b"" at the end, None if there are none. Raises OSError."""
+        try:
+            return self._recv(READ_SIZE)
+        except BlockingIOError:
+            return None
 
     def post(self, data: bytes) -> None:
         """Send ``data`` at the end of this turn of the loop; for a message after which one only reads.
@@ -288,85 +295,6 @@ class Stream:
         finally:
             if self._out is not None:
                 self._out.stop()
-
-
-class TlsStream:
-    """The same over TLS. The end of an idle connection is found by looking, not by an event."""
-
-    __slots__ = ("_socket", "on_event", "raw")
-
-    def __init__(self, tls_socket: gevent_ssl.SSLSocket) -> None:
-        self._socket = tls_socket
-        self.raw = tls_socket
-        self.on_event: Callable[[], None] | None = None
-
-    def read(self, size: int = READ_SIZE) -> bytes:
-        """As Stream.read. An end without close_notify raises: it may be a truncation (RFC 8446 §6.1)."""
-        data: bytes = self._socket.recv(size)
-        return data
-
-    def write(self, data: bytes | memoryview) -> None:
-        """As Stream.write."""
-        self._socket.sendall(data)
-
-    def post(self, data: bytes) -> None:
-        """As Stream.post, but now."""
-        self.write(data)
-
-    def watch(self) -> None:
-        """Nothing to do: ``peek`` is asked before a connection is used again."""
-
-    def peek(self) -> bytes | None:
-        """As Stream.peek; bytes of the TLS layer count as the peer having closed."""
-        if self._socket.pending():
-            return b"?"
-        try:
-            # Looked at below TLS: whatever comes on an idle connection makes it unfit for another request.
-            with RawSocket(fileno=os.dup(self._socket.fileno())) as below:
-                below.setblocking(False)
-                return below.recv(1, socket.MSG_PEEK) and b""
-        except BlockingIOError:
-            return None
-        except OSError:
-            return b""
-
-    def unacknowledged(self, total: int) -> bool:
-        """Never provable: the records' sizes are not ours to count."""
-        return False
-
-    def shutdown_write(self) -> None:
-        """As Stream.shutdown_write, by close_notify; the peer may go on (RFC 8446 §6.1)."""
-        tls = self._socket._sslobj
-        if tls is None:
-            return
-        try:
-            # Not unwrap(): that waits for the peer's own close_notify and leaves TLS then.
-            tls.shutdown()
-        except OSError:  # WantRead, mostly: ours has left, the peer's has not come
-            pass
-
-    def shutdown(self) -> None:
-        """As Stream.shutdown."""
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-
-    def reset(self) -> None:
-        """As Stream.reset."""
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-        except OSError:
-            pass
-        self._socket.close()
-
-    def close(self) -> None:
-        """As Stream.close; the peer is told that this is the end, not a truncation."""
-        self.shutdown_write()
-        self._socket.close()
-
-
-AnyStream = Stream | TlsStream
 
 
 def connect(family: int, address: Any) -> Stream:

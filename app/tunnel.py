@@ -12,7 +12,7 @@ import gevent
 
 from app.deadlines import NEVER, Deadline, Expired, deadlines
 from app.errors import ShuttingDown
-from app.stream import AnyStream
+from app.tls_stream import AnyStream
 
 # Once one side has said that it has ended, silence of the other is held for abandonment: a client that is
 # gone and one that listens on look the same. HAProxy's manual advises 30 s (timeout client-fin).

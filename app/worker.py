@@ -28,8 +28,9 @@ from app.client import PARK_SECONDS, POLL_SECONDS, ClientConnection
 from app.crowd import Crowd, client_of
 from app.deadlines import NEVER, deadlines
 from app.errors import NoBackend, ProxyError, TooManyConnections
-from app.stream import AnyStream, RawSocket, Stream, TlsStream
+from app.stream import RawSocket, Stream
 from app.tls import Certificates
+from app.tls_stream import AnyStream, TlsSocketStream, TlsStream
 from app.wire.request import HeadLimits
 
 # While draining, an idle client may send one more request for this long and gets it answered with
@@ -161,21 +162,18 @@ class Worker(GeventWorker):
             peer = address[0]
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         refusal, leave = self._count_in(peer)
-        stream: AnyStream
-        if self._tls is None:
-            stream = Stream(raw)
-            scheme = "http"
-        else:
-            encrypted = self._shake_hands(raw, opened_at + self.head_timeout)
-            if encrypted is None or gunicorn_sock.is_http2_negotiated(encrypted):
-                try:
-                    self._hand_over(listener, encrypted, address)
-                finally:
-                    if leave is not None:
-                        leave()
-                return
-            stream = TlsStream(encrypted)
-            scheme = "https"
+        by = opened_at + self.head_timeout
+        plain = Stream(raw)
+        stream: AnyStream | None = plain
+        if self._certificates is not None:
+            stream = self._agree(TlsStream(plain, self._certificates.context, is_server=True), by)
+        elif self._tls is not None:
+            stream = self._agree_as_gunicorn(listener, raw, address, by)
+        if stream is None:
+            if leave is not None:
+                leave()
+            return
+        scheme = "http" if stream is plain else "https"
         connection = ClientConnection(self, stream, peer, scheme, opened_at, leave)
         if refusal is not None:
             connection.turn_away(refusal)
@@ -194,6 +192,28 @@ class Worker(GeventWorker):
         if not crowd.enter(client):
             return TooManyConnections("over limits.connections_per_client"), None
         return None, partial(crowd.leave, client)
+
+    def _agree(self, stream: TlsStream, by: float) -> TlsStream | None:
+        """The stream after its handshake; None, and closed, if that failed or took too long."""
+        try:
+            with gevent.Timeout(
+                None if by == NEVER else max(0.0, by - monotonic()), TimeoutError()
+            ):
+                stream.handshake()
+        except OSError:
+            stream.close()
+            return None
+        return stream
+
+    def _agree_as_gunicorn(
+        self, listener: Any, raw: socket.socket, address: Any, by: float
+    ) -> TlsSocketStream | None:
+        """By gunicorn's own TLS settings; None if it failed, or gunicorn has served it all (HTTP/2)."""
+        encrypted = self._shake_hands(raw, by)
+        if encrypted is None or gunicorn_sock.is_http2_negotiated(encrypted):
+            self._hand_over(listener, encrypted, address)
+            return None
+        return TlsSocketStream(encrypted)
 
     def _shake_hands(self, raw: socket.socket, by: float) -> Any:
         """gevent's socket for an accepted one, with TLS where gunicorn is set up for it; None if it fails."""

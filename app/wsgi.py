@@ -27,8 +27,9 @@ from app.pool import Pool
 from app.proxy import Proxy
 from app.splice import SpliceBody, SpliceTo
 from app.status import STATUS_TEXT
-from app.stream import AnyStream, RawSocket, Stream, TlsStream
+from app.stream import RawSocket, Stream
 from app.table import HEALTHY, STATE, Table, identity_of
+from app.tls_stream import AnyStream, TlsSocketStream
 from app.transport import Session
 from app.upstream.connections import ConnectionCache
 from app.upstream.request import ReadBody
@@ -187,7 +188,7 @@ class WsgiExchange:
         """Send the 101 past the server, on the connection that gunicorn shows."""
         client: Any = self._socket
         if isinstance(client, SSLSocket):
-            self.tunnel = TlsStream(client)
+            self.tunnel = TlsSocketStream(client)
         else:
             # A descriptor of its own: the server closes its one itself.
             self.tunnel = Stream(RawSocket(fileno=os.dup(client.fileno())))

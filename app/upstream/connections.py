@@ -16,7 +16,8 @@ import gevent.socket
 from gevent import ssl as gevent_ssl
 
 from app.deadlines import deadlines
-from app.stream import AnyStream, Stream, TlsStream, connect
+from app.stream import Stream, connect
+from app.tls_stream import AnyStream, TlsSocketStream
 
 
 class Connection:
@@ -101,7 +102,7 @@ class ConnectionCache:
         except BaseException:
             plain.close()
             raise
-        return Connection(TlsStream(tls), self)
+        return Connection(TlsSocketStream(tls), self)
 
     def _connect_tcp(self, host: str, port: int) -> Stream:
         failure: OSError | None = None

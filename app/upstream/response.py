@@ -17,7 +17,8 @@ from app.deadlines import NEVER, Expired
 from app.errors import Aborted, BadResponse
 from app.splice import SPLICE_MIN, Moved, SourceExpired, SourceFailed, Until, splice
 from app.splice import is_available as splice_is_available
-from app.stream import AnyStream, Stream
+from app.stream import Stream
+from app.tls_stream import AnyStream
 from app.upstream.connections import Connection
 from app.upstream.request import UpstreamRequest
 from app.upstream.upload import Upload

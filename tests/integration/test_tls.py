@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,10 @@ def store(folder: Path, certificate: trustme.LeafCert) -> None:
 def settings(folder: Path, **more: str) -> dict[str, str]:
     """The ``tls`` of config.json for the files in ``folder``."""
     return {"certificate": str(folder / "crt"), "key": str(folder / "key"), **more}
+
+
+PARKED_AFTER = 1.0
+"""Seconds after which the worker puts an idle connection aside (PARK_SECONDS of app.client)."""
 
 
 def trusting() -> ssl.SSLContext:
@@ -116,6 +121,20 @@ def test_http_1_1_is_agreed_upon(secure: tuple[Balancer, Backend]) -> None:
     context.set_alpn_protocols(["h2", "http/1.1"])
     with TlsClient(secure[0], context) as client:
         assert client.tls.selected_alpn_protocol() == "http/1.1"
+
+
+def test_an_idle_connection_is_kept_and_then_closed(folder: Path) -> None:
+    """One that has been put aside is served again; at the end of its time it is told so (close_notify)."""
+    timeouts = {"keepalive": 2 * PARKED_AFTER}
+    with (
+        Backend() as backend,
+        Balancer([backend], tls=settings(folder), timeouts=timeouts) as balancer,
+        TlsClient(balancer) as client,
+    ):
+        assert client.get("/").status == 200
+        time.sleep(1.3 * PARKED_AFTER)  # nothing can be seen of its being put aside
+        assert client.get("/again").status == 200
+        assert client.tls.recv(1) == b""  # a bare FIN would raise
 
 
 def test_large_bodies_over_tls(secure: tuple[Balancer, Backend]) -> None:
