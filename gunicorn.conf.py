@@ -22,6 +22,11 @@ if _config.tls is not None:
     keyfile = _config.tls.key
     ssl_context = master.ssl_context
 
+if _config.proxy_protocol:
+    # For gunicorn's own handlers; our worker reads these headers itself.
+    proxy_protocol = "auto"
+    proxy_allow_ips = ",".join(_config.proxy_protocol)
+
 worker_class = "app.worker.Worker"
 workers = _config.workers
 # Of one worker. Far above what a process's descriptors allow, so that those are the limit.

@@ -28,9 +28,12 @@ from app.client import PARK_SECONDS, POLL_SECONDS, ClientConnection
 from app.crowd import Crowd, client_of
 from app.deadlines import NEVER, deadlines
 from app.errors import NoBackend, ProxyError, TooManyConnections
+from app.preamble import receive_header
 from app.stream import RawSocket, Stream
 from app.tls import Certificates
 from app.tls_stream import AnyStream, TlsSocketStream, TlsStream
+from app.wire.forwarded import trust_in
+from app.wire.proxy_protocol import BadProxyHeader, Header
 from app.wire.request import HeadLimits
 
 # While draining, an idle client may send one more request for this long and gets it answered with
@@ -61,6 +64,7 @@ class Worker(GeventWorker):
         self.handed_over = 0
         self.drains_until = NEVER
         # Whoever wraps the application in middleware gets a real environ, from gunicorn's own handler.
+        self._sends_header: Callable[[str], bool] | None = None
         self.application = self.wsgi if isinstance(self.wsgi, Application) else None
         if self.application is not None:
             self.proxy = self.application.proxy
@@ -74,6 +78,12 @@ class Worker(GeventWorker):
                 Crowd(limits.connections_per_client) if limits.connections_per_client else None
             )
             deadlines.every_tick(self._sweep_parked)
+            if self.application.config.proxy_protocol:
+                self._sends_header = trust_in(self.application.config.proxy_protocol)
+        # gunicorn's own handler knows its own flag (--proxy-protocol …), and any other application.
+        self._is_gunicorns = self.application is None or (
+            self._sends_header is None and self.cfg.proxy_protocol != "off"
+        )
         # Without a file of ours gunicorn's own flags decide (--certfile …).
         self._tls = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._certificates: Certificates | None = None
@@ -153,7 +163,7 @@ class Worker(GeventWorker):
 
     def _accepted(self, listener: Any, raw: socket.socket, address: Any) -> None:
         """The greenlet of a new connection."""
-        if self.application is None or self.cfg.proxy_protocol != "off":
+        if self._is_gunicorns:
             self._hand_over(listener, self._shake_hands(raw, NEVER), address)
             return
         opened_at = monotonic()
@@ -161,14 +171,21 @@ class Worker(GeventWorker):
         if isinstance(address, tuple):
             peer = address[0]
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        plain = Stream(raw)
+        if self._sends_header is not None and self._sends_header(peer):
+            header = self._header_of(plain, peer, opened_at + self.head_timeout)
+            if header is None:
+                plain.close()
+                return
+            peer = header.source or peer
         refusal, leave = self._count_in(peer)
         by = opened_at + self.head_timeout
-        plain = Stream(raw)
         stream: AnyStream | None = plain
         if self._certificates is not None:
             stream = self._agree(TlsStream(plain, self._certificates.context, is_server=True), by)
         elif self._tls is not None:
-            stream = self._agree_as_gunicorn(listener, raw, address, by)
+            unwatched = RawSocket(raw.family, raw.type, 0, fileno=plain.detach())
+            stream = self._agree_as_gunicorn(listener, unwatched, address, by)
         if stream is None:
             if leave is not None:
                 leave()
@@ -179,6 +196,21 @@ class Worker(GeventWorker):
             connection.turn_away(refusal)
         else:
             connection.run()
+
+    def _header_of(self, stream: Stream, peer: str, by: float) -> Header | None:
+        """What a proxy in front says about a connection; None if it says nothing that can be believed."""
+        try:
+            return receive_header(stream, by)
+        except BadProxyHeader as error:
+            log.event(
+                "proxy_protocol",
+                "warning",
+                "connection closed, its PROXY header is missing or bad",
+                peer=peer,
+                reason="bad_proxy_header",
+                detail=str(error),
+            )
+            return None
 
     def _count_in(self, peer: str) -> tuple[ProxyError | None, Callable[[], None] | None]:
         """Why a new connection is turned away, if it is; what to call at its end, if it is counted."""

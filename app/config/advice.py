@@ -36,6 +36,10 @@ def suspicions(config: Config) -> Iterator[tuple[str, str]]:
     for index, network in enumerate(config.trusted_proxies):
         if network.endswith("/0"):
             yield f"trusted_proxies[{index}]", f"{network} lets every client forge its address"
+    for index, network in enumerate(config.proxy_protocol):
+        if network.endswith("/0"):
+            forged = "lets every client forge its address, and refuses those that send no header"
+            yield f"proxy_protocol[{index}]", f"{network} {forged}"
     for index, protocol in enumerate(config.upgrade):
         if protocol in ("h2c", "http", "tls"):
             passed = "requests inside such a tunnel are neither checked, balanced nor logged"

@@ -231,6 +231,11 @@ ROOT = Object(_config, (
                                   "list of addresses and CIDRs"), (),
         "Proxies in front of this one, whose X-Forwarded-* and X-Request-Id are believed.",
         examples=(["10.0.0.0/8", "::1"],)),
+    Key("proxy_protocol", ListOf("proxy_protocol", Text(checks.network, "address or CIDR"), str,
+                                 "list of addresses and CIDRs"), (),
+        "Proxies in front of this one whose connections begin with a header of the PROXY protocol, version 1 "
+        "or 2, before TLS. It is required and believed from them, and an error from others (http.md).",
+        examples=(["10.0.0.5", "10.1.0.0/16"],)),
     Key("upgrade", ListOf("upgrade", Text(checks.protocol, "protocol name", f"^{checks.HEADER_NAME}$"), str,
                           "list of protocol names"), ("websocket",),
         "Protocols that a connection may be switched to (the Upgrade header); it is then a tunnel. "

@@ -152,6 +152,7 @@ class Config:
     logging: Logging
     tls: Tls | None
     trusted_proxies: tuple[str, ...]
+    proxy_protocol: tuple[str, ...]
     upgrade: tuple[str, ...]
     graceful_timeout: float
 

@@ -74,7 +74,7 @@ def main() -> int:
     parser.add_argument("--artifacts", type=Path, default=ROOT / "build" / "fuzz")
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
-    names = options.targets or ["request", "response", "chunked"]
+    names = options.targets or ["request", "response", "chunked", "proxy"]
     share = max(1, options.seconds // len(names))
     statuses = [run(name, share, options.artifacts, options.keep) for name in names]
     return 1 if any(statuses) else 0

@@ -6,6 +6,7 @@ gunicorn's parser, and nothing but plain fields in what would be forwarded.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from itertools import pairwise
 
@@ -13,7 +14,7 @@ from gunicorn.http.unreader import IterUnreader
 from replay import others
 
 from app.errors import BadRequest, BadResponse
-from app.wire import chunked, request, response
+from app.wire import chunked, proxy_protocol, request, response
 
 _LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*\r\n")
 _TARGET = re.compile(rb"\*|/[\x21-\x7e]*")
@@ -143,4 +144,29 @@ def fuzz_chunked(data: bytes) -> None:
         assert not {name.lower() for name, _ in trailers} & chunked.FORBIDDEN_TRAILERS
 
 
-TARGETS = {"request": fuzz_request, "response": fuzz_response, "chunked": fuzz_chunked}
+def fuzz_proxy(data: bytes) -> None:
+    """A header of the PROXY protocol."""
+    try:
+        header = proxy_protocol.read_header(data)
+    except proxy_protocol.BadProxyHeader:
+        return
+    if header is None:
+        assert len(data) < proxy_protocol.MAX_V2_BYTES
+        return
+    assert 0 < header.consumed <= min(len(data), proxy_protocol.MAX_V2_BYTES)
+    assert proxy_protocol.read_header(data[: header.consumed]) == header
+    for end in (header.consumed - 1, header.consumed // 2):
+        assert proxy_protocol.read_header(data[:end]) is None, "a part is taken for the whole"
+    if header.source:
+        # Our spelling of it, and of IPv4 in IPv6; gunicorn keeps the sender's.
+        theirs = ipaddress.ip_address(others.client_by_gunicorn(data[: header.consumed]))
+        ours = ipaddress.ip_address(header.source)
+        assert ours in (theirs, getattr(theirs, "ipv4_mapped", None)), "gunicorn reads another"
+
+
+TARGETS = {
+    "request": fuzz_request,
+    "response": fuzz_response,
+    "chunked": fuzz_chunked,
+    "proxy": fuzz_proxy,
+}

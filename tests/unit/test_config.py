@@ -98,6 +98,7 @@ def test_an_empty_object_gives_the_documented_defaults() -> None:
         logging=configuration.Logging("info", True),
         tls=None,
         trusted_proxies=(),
+        proxy_protocol=(),
         upgrade=("websocket",),
         graceful_timeout=30.0,
     )
@@ -163,6 +164,7 @@ def test_every_key_can_be_set() -> None:
             "client_ca": "c.pem",
         },
         "trusted_proxies": ["10.0.0.0/8", "::1"],
+        "proxy_protocol": ["10.0.0.5"],
         "upgrade": ["WebSocket", "tcp"],
         "graceful_timeout": 0.5,
     }
@@ -193,6 +195,7 @@ def test_every_key_can_be_set() -> None:
         logging=configuration.Logging("debug", False),
         tls=configuration.Tls("a.pem", "b.pem", "1.3", "c.pem"),
         trusted_proxies=("10.0.0.0/8", "::1/128"),
+        proxy_protocol=("10.0.0.5/32",),
         upgrade=("websocket", "tcp"),
         graceful_timeout=0.5,
     )
@@ -534,7 +537,7 @@ def test_the_longest_unix_path_is_taken() -> None:
         ('{"x": 1, "limits": {}, "x": 2}',
          "x: unknown key; there are $schema, host, port, workers, servers, algorithm, "
          "health_check, outlier_detection, timeouts, retries, queue, limits, logging, tls, "
-         "trusted_proxies, upgrade, graceful_timeout"),
+         "trusted_proxies, proxy_protocol, upgrade, graceful_timeout"),
         ('{"tls": {"certificate": "a"}}', "tls.key: is required"),
         ('{"tls": {"certificate": "a", "key": "b", "minimum_version": "1.1"}}',
          'tls.minimum_version: must be one of "1.2", "1.3", got "1.1"; did you mean "1.3"?'),
@@ -951,6 +954,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
   "logging": {"level": "info", "access": true},
   "tls": false,
   "trusted_proxies": [],
+  "proxy_protocol": [],
   "upgrade": ["websocket"],
   "graceful_timeout": 30
 }
@@ -980,6 +984,9 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
           "theirs after 2 to 5 s, and a request may meet one being closed"]),
         ({"trusted_proxies": ["10.0.0.0/8", "0.0.0.0/0"]},
          ["trusted_proxies[1]: 0.0.0.0/0 lets every client forge its address"]),
+        ({"proxy_protocol": ["::/0"]},
+         ["proxy_protocol[0]: ::/0 lets every client forge its address, and refuses those that send "
+          "no header"]),
         ({"upgrade": ["websocket", "H2C"]},
          ["upgrade[1]: h2c: requests inside such a tunnel are neither checked, balanced nor logged"]),
         ({"port": 81, "servers": ["http://a:81", "http://localhost:81"]},

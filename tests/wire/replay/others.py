@@ -50,6 +50,18 @@ def by_gunicorn(data: bytes, parser: str, max_fields: int = 100) -> Reading | No
     return Reading(request.method.encode("latin-1"), request.uri.encode("latin-1"), fields, body)
 
 
+def client_by_gunicorn(header: bytes) -> str:
+    """The client's address in a header of the PROXY protocol."""
+    config = Config()
+    config.set("proxy_protocol", "auto")
+    config.set("proxy_allow_ips", "*")
+    config.set("http_parser", "python")
+    data = header + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    request = Request(config, IterUnreader([data]), STRANGER)
+    assert request.proxy_protocol_info is not None
+    return str(request.proxy_protocol_info["client_addr"])
+
+
 def by_h11(data: bytes) -> Reading:
     """The first request as h11 reads it as a server. Raises h11.RemoteProtocolError."""
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
