@@ -47,6 +47,7 @@ def _watch(table: Table, master: int) -> None:
     from app import config, log
     from app.health.checker import Checker
     from app.health.ejector import Ejector
+    from app.health.staller import Staller
 
     # Look-ups of names run in threads; a few names that hang must not keep the others waiting.
     gevent.get_hub().threadpool.maxsize = 64
@@ -54,6 +55,7 @@ def _watch(table: Table, master: int) -> None:
     log.event("control", "info", "control process started", pid=os.getpid(), master_pid=master)
     checker = Checker(table)
     ejector = Ejector(table)
+    staller = Staller(table, ejector, checker.question)
     adopted = 0
     # A predecessor may have been killed between a change and its bump.
     table.bump()
@@ -64,7 +66,10 @@ def _watch(table: Table, master: int) -> None:
             adopting = config.from_json(blob)
             checker.adopt(adopted, adopting)
             ejector.adopt(adopting)
-        ejector.tick(time.monotonic_ns() // 1_000_000)
+            staller.adopt(adopting)
+        now_ms = time.monotonic_ns() // 1_000_000
+        ejector.tick(now_ms)
+        staller.tick(now_ms)
         log.stdout().flush()
         gevent.sleep(POLL_SECONDS)
     reason = "stopped" if os.getppid() == master else "master_gone"

@@ -24,13 +24,17 @@ class Expired(Exception):
 
 
 class Deadline:
-    """When the greenlet that owns it stops waiting: monotonic seconds, NEVER while it does not wait."""
+    """When the greenlet that owns it stops waiting: monotonic seconds, NEVER while it does not wait.
 
-    __slots__ = ("at", "greenlet")
+    ``request`` is what the greenlet waits for an answer to, as long as nothing of that has come.
+    """
+
+    __slots__ = ("at", "greenlet", "request")
 
     def __init__(self) -> None:
         self.at = NEVER
         self.greenlet: Any = getcurrent()
+        self.request: Any = None
 
 
 class Deadlines:
@@ -70,6 +74,10 @@ class Deadlines:
     def leave(self, deadline: Deadline) -> None:
         """Forget a deadline: throwing into a greenlet that has ended would raise in the hub."""
         self._deadlines.discard(deadline)
+
+    def unanswered(self) -> list[Deadline]:
+        """Those whose greenlets wait for the first byte of an answer."""
+        return [deadline for deadline in self._deadlines if deadline.request is not None]
 
     def __repr__(self) -> str:
         waiting = sum(deadline.at != NEVER for deadline in self._deadlines)

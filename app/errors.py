@@ -14,7 +14,8 @@
     │  ├─ StaleConnection     502, a reused connection died before any byte of the response
     │  ├─ BackendReset        502, a fresh connection died before the head was complete
     │  ├─ BadResponse         502, what came back cannot be read in one way
-    │  └─ ResponseTimeout     504
+    │  ├─ ResponseTimeout     504
+    │  └─ Stalled             504, given up because the server answers nobody any more
     └─ Aborted                the head has been sent; the connection is cut, never ended well
 
 Pure: values only. Every class carries the same facts: ``status`` (what the client is told), ``reason``
@@ -133,6 +134,13 @@ class ResponseTimeout(BackendError):
 
     status = 504
     reason = "response_timeout"
+
+
+class Stalled(BackendError):
+    """The server has stopped answering altogether: thrown at a request that may go elsewhere."""
+
+    status = 504
+    reason = "stalled"
 
 
 class Aborted(ProxyError):

@@ -29,6 +29,7 @@ from app.errors import (
     NoBackend,
     ProxyError,
     StaleConnection,
+    Stalled,
 )
 from app.latency import Latency
 from app.policies import POLICIES, Guard, Inputs, KeyMissing, Policy, PolicyError, load_custom, make
@@ -48,6 +49,7 @@ from app.table import (
     RESET_STREAK,
     ROW_STRIDE,
     SLOT_HEADER,
+    STALLED,
     STREAKS,
     TRIAL,
     TROUBLES,
@@ -70,6 +72,7 @@ _LOOKS = 64
 _STREAK_SECONDS = 30.0
 # Statuses that say something about the server and not about what it was asked (RFC 9110 §15.6).
 _NOT_ITS_FAULT = (501, 505)
+_OUT = (EJECTED, STALLED)
 # We ran out of descriptors, memory or ports: no server is to blame.
 _OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
 
@@ -264,9 +267,17 @@ class Pool:
         if isinstance(error, (ConnectFailed, ConnectTimeout)):
             if getattr(error.__context__, "errno", None) not in _OURS:
                 self._count_failure(backend, CONNECT_STREAK)
-        # A stale connection is a race that nobody lost.
-        elif isinstance(error, (BackendError, Aborted)) and not isinstance(error, StaleConnection):
+        # A stale connection is a race that nobody lost; a stall has been judged as one.
+        elif isinstance(error, (BackendError, Aborted)) and not isinstance(
+            error, (StaleConnection, Stalled)
+        ):
             self._count_failure(backend, RESET_STREAK)
+
+    def serves(self, backend: Backend) -> bool:
+        """Whether requests are sent to it now."""
+        if self._epoch_cells[EPOCH] != self._epoch:
+            self.refresh()
+        return backend in self.snapshot.backends
 
     def refresh(self) -> None:
         """Build the snapshot anew from the table."""
@@ -349,7 +360,7 @@ class Pool:
             backend.limit = 1 if backend.is_on_trial else backend.server.max_connections
             backend.is_available = False
             backend.is_watched = self._measures or backend.is_on_trial or backend.troubled_at != 0.0
-        trusted = [one for one in ready if self._server_cell(one, EJECTION) != EJECTED]
+        trusted = [one for one in ready if self._server_cell(one, EJECTION) not in _OUT]
         # Backups serve when no primary can (nginx's meaning), ejected ones when there is nobody else.
         primaries = [backend for backend in trusted if not backend.server.backup]
         available = tuple(primaries or trusted or ready)

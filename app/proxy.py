@@ -149,6 +149,15 @@ class Proxy:
         if 0 < self.body_limit < exchange.head.length:
             raise BadRequest("body over limits.body", status=413, reason="body_too_large")
 
+    def may_move(self, request: UpstreamRequest) -> bool:
+        """Whether a request that was sent and not answered yet may be given up and sent elsewhere."""
+        is_repeatable = request.raw_method in retries.IDEMPOTENT
+        return (
+            self._attempts > 1
+            and not request.is_last_attempt
+            and retries.is_safe(True, is_repeatable, request.read_body is None)
+        )
+
     def refuse(self, peer: str, error: ProxyError, started: float) -> bytes:
         """Log a request whose head could not be read; the body of its answer."""
         request_id = f"{self._id_prefix}{next(self._id_count):016x}"
@@ -180,6 +189,8 @@ class Proxy:
                 cells[backend.requests] += 1
                 try:
                     request = self._request(exchange, backend, request_id, expires_at)
+                    if course is not None:
+                        request.is_last_attempt = len(attempts) - course.free >= self._attempts
                     sent_at = monotonic()
                     response = self.session.send(request)
                     if request.connect_seconds is not None:

@@ -32,13 +32,13 @@ from collections.abc import Iterator, Sequence
 from multiprocessing.heap import Arena
 
 MAGIC = 0x4C42_5441_424C_4531  # "LBTABLE1"
-VERSION = 1  # of the layout below; a new master with another one makes its own segment
+VERSION = 2  # of the layout below; a new master with another one makes its own segment
 
 CELL = 8
 HEADER_CELLS = 64
 SERVER_STRIDE = 16  # two cache lines: neighbours' checks do not share one
 SLOT_HEADER = 8
-ROW_STRIDE = 8  # one cache line for each server and worker
+ROW_STRIDE = 12  # for each server and worker; rows of one worker are written by that worker alone
 
 # Header cells. 0..4 are written once, by create().
 _MAGIC, _VERSION, _ROWS, _SLOTS, _BLOB_BYTES = range(5)
@@ -57,17 +57,19 @@ EJECTION, EJECTION_MS, EJECTIONS = 13, 14, 15  # state, since when (monotonic ms
 
 UNCHECKED, HEALTHY, UNHEALTHY = 0, 1, 2  # STATE
 READY, DRAIN, MAINT = 0, 1, 2  # ADMIN
-TRUSTED, EJECTED, TRIAL = 0, 1, 2  # EJECTION
+TRUSTED, EJECTED, TRIAL, STALLED = 0, 1, 2, 3  # EJECTION
 
 # Slot cells, then the counters of each row.
 PID, GENERATION, STARTED_MS = 0, 1, 2
 TROUBLES = 3  # changes whenever the worker has counted a failure, or a good answer after one
-WAITING_NS = (
-    7  # monotonic ns since when the worker's oldest request waits for a place, 0 if none does
-)
+LOOKED_MS = 4  # monotonic ms of the worker's last look at what it waits for; as of then:
+SUSPECTS, ANSWERED_MS = 5, 6  # servers that keep it waiting for long; when any of all last answered
+WAITING_NS = 7  # monotonic ns since its oldest request waits for a place, 0 if none does
 IN_FLIGHT, REQUESTS, FAILURES = 0, 1, 2
 STREAKS = CONNECT_STREAK, RESET_STREAK, ERROR_STREAK = 3, 4, 5  # failures in a row, by kind
 RECOVERIES = 6  # good answers that ended a streak, or a trial
+# What the worker waits for, written at each look and not by requests; times are monotonic ms.
+_WAITS = HEARD_MS, UNANSWERED, OLDEST_MS, USUAL_MS = 8, 9, 10, 11
 LEDGER = 0  # the slot that keeps the counters of workers that are gone
 
 # Bytes of the file that record locks are taken on.
@@ -193,11 +195,24 @@ class Table:
 
     def troubles(self) -> list[int]:
         """What each worker has to report of failures: when a number changes, there is news."""
-        return self._of_each_slot(TROUBLES)
+        return self.of_each_slot(TROUBLES)
 
     def waiting_since(self) -> list[int]:
         """Since when the oldest request of each worker has waited for a place, 0 if none waits."""
-        return self._of_each_slot(WAITING_NS)
+        return self.of_each_slot(WAITING_NS)
+
+    def of_each_slot(self, cell: int) -> list[int]:
+        """One of the cells in front of each slot's counters."""
+        start = self._slots_at + cell
+        return self.cells[start : start + self.slots * self._slot_cells : self._slot_cells].tolist()
+
+    def suspicious_slots(self, since_ms: int) -> list[int]:
+        """Workers that a server keeps waiting; one that has not looked since then is not believed."""
+        suspects = self.of_each_slot(SUSPECTS)
+        if not any(suspects):
+            return []
+        looked = self.of_each_slot(LOOKED_MS)
+        return [n for n in range(self.slots) if suspects[n] and looked[n] >= since_ms]
 
     # -- configuration -----------------------------------------------------------------------------
 
@@ -321,10 +336,6 @@ class Table:
         identities = self.cells[start : self._slots_at : SERVER_STRIDE].tolist()
         return ((row, identity) for row, identity in enumerate(identities) if identity)
 
-    def _of_each_slot(self, cell: int) -> list[int]:
-        start = self._slots_at + cell
-        return self.cells[start : start + self.slots * self._slot_cells : self._slot_cells].tolist()
-
     def _column(self, row: int, counter: int) -> memoryview:
         start = self._slots_at + SLOT_HEADER + row * ROW_STRIDE + counter
         end = self._slots_at + self.slots * self._slot_cells
@@ -380,7 +391,7 @@ class Table:
     def _release(self, number: int) -> None:
         slot, ledger = self.slot(number), self.slot(LEDGER)
         for start in range(SLOT_HEADER, self._slot_cells, ROW_STRIDE):
-            for counter in (IN_FLIGHT, *STREAKS, RECOVERIES):
+            for counter in (IN_FLIGHT, *STREAKS, RECOVERIES, *_WAITS):
                 slot[start + counter] = 0
             for counter in (REQUESTS, FAILURES):
                 if slot[start + counter]:

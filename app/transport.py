@@ -115,14 +115,18 @@ def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamRespo
     seen = interims = 0
     message = request.head + request.raw_body if request.raw_body else request.head
     connection.sent += len(message)
-    deadline.at = request.next_deadline(monotonic())
+    request.sent_at = sent_at = monotonic()
+    deadline.at = request.next_deadline(sent_at)
     try:
-        if len(message) <= POST_SIZE and request.read_body is None:
-            stream.post(message)
-        else:
+        if request.read_body is not None:
             stream.write(message)
-            if request.read_body is not None:
-                upload = Upload(request, connection)
+            upload = Upload(request, connection)
+        else:
+            deadline.request = request  # from now on its answer is waited for (app.waits)
+            if len(message) <= POST_SIZE:
+                stream.post(message)
+            else:
+                stream.write(message)
         while True:
             try:
                 piece = stream.read()
@@ -135,6 +139,8 @@ def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamRespo
             head = wire_response.read_head(data, method, seen)
             while head is not None and head.status < 200 and head.status != 101:
                 interims += 1
+                deadline.request = None
+                connection.cache.heard_at = monotonic()
                 _pass_interim(request, upload, head, interims)
                 data = data[head.consumed :]
                 head = wire_response.read_head(data, method)
@@ -150,7 +156,12 @@ def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamRespo
         raise
     finally:
         deadline.at = NEVER
-    answer = UpstreamResponse(head, connection, request, monotonic())
+        deadline.request = None
+    cache = connection.cache
+    cache.heard_at = heard_at = monotonic()
+    if upload is None and heard_at - sent_at > cache.slowest:
+        cache.slowest = heard_at - sent_at
+    answer = UpstreamResponse(head, connection, request, heard_at)
     if head.status == 101:
         if not accepts(head.upgrade, request.upgrade):
             raise BadResponse("101 that nobody asked for")

@@ -34,6 +34,7 @@ from app.transport import Session
 from app.upstream.connections import ConnectionCache
 from app.upstream.request import ReadBody
 from app.upstream.response import BODY_READ_SIZE
+from app.waits import Waits
 from app.wire import request as wire_request
 from app.wire.forwarded import connection_lines
 from app.wire.response import ResponseHead
@@ -54,6 +55,9 @@ class Application:
         access_log = log.AccessLog(self._sink) if config.logging.access else None
         self.proxy = Proxy(config, self.pool, self.session, access_log)
         deadlines.every_tick(self._tick)
+        outliers = config.outlier_detection
+        if outliers is not None and outliers.stall_after:
+            deadlines.every_tick(Waits(self.pool, deadlines, outliers, self.proxy.may_move).look)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Forward one request; its response goes through the ``write`` of PEP 3333, as it comes."""

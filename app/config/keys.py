@@ -99,6 +99,11 @@ OUTLIER_DETECTION = Object(OutlierDetection, (
         "The same for requests without a whole answer: reset, cut, unreadable, timed out (0 = never)."),
     Key("server_errors", Whole(0, 10_000), 5,
         "The same for answers of 500 and above, but 501 and 505 (0 = never)."),
+    Key("stall_after", Number(0, 3600), 0.3,
+        "Silence after which a server that answers nobody any more is set aside until it does: at least this "
+        "long, and at least four times the slowest answer of late (0 = never)."),
+    Key("stall_requests", Whole(1, 10_000), 3,
+        "How many requests must wait there then, over all workers."),
     Key("ejection_time", Number(0.1, DAY_S), 5.0,
         "How long it is set aside, times the number of times it lately was; then one request tries it."),
     Key("max_ejection_time", Number(0.1, DAY_S), 300.0,

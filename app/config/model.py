@@ -68,11 +68,16 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True)
 class OutlierDetection:
-    """Failures in a row that eject a server, by kind (0 = never), and for how many seconds."""
+    """Failures in a row that eject a server, by kind (0 = never), and for how many seconds.
+
+    ``stall_after``: seconds of silence, with so many requests waiting, that make one stalled (0 = never).
+    """
 
     connect_failures: int
     resets: int
     server_errors: int
+    stall_after: float
+    stall_requests: int
     ejection_time: float
     max_ejection_time: float
 

@@ -78,6 +78,7 @@ class Checker:
         self._later = later
         self._check = check or _checks()
         self._watches: dict[int, Watch] = {}
+        self._by_row: dict[int, Watch] = {}
         self._sequence = 0
         self._unchecked: set[int] = set()
         self._bumping = self._is_bump_due = False
@@ -97,6 +98,11 @@ class Checker:
         else:
             self._keep(self._watch_all(config, config.health_check, rows))
         self._acknowledge()
+
+    def question(self, row: int) -> Callable[[], Outcome] | None:
+        """How the server of a row can be asked at once, beside its checks; None if it is not checked."""
+        watch = self._by_row.get(row)
+        return watch.check if watch is not None else None
 
     def record(self, watch: Watch, outcome: Outcome) -> None:
         """Take one result into account, unless the row has been given to another server meanwhile."""
@@ -133,6 +139,7 @@ class Checker:
             if watches.get(identity) is not watch:
                 watch.stop()
         self._watches = watches
+        self._by_row = {watch.row: watch for watch in watches.values()}
         cells, table = self._table.cells, self._table
         self._unchecked = {
             identity

@@ -23,6 +23,7 @@ from app.table import (
     EJECTIONS,
     FAILURES,
     RECOVERIES,
+    STALLED,
     STREAK,
     STREAKS,
     TRIAL,
@@ -98,6 +99,40 @@ class Ejector:
         for row in tuple(self._out):
             if self._is_over(self._subjects[row], self._settings, now_ms):
                 self._try(self._subjects[row], now_ms)
+
+    # -- stalls (app.health.staller finds them) ----------------------------------------------------
+
+    def rows(self) -> tuple[int, ...]:
+        """The rows of the servers that are watched."""
+        return tuple(self._subjects)
+
+    def state_of(self, row: int) -> int:
+        """What its ejection cell says; trusted if it is not watched."""
+        return self._state(self._subjects[row]) if row in self._subjects else TRUSTED
+
+    def stall(self, row: int, now_ms: int, figures: dict[str, int]) -> bool:
+        """Set a server aside that answers nobody, within the bounds of any ejection; whether it was."""
+        subject = self._subjects[row]
+        state = self._state(subject)
+        if state != TRIAL and not (state == TRUSTED and self._may_eject(subject)):
+            return False
+        self._change(subject, STALLED, now_ms)
+        self._log(subject, "warning", "backend ejected", "stalled", **figures)
+        return True
+
+    def unstall(self, row: int, reason: str, now_ms: int) -> None:
+        """Take it back; what failed because of the stall says nothing about what comes."""
+        subject = self._subjects[row]
+        subject.suspicion.excuse(self._streaks(subject))
+        self._change(subject, TRUSTED, now_ms)
+        self._log(subject, "info", "backend returned", reason)
+
+    def retry_stalled(self, row: int, now_ms: int) -> None:
+        """Put it on trial once its time is over: nobody waits for it and no check can ask it."""
+        assert self._settings is not None
+        since = self._table.cells[self._table.server(row) + EJECTION_MS]
+        if now_ms >= since + self._settings.ejection_time * 1000:
+            self._try(self._subjects[row], now_ms)
 
     # -- looking -----------------------------------------------------------------------------------
 

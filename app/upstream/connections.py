@@ -48,9 +48,20 @@ class ConnectionCache:
 
     ``idle_timeout`` in seconds, 0 keeps them until the backend closes them. The most recently used one is
     taken first, so that the others grow old and are closed before the backend closes them.
+    ``heard_at`` is when a head last came from the backend, ``slowest`` the longest that one took since
+    somebody last looked (app.waits).
     """
 
-    __slots__ = ("_is_closed", "address", "idle", "idle_timeout", "is_tls", "server_name")
+    __slots__ = (
+        "_is_closed",
+        "address",
+        "heard_at",
+        "idle",
+        "idle_timeout",
+        "is_tls",
+        "server_name",
+        "slowest",
+    )
 
     def __init__(self, scheme: str, host: str, port: int, idle_timeout: float) -> None:
         self.address = (host, port)
@@ -59,6 +70,8 @@ class ConnectionCache:
         self.idle_timeout = idle_timeout
         self.idle: list[Connection] = []
         self._is_closed = False
+        self.heard_at = 0.0
+        self.slowest = 0.0
         if scheme == "unix":
             self.address = (host, -1)
 

@@ -42,6 +42,8 @@ class UpstreamRequest(requests.PreparedRequest):
     expires_at = NEVER  # the total timeout, monotonic
     body_sent = 0
     adapter: Any = None
+    sent_at = 0.0
+    is_last_attempt = False  # nobody else would be asked if this one were given up
 
     def __init__(
         self,

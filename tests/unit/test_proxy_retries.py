@@ -10,7 +10,7 @@ import pytest
 
 from app import config as configuration
 from app.deadlines import Deadline
-from app.errors import BackendReset, ConnectFailed, NoBackend, ProxyError, StaleConnection
+from app.errors import BackendReset, ConnectFailed, NoBackend, ProxyError, StaleConnection, Stalled
 from app.proxy import Proxy
 from app.wire.request import read_head
 from app.wire.response import read_head as read_response_head
@@ -58,8 +58,10 @@ class Session:
 
     def __init__(self, *outcomes: ProxyError | int) -> None:
         self.outcomes = list(outcomes)
+        self.requests: list[Any] = []
 
-    def send(self, _request: Any) -> Any:
+    def send(self, request: Any) -> Any:
+        self.requests.append(request)
         outcome = self.outcomes.pop(0) if self.outcomes else 200
         if isinstance(outcome, ProxyError):
             raise outcome
@@ -80,6 +82,7 @@ def forward(
     servers: int = 2,
     attempts: int = 2,
     statuses: tuple[int, ...] = (),
+    movable: list[bool] | None = None,
 ) -> tuple[int, list[str]]:
     """Status of a request that meets these failures, and which servers were tried."""
     config = configuration.parse(
@@ -87,7 +90,8 @@ def forward(
     )
     lines: list[dict[str, Any]] = []
     log: Any = SimpleNamespace(write=lines.append)
-    proxy = Proxy(config, Pool(servers), Session(*outcomes), log)  # type: ignore[arg-type]
+    session: Any = Session(*outcomes)
+    proxy = Proxy(config, Pool(servers), session, log)  # type: ignore[arg-type]
     answered: list[int] = []
     exchange: Any = SimpleNamespace(
         head=read_head(f"{method} / HTTP/1.1\r\nHost: a\r\n\r\n".encode()),
@@ -97,6 +101,8 @@ def forward(
         answer=lambda status, *_: answered.append(status),
     )  # fmt: skip
     proxy.handle(exchange)
+    if movable is not None:
+        movable += map(proxy.may_move, session.requests)
     return answered[0], [attempt["server"] for attempt in lines[0]["attempts"]]
 
 
@@ -148,3 +154,17 @@ def test_the_last_answer_is_the_clients() -> None:
     """Where no other server is left, or no other attempt, the answer is not given up for an error."""
     assert forward("GET", 503, statuses=(503,), servers=1) == (503, ["server 0"])
     assert forward("GET", 503, 503, 200, statuses=(503,), servers=3)[0] == 503
+
+
+def test_what_may_be_moved_from_a_stalled_server() -> None:
+    """What may be repeated, while an attempt is left: a wait is not given up for an error."""
+
+    def movable(method: str, *outcomes: ProxyError, attempts: int) -> list[bool]:
+        found: list[bool] = []
+        forward(method, *outcomes, servers=3, attempts=attempts, movable=found)
+        return found
+
+    assert movable("GET", Stalled(), attempts=2) == [True, False]
+    assert movable("PUT", StaleConnection(), Stalled(), attempts=2) == [True, True, False]
+    assert movable("GET", attempts=1) == [False]
+    assert movable("POST", ConnectFailed(), attempts=3) == [False, False]

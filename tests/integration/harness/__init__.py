@@ -18,6 +18,7 @@ from .balancer import (
 )
 from .client import Client, NoAnswer, Response, Truncated
 from .load import Load, burst
+from .separate import SeparateBackend
 from .timing import PATIENT, PROMPT, NotReached, seconds, wait_until
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "NoAnswer",
     "NotReached",
     "Response",
+    "SeparateBackend",
     "Truncated",
     "burst",
     "environment",

@@ -1,0 +1,181 @@
+"""Stall detection through the real balancer: a backend process that hangs is noticed by its silence."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from harness import Balancer, Load, SeparateBackend, seconds, wait_until
+
+# Checks that would not find a hung server before the test is over.
+CHECK = {"path": "/health", "interval": 30, "timeout": 20}
+
+
+@pytest.fixture(name="servers")
+def _servers() -> Iterator[list[SeparateBackend]]:
+    with SeparateBackend() as one, SeparateBackend() as two, SeparateBackend() as three:
+        yield [one, two, three]
+
+
+def balancer_for(servers: list[Any], **more: Any) -> Balancer:
+    """Two workers; nothing but the silence of a server can take it out within the time of a test."""
+    settings = {"health_check": CHECK, "timeouts": {"read": 40}, **more}
+    return Balancer([server.url for server in servers], workers=2, **settings)
+
+
+def said(balancer: Balancer, server: SeparateBackend) -> list[tuple[str, str]]:
+    """What the log says of a server's health, first to last."""
+    lines = balancer.health_lines(backend=server.address)
+    return [(str(line["message"]), str(line["reason"])) for line in lines]
+
+
+STALLED = ("backend ejected", "stalled")
+BACK = ("backend returned", "answered")
+
+
+@pytest.mark.parametrize("check", [CHECK, False], ids=["checked", "unchecked"])
+def test_a_stopped_server_is_left_alone_until_it_goes_on(
+    servers: list[SeparateBackend], check: Any
+) -> None:
+    """Its requests are answered elsewhere, soon and all of them, and its return is noticed."""
+    hung = servers[0]
+    with balancer_for(servers, health_check=check) as balancer, Load(balancer.address) as load:
+        load.wait_for_more(200)
+        mark = balancer.log_mark
+        hung.stop()
+        stopped = time.monotonic()
+        wait_until(lambda: STALLED in said(balancer, hung), seconds(10))
+        load.wait_for_more(300)
+        slowest = max(one.finished - one.started for one in load.outcomes)
+        (line,) = balancer.health_lines(mark, reason="stalled")
+        if (
+            check is False
+        ):  # a client's request is the only one to ask it: those that wait have gone
+            hung.go_on()
+            wait_until(lambda: said(balancer, hung)[-1][0] == "backend returned", seconds(20))
+        else:
+            hung.go_on()
+            wait_until(lambda: BACK in said(balancer, hung), seconds(10))
+        load.wait_for_more(50)
+        before = load.bodies()[str(hung.port)]
+        wait_until(lambda: load.bodies()[str(hung.port)] > before + 20, seconds(10))
+
+        assert load.failures == []
+        assert slowest < seconds(4)
+        assert stopped
+        assert line["waiting"] >= 3
+        assert line["silent_ms"] >= 300
+        assert line["usual_ms"] >= 1
+        moved = balancer.access_lines(mark, status=200)
+        first = [one["attempts"][0] for one in moved if len(one["attempts"]) > 1]
+        assert first
+        assert {(one["server"], one["reason"]) for one in first} == {(hung.address, "stalled")}
+
+
+def test_only_what_may_be_repeated_is_moved(servers: list[SeparateBackend]) -> None:
+    """A POST waits for the server that may have executed it, and gets its answer."""
+    hung = servers[0]
+    with balancer_for(servers) as balancer, Load(balancer.address) as load:
+        load.wait_for_more(200)
+        hung.stop()
+        answers: list[Any] = []
+
+        def post() -> None:
+            with balancer.connect() as client:
+                answers.append(client.request("POST", "/", body=b"once"))
+
+        posts = [threading.Thread(target=post, daemon=True) for _ in range(6)]
+        for thread in posts:
+            thread.start()
+        wait_until(lambda: STALLED in said(balancer, hung), seconds(10))
+        load.wait_for_more(100)
+        waiting = [thread for thread in posts if thread.is_alive()]
+        hung.go_on()
+        for thread in posts:
+            thread.join(seconds(20))
+
+        assert waiting
+        assert len(answers) == 6
+        assert {answer.status for answer in answers} == {200}
+        lines = balancer.wait_for_access(6, method="POST")
+        assert all(len(line["attempts"]) == 1 for line in lines)
+        assert load.failures == []
+
+
+def test_long_polls_stall_nobody(servers: list[SeparateBackend]) -> None:
+    """Requests that wait for long are no stall while the server answers others, if only its checks."""
+    with balancer_for(servers) as balancer:
+        with Load(balancer.address) as load:
+            load.wait_for_more(200)
+        with Load(balancer.address, kept=9, fresh=0, target="/seconds/3", pace=0) as polls:
+            polls.wait_for_more(18)
+        assert balancer.health_lines(level="warning") == []
+        assert polls.failures == []
+        assert all(len(line["attempts"]) == 1 for line in balancer.access_lines())
+
+
+def test_a_slow_server_is_not_stalled_once_it_is_known(servers: list[SeparateBackend]) -> None:
+    """A second for each answer, without a check that could tell: its usual time is its measure."""
+    with balancer_for(servers, health_check=False) as balancer:
+        with Load(balancer.address, kept=12, fresh=0, target="/seconds/1", pace=0) as load:
+            load.wait_for_more(60)
+
+        assert balancer.health_lines(level="warning") == []
+        assert load.failures == []
+
+
+def test_when_all_hang_nobody_is_set_aside(servers: list[SeparateBackend]) -> None:
+    """What they share has stopped: sending more requests to half of them would help nobody."""
+    with balancer_for(servers) as balancer, Load(balancer.address) as load:
+        load.wait_for_more(200)
+        for server in servers:
+            server.stop()
+        time.sleep(seconds(1.5))
+        for server in servers:
+            server.go_on()
+        load.wait_for_more(50)
+
+        assert balancer.health_lines(level="warning") == []
+        assert load.failures == []
+
+
+def test_a_stopped_worker_accuses_nobody(servers: list[SeparateBackend]) -> None:
+    """Answers wait in its own sockets: the servers did their part."""
+    with balancer_for(servers) as balancer, Load(balancer.address) as load:
+        load.wait_for_more(200)
+        worker = min(balancer.worker_pids())
+        balancer.signal(signal.SIGSTOP, worker)
+        time.sleep(seconds(2))
+        balancer.signal(signal.SIGCONT, worker)
+        load.wait_for_more(100)
+
+        assert balancer.health_lines(level="warning") == []
+        assert load.failures == []
+
+
+def test_switched_off_the_read_timeout_decides(servers: list[SeparateBackend]) -> None:
+    """``stall_after`` 0: a request waits out its timeout and is then sent elsewhere."""
+    hung = servers[0]
+    settings = {"stall_after": 0, "resets": 0}
+    with balancer_for(
+        servers, outlier_detection=settings, timeouts={"read": seconds(1.5)}
+    ) as balancer:
+        with Load(balancer.address) as load:
+            load.wait_for_more(200)
+            hung.stop()
+            wait_until(
+                lambda: (
+                    balancer.access_lines(status=200, backend=servers[1].address)
+                    and any(len(line["attempts"]) > 1 for line in balancer.access_lines(status=200))
+                ),
+                seconds(10),
+            )
+            hung.go_on()
+        retried = [line for line in balancer.access_lines() if len(line["attempts"]) > 1]
+
+        assert balancer.health_lines(level="warning") == []
+        assert {line["attempts"][0]["reason"] for line in retried} == {"response_timeout"}
