@@ -46,6 +46,7 @@ class Memory:
         self.is_closed = self.was_reset = self.is_shut = False
         self.on_event: Any = None
         self.raw = None
+        self.has_events = False
 
     def read(self, size: int = 65536) -> bytes:
         if not self.pieces:
