@@ -140,6 +140,7 @@ class _Connections:
     def __init__(self, case: Case, cut: Cut) -> None:
         self.opened: list[MemoryBackend] = []
         self.idle: list[Connection] = []
+        self.heard_at = self.slowest = 0.0
         self._case, self._cut = case, cut
 
     def take(self) -> Connection | None:
