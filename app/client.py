@@ -7,6 +7,7 @@ nothing here may import requests. Never picks a backend.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from time import monotonic, time
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import gevent
 
+from app import retry_after
 from app.deadlines import NEVER, Deadline, Expired, deadlines
 from app.errors import (
     BadRequest,
@@ -551,7 +553,7 @@ class ClientConnection:
         status = error.status
         body = self.worker.proxy.refuse(self.peer, error, monotonic())
         if status in (429, 503):
-            more = b"Retry-After: 1\r\n"
+            more = b"Retry-After: %d\r\n" % retry_after.seconds(0.0, random.random())
         else:  # RFC 9110 §15.5.6: 405 says what is allowed
             more = b"Allow: %b\r\n" % ALLOWED_METHODS if status == 405 else b""
         self._send(

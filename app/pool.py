@@ -14,12 +14,12 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Callable, Iterable
-from time import monotonic
+from time import monotonic, time_ns
 from typing import Any
 
 from app import config as configuration
-from app import log
-from app.config import Algorithm, Config, OutlierDetection, Server
+from app import log, retry_after
+from app.config import Algorithm, Config, HealthCheck, OutlierDetection, Server
 from app.errors import (
     Aborted,
     BackendError,
@@ -36,6 +36,7 @@ from app.policies import POLICIES, Guard, Inputs, KeyMissing, Policy, PolicyErro
 from app.queue import Queue
 from app.table import (
     ADMIN,
+    CHECKED_MS,
     CONNECT_STREAK,
     EJECTED,
     EJECTION,
@@ -50,6 +51,7 @@ from app.table import (
     ROW_STRIDE,
     SLOT_HEADER,
     STALLED,
+    STREAK,
     STREAKS,
     TRIAL,
     TROUBLES,
@@ -68,6 +70,8 @@ _PICKS_BEFORE_SEARCH = 8
 _CLAIMS = 4
 # One look for places that other workers have freed tests this many backends, going round.
 _LOOKS = 64
+# Where we cannot know when there will be a server: an operator has taken all out, or there are none.
+_UNKNOWN_SECONDS = 5.0
 # Failures further apart are not "in a row", whatever came between them in other workers.
 _STREAK_SECONDS = 30.0
 # Statuses that say something about the server and not about what it was asked (RFC 9110 §15.6).
@@ -189,6 +193,8 @@ class Pool:
         self._queue: Queue[Backend] = Queue(self, self.cells)
         self._waiting = self._queue.waiting
         self._looked_at = 0
+        self._health_check: HealthCheck | None = None
+        self._healthy_in = (-1.0, 0.0)  # when it was found out, and what
         self.backends: tuple[Backend, ...] = ()
         self.snapshot = Snapshot((), None, "none_healthy")
         self.refresh()
@@ -279,6 +285,16 @@ class Pool:
             self.refresh()
         return backend in self.snapshot.backends
 
+    def retry_after(self, reason: str) -> int:
+        """Seconds after which a client that was refused for this reason should try again."""
+        if reason == "all_full":
+            estimate = self._queue.seconds_to_a_place()
+        elif reason == "none_healthy" and self.backends and self._health_check is not None:
+            estimate = self._until_healthy(self._health_check)
+        else:
+            estimate = _UNKNOWN_SECONDS if self.snapshot.pick is None else 0.0
+        return retry_after.seconds(estimate, random.random())
+
     def refresh(self) -> None:
         """Build the snapshot anew from the table."""
         self._epoch = self._epoch_cells[EPOCH]  # before reading: a change while we read comes again
@@ -336,6 +352,7 @@ class Pool:
         if config is not None:
             self._counted = _counted(config.outlier_detection)
             self._queue.adopt(config.queue, config.timeouts.total)
+            self._health_check = config.health_check
             self._adopt_algorithm(config.algorithm, config.trusted_proxies)
 
     def _adopt_algorithm(self, algorithm: Algorithm, trusted_proxies: tuple[str, ...]) -> None:
@@ -372,6 +389,22 @@ class Pool:
             backend.is_available = True
         policy = self._policy(available)
         return Snapshot(available, policy, backups=backups, has_key=self._key_of is not None)
+
+    def _until_healthy(self, check: HealthCheck) -> float:
+        found_at, estimate = self._healthy_in
+        now = monotonic()
+        if not found_at <= now < found_at + 0.1:  # with all servers down every request asks
+            checks = (
+                (self._server_cell(one, CHECKED_MS), self._server_cell(one, STREAK))
+                for one in self.backends
+                if self._is_ready(one)
+            )
+            interval, threshold = check.interval, check.healthy_threshold
+            estimate = retry_after.until_healthy(
+                checks, interval, threshold, time_ns() // 1_000_000
+            )
+            self._healthy_in = now, estimate
+        return estimate
 
     def _policy(self, available: tuple[Backend, ...]) -> Policy:
         table = self.table

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from itertools import count
-from math import ceil
 from time import monotonic
 from typing import Any
 
@@ -113,8 +112,6 @@ class Proxy:
         self._total_timeout = config.timeouts.total
         self._tunnel_timeout = config.timeouts.tunnel
         self.body_limit = config.limits.body
-        check = config.health_check
-        self._retry_after = str(max(1, ceil(check.interval))) if check is not None else "1"
         self._log: Callable[[dict[str, Any]], None] | None = (
             access_log.write if access_log is not None else None
         )
@@ -317,7 +314,7 @@ class Proxy:
         is_text = prefers_text(exchange.head.accept)
         lines = [("Content-Type", "text/plain; charset=utf-8" if is_text else "application/json")]
         if error.status == 503:
-            lines.append(("Retry-After", self._retry_after))
+            lines.append(("Retry-After", str(self.pool.retry_after(error.reason))))
         elif error.status == 405:
             lines.append(("Allow", ALLOWED_METHODS.decode()))
         try:

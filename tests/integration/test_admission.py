@@ -1,4 +1,4 @@
-"""Full servers through the real balancer: nobody gets more than its places, requests wait for them in turn."""
+"""Full servers through the real balancer: exact places, and requests that wait for them in turn."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ from app.errors import (
 from app.pool import Backend, Pool
 from app.table import (
     ADMIN,
+    CHECKED_MS,
     DRAIN,
     EJECTED,
     EJECTION,
@@ -44,6 +45,7 @@ from app.table import (
     ROW_STRIDE,
     SLOT_HEADER,
     STATE,
+    STREAK,
     STREAKS,
     TRIAL,
     TRUSTED,
@@ -366,6 +368,58 @@ def test_waiting_ends_with_the_last_server() -> None:
     house.write(1, STATE, UNHEALTHY)
     waiting.join(1)
     assert waiting.value == "none_healthy"
+
+
+# --- when to come back ---------------------------------------------------------------------------
+
+
+@pytest.fixture(name="clock")
+def _clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Both clocks, and no jitter."""
+    clock = SimpleNamespace(wall_ms=10_000_000, monotonic=50.0)
+    monkeypatch.setattr(pools, "time_ns", lambda: clock.wall_ms * 1_000_000)
+    monkeypatch.setattr(pools, "monotonic", lambda: clock.monotonic)
+    monkeypatch.setattr(pools.random, "random", lambda: 0.0)
+    return clock
+
+
+def test_who_was_refused_may_come_back_after_the_checks_that_are_needed(
+    clock: SimpleNamespace,
+) -> None:
+    """Of the server that can be healthy first; found out ten times a second at most."""
+    check = {"interval": 10, "healthy_threshold": 2}
+    house = House(1, 2, server(3, state="maint"), health_check=check)
+    for port in (1, 2, 3):
+        house.write(port, STATE, UNHEALTHY)
+        house.write(port, CHECKED_MS, clock.wall_ms - 4000)
+    assert house.refusal() == "none_healthy"
+    assert house.pool.retry_after("none_healthy") == 16
+    house.write(2, STREAK, 1)
+    house.write(3, CHECKED_MS, 0)
+    assert house.pool.retry_after("none_healthy") == 16
+    clock.monotonic += 0.1
+    assert house.pool.retry_after("none_healthy") == 6
+
+
+def test_who_found_all_full_may_come_back_when_the_queue_has_moved(clock: SimpleNamespace) -> None:
+    """With nothing known of its speed: after the longest wait that there is."""
+    house = House(server(1, max_connections=1), queue={"size": 5, "timeout": 7})
+    assert house.pool.retry_after("all_full") == 7
+
+
+@pytest.mark.parametrize(
+    ("servers", "reason", "expected"),
+    [
+        ([], "none_healthy", 5),
+        ([server(1, state="drain")], "all_draining", 5),
+        ([1], "shutting_down", 1),
+    ],
+)
+def test_what_nobody_knows_is_said_all_the_same(
+    clock: SimpleNamespace, servers: list[Any], reason: str, expected: int
+) -> None:
+    """Soon where this worker alone refuses."""
+    assert House(*servers).pool.retry_after(reason) == expected
 
 
 # --- tried ---------------------------------------------------------------------------------------

@@ -1,0 +1,44 @@
+"""When a client that got a 503 of our own should come back: the number in its Retry-After.
+
+Functions over values: what is known goes in, seconds come out. Runs in workers. Reads no clock, draws no
+random number, never knows why there is nowhere to send a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import ceil
+
+# Who was refused together must not come back together: the answers spread over as long as the wait itself,
+# and over this at least, since they are whole seconds (RFC 9110 §10.2.3).
+SPREAD_MIN = 2.0
+# Nobody knows that much of the future, and a client that takes it literally should try again some day.
+LONGEST = 300.0
+
+
+def seconds(estimate: float, draw: float) -> int:
+    """The estimate and up to as much again, at least 1; ``draw`` is random from [0, 1)."""
+    estimate = min(max(estimate, 0.0), LONGEST)
+    return max(1, ceil(estimate + draw * max(SPREAD_MIN, estimate)))
+
+
+def until_healthy(
+    checks: Iterable[tuple[int, int]], interval: float, threshold: int, now_ms: int
+) -> float:
+    """How soon one of some unhealthy servers can be healthy, if it passes every check from now on.
+
+    For each the time of its last check (ms, same clock as ``now_ms``; 0: never) and how many it has passed in
+    a row since it was found unhealthy.
+    """
+    return min(
+        (
+            _until_due(checked_ms, interval, now_ms) + max(0, threshold - passed - 1) * interval
+            for checked_ms, passed in checks
+        ),
+        default=interval,
+    )
+
+
+def _until_due(checked_ms: int, interval: float, now_ms: int) -> float:
+    """A check that is late is due now; a clock that was set back gives one interval at most."""
+    return min(max(0.0, (checked_ms - now_ms) / 1000 + interval), interval)
