@@ -98,7 +98,7 @@ class TlsStream:
             if self._incoming.pending or self._tls.pending():
                 decrypted = self._decrypt(size)
                 if decrypted is not None:
-                    return decrypted
+                    return self._gather(decrypted, size) if self._incoming.pending else decrypted
             self._receive()
         return b""
 
@@ -183,6 +183,18 @@ class TlsStream:
         if self._outgoing.pending:  # the answer to a key update
             self._flush()
         return data
+
+    def _gather(self, first: bytes, size: int) -> bytes:
+        """With the records that are here too: sending them on one by one costs a system call each."""
+        pieces = [first]
+        left = size - len(first)
+        while left > 0 and self._incoming.pending:
+            piece = self._decrypt(left)
+            if not piece:  # part of a record, or the end, which the next read gives
+                break
+            pieces.append(piece)
+            left -= len(piece)
+        return b"".join(pieces)
 
     def _receive(self) -> None:
         data = self._stream.read()

@@ -126,6 +126,14 @@ def test_a_read_gives_no_more_than_asked(pair: Pair) -> None:
     assert [pair.server.read(4), pair.server.read(4)] == [b"abcd", b"ef"]
 
 
+def test_records_that_are_here_are_read_together(pair: Pair) -> None:
+    """Up to what was asked for, and the end after them comes with the next read."""
+    for _ in range(3):
+        pair.client.write(b"x" * 16384)
+    pair.client.close()
+    assert [len(pair.server.read(40000)) for _ in range(3)] == [40000, 3 * 16384 - 40000, 0]
+
+
 def test_a_long_message_is_encrypted_piece_by_piece(pair: Pair) -> None:
     """Memory holds one piece of it in ciphertext, however long it is."""
     data = bytes(range(256)) * 1024
