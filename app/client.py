@@ -166,6 +166,14 @@ class ClientConnection:
         """Whether the head of a final response has been sent."""
         return self._is_begun
 
+    def addresses(self) -> tuple[object, object]:
+        """As Exchange.addresses."""
+        raw = self.stream.raw
+        try:
+            return raw.getpeername(), raw.getsockname()
+        except OSError as error:
+            raise ClientGone(str(error)) from error
+
     def run(self) -> None:
         """Serve the connection in this greenlet until it ends or falls idle."""
         worker = self.worker

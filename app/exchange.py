@@ -45,6 +45,9 @@ class Exchange(Protocol):
     def is_begun(self) -> bool:
         """Whether the head of a final response has been sent."""
 
+    def addresses(self) -> tuple[object, object]:
+        """Where the client's connection comes from and where it ends, as its socket has them."""
+
     def start(
         self, head: ResponseHead, first: bytes, complete: bool, trailers: list[tuple[bytes, bytes]]
     ) -> None:

@@ -1,7 +1,8 @@
 """The request as a backend gets it, rebuilt from its parsed form.
 
 Owns what is said to a backend beside what the client said: forwarding fields, Host where there is none, the
-offer to switch protocols, framing of what of the body is here. Runs in workers. Never sends or picks.
+offer to switch protocols, framing of what of the body is here, and the PROXY header of its connection. Runs
+in workers. Never sends or picks.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from app.exchange import Exchange
 from app.pool import Backend
 from app.transport import Adapter
 from app.upstream.request import UpstreamRequest
+from app.wire import announce
 from app.wire.chunked import encode_chunk, last_chunk
-from app.wire.forwarded import VIA, trusted_lines
+from app.wire.forwarded import VIA, client_address, trust_in, trusted_lines
 from app.wire.request import CHUNKED
 from app.wire.upgrade import offer
 
@@ -21,11 +23,13 @@ from app.wire.upgrade import offer
 class Outbound:
     """Makes the requests to backends under one configuration."""
 
-    __slots__ = ("_connect_timeout", "_read_timeout", "_upgrades")
+    __slots__ = ("_connect_timeout", "_is_trusted", "_read_timeout", "_send_proxy", "_upgrades")
 
     def __init__(self, config: Config) -> None:
         self._connect_timeout = config.timeouts.connect
         self._read_timeout = config.timeouts.read
+        self._send_proxy = config.send_proxy if config.send_proxy != "off" else ""
+        self._is_trusted = trust_in(config.trusted_proxies)
         self._upgrades = frozenset(name.encode("ascii") for name in config.upgrade)
 
     def request(
@@ -77,6 +81,8 @@ class Outbound:
             self._connect_timeout,
             self._read_timeout,
         )
+        if self._send_proxy:
+            request.connections = backend.connections.lane(self._announcement(exchange))
         if offered:
             request.upgrade = offered
         request.adapter = backend.adapter
@@ -92,6 +98,15 @@ class Outbound:
         if head.minor == 1:
             request.on_interim = exchange.interim
         return request
+
+    def _announcement(self, exchange: Exchange) -> bytes:
+        """What a backend is told of the client before the connection's first request."""
+        peer, local = exchange.addresses()
+        client = exchange.peer
+        if exchange.is_trusted:
+            client = client_address(exchange.head.forwarded_for, client, self._is_trusted)
+        source = announce.client_endpoint(client, peer)
+        return announce.of_client(self._send_proxy, source, announce.endpoint(local))
 
 
 def _prefixed(prefix: bytes, target: bytes) -> bytes:

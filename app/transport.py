@@ -21,6 +21,7 @@ from typing import Any
 import requests
 from requests.adapters import BaseAdapter
 
+from app import backend_tls
 from app.deadlines import NEVER, Expired
 from app.errors import (
     BackendReset,
@@ -31,6 +32,7 @@ from app.errors import (
     ResponseTimeout,
     StaleConnection,
 )
+from app.upstream.announced import Lane
 from app.upstream.connections import Connection, ConnectionCache
 from app.upstream.request import UpstreamRequest
 from app.upstream.response import UpstreamResponse, adapted
@@ -59,7 +61,7 @@ class Adapter(BaseAdapter):
 
     def send(self, request: Any, *_: Any, **__: Any) -> UpstreamResponse:
         """Send and read the response head. Raises BackendError, or ClientError from the body's source."""
-        connections: ConnectionCache = request.connections
+        connections: ConnectionCache | Lane = request.connections
         connection = connections.take()
         is_reused = connection is not None
         if connection is None:
@@ -83,7 +85,7 @@ class Adapter(BaseAdapter):
         """Nothing to close: the caches belong to the pool."""
 
 
-def _open(request: UpstreamRequest, connections: ConnectionCache) -> Connection:
+def _open(request: UpstreamRequest, connections: ConnectionCache | Lane) -> Connection:
     """A new connection within the connect timeout, TLS handshake included."""
     deadline = request.deadline
     started = monotonic()
@@ -94,7 +96,7 @@ def _open(request: UpstreamRequest, connections: ConnectionCache) -> Connection:
     except Expired:
         raise ConnectTimeout(f"no connection within {request.connect_timeout} s") from None
     except ssl.SSLError as error:
-        raise ConnectFailed(str(error), reason="tls_error") from None
+        raise ConnectFailed(backend_tls.words(error), reason=backend_tls.reason(error)) from None
     except ConnectionRefusedError as error:
         raise ConnectFailed(str(error), reason="connection_refused") from None
     except socket.gaierror as error:
@@ -148,7 +150,9 @@ def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamRespo
                 break
             seen = len(data)
     except OSError as failure:
-        raise _from_client(upload) or _Lost(str(failure), not data) from None
+        raise (
+            _from_client(upload) or _unconnected(failure) or _Lost(str(failure), not data)
+        ) from None
     except BaseException:
         error = _from_client(upload)
         if error is not None:
@@ -173,6 +177,13 @@ def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamRespo
         answer.upload = upload
     answer.begin(data[head.consumed :])
     return answer
+
+
+def _unconnected(failure: OSError) -> ConnectFailed | None:
+    """With TLS 1.3 a server judges our certificate after we have spoken: what it refused, it has not read."""
+    if not backend_tls.is_refusal(failure):
+        return None
+    return ConnectFailed(str(failure), reason="tls_error")
 
 
 def _extended(request: UpstreamRequest, upload: Upload | None) -> float:

@@ -28,9 +28,10 @@ from app.client import PARK_SECONDS, POLL_SECONDS, ClientConnection
 from app.crowd import Crowd, client_of
 from app.deadlines import NEVER, deadlines
 from app.errors import NoBackend, ProxyError, TooManyConnections
+from app.pem import Followed
 from app.preamble import receive_header
 from app.stream import RawSocket, Stream
-from app.tls import Certificates
+from app.tls import certificates
 from app.tls_stream import AnyStream, TlsSocketStream, TlsStream
 from app.wire.forwarded import trust_in
 from app.wire.proxy_protocol import BadProxyHeader, Header
@@ -86,9 +87,9 @@ class Worker(GeventWorker):
         )
         # Without a file of ours gunicorn's own flags decide (--certfile …).
         self._tls = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
-        self._certificates: Certificates | None = None
+        self._certificates: Followed | None = None
         if self.application is not None and self.application.config.tls is not None:
-            self._certificates = Certificates(self.application.config.tls)
+            self._certificates = certificates(self.application.config.tls)
             deadlines.every_tick(self._certificates.look)
         listeners = [Listener(sock, partial(self._accepted, sock)) for sock in self.sockets]
         for listener in listeners:

@@ -20,6 +20,7 @@ from gevent.ssl import SSLSocket
 
 from app import config as configuration
 from app import log, master
+from app.backend_tls import Trust
 from app.config import Config, Server
 from app.deadlines import Deadline, deadlines
 from app.errors import BadRequest, BodyTimeout, ClientGone, ProxyError
@@ -31,6 +32,7 @@ from app.stream import RawSocket, Stream
 from app.table import HEALTHY, STATE, Table, identity_of
 from app.tls_stream import AnyStream, TlsSocketStream
 from app.transport import Session
+from app.upstream.announced import AnnouncedConnections
 from app.upstream.connections import ConnectionCache
 from app.upstream.request import ReadBody
 from app.upstream.response import BODY_READ_SIZE
@@ -51,6 +53,7 @@ class Application:
         self.session = Session()
         self._sink = log.stdout()
         self._caches: list[ConnectionCache] = []
+        self._trust: Trust | None = None  # made for the first https:// server
         self.pool = Pool(table, slot, self._connect, self._disconnect)
         access_log = log.AccessLog(self._sink) if config.logging.access else None
         self.proxy = Proxy(config, self.pool, self.session, access_log)
@@ -92,8 +95,17 @@ class Application:
         self._sink.drain()
 
     def _connect(self, server: Server) -> tuple[ConnectionCache, Any]:
-        idle_timeout = self.config.timeouts.backend_keepalive
-        connections = ConnectionCache(server.scheme, server.host, server.port, idle_timeout)
+        config = self.config
+        if server.scheme == "https" and self._trust is None:
+            self._trust = Trust(config.backend_tls)
+        kind = ConnectionCache if config.send_proxy == "off" else AnnouncedConnections
+        connections = kind(
+            server.scheme,
+            server.host,
+            server.port,
+            config.timeouts.backend_keepalive,
+            self._trust if server.scheme == "https" else None,
+        )
         self._caches.append(connections)
         return connections, self.session.get_adapter(server.url)
 
@@ -203,6 +215,15 @@ class WsgiExchange:
             raise ClientGone(str(error)) from error
         assert self._unreader is not None
         return self.tunnel, self._unreader.take_buffered()
+
+    def addresses(self) -> tuple[object, object]:
+        """As Exchange.addresses; of no server's socket, as far as the environ knows them."""
+        if self._socket is None:
+            return None, None
+        try:
+            return self._socket.getpeername(), self._socket.getsockname()
+        except OSError as error:
+            raise ClientGone(str(error)) from error
 
     def abort(self) -> None:
         """Have the application raise, upon which a server cuts the connection."""

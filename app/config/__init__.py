@@ -20,6 +20,7 @@ from app.config.jsonc import DEFAULT_FILE, parse_json, read_text, strip_comments
 from app.config.keys import LIMITS, OVERRIDES, ROOT, SERVER, TIMEOUTS, available_cores
 from app.config.model import (
     Algorithm,
+    BackendTls,
     Config,
     HealthCheck,
     Limits,
@@ -42,6 +43,7 @@ __all__ = [
     "SERVER",
     "TIMEOUTS",
     "Algorithm",
+    "BackendTls",
     "Config",
     "ConfigError",
     "HealthCheck",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from app.config.keys import BACKEND_TLS
 from app.config.model import Config
 from app.config.problems import Problem
 
@@ -33,6 +34,7 @@ def suspicions(config: Config) -> Iterator[tuple[str, str]]:
         kept = f"for {idle:g} s" if idle else "for ever (0)"
         race = "many servers close theirs after 2 to 5 s, and a request may meet one being closed"
         yield "timeouts.backend_keepalive", f"idle connections are kept {kept}: {race}"
+    yield from _about_backend_tls(config)
     for index, network in enumerate(config.trusted_proxies):
         if network.endswith("/0"):
             yield f"trusted_proxies[{index}]", f"{network} lets every client forge its address"
@@ -44,6 +46,18 @@ def suspicions(config: Config) -> Iterator[tuple[str, str]]:
         if protocol in ("h2c", "http", "tls"):
             passed = "requests inside such a tunnel are neither checked, balanced nor logged"
             yield f"upgrade[{index}]", f"{protocol}: {passed}"
+
+
+def _about_backend_tls(config: Config) -> Iterator[tuple[str, str]]:
+    settings = config.backend_tls
+    if not any(server.scheme == "https" for server in config.servers):
+        if settings != BACKEND_TLS.defaults():
+            yield "backend_tls", "has no effect: no server's URL begins with https://"
+    elif not settings.verify:
+        anybody = "whoever is on the way can read and change what is sent"
+        yield "backend_tls.verify", f"certificates of https:// servers are not verified: {anybody}"
+        if settings.ca is not None:
+            yield "backend_tls.ca", "has no effect while backend_tls.verify is false"
 
 
 def _is_own_host(host: str, listen: str) -> bool:

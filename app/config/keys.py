@@ -14,6 +14,7 @@ from app.config import checks
 from app.config.entries import URL, AlgorithmEntry, ServerEntry, server_from
 from app.config.model import (
     Algorithm,
+    BackendTls,
     Config,
     HealthCheck,
     Limits,
@@ -24,6 +25,7 @@ from app.config.model import (
     Timeouts,
     Tls,
 )
+from app.config.problems import ConfigError, Problem
 from app.config.types import (
     SCHEMA_KEY,
     Choice,
@@ -52,6 +54,14 @@ def available_cores() -> int:
 def _config(**values: Any) -> Config:
     del values[SCHEMA_KEY.name]
     return Config(**values)
+
+
+def backend_tls_from(**values: Any) -> BackendTls:
+    """Certificate and key come together."""
+    for one, other in (("certificate", "key"), ("key", "certificate")):
+        if values[one] is not None and values[other] is None:
+            raise ConfigError([Problem(other, f"is required with backend_tls.{one}")])
+    return BackendTls(**values)
 
 
 # fmt: off
@@ -194,6 +204,25 @@ TLS = Object(Tls, (
         "Only clients with a certificate of these authorities are let in (mutual TLS)."),
 ), or_false=True)
 
+BACKEND_TLS = Object(backend_tls_from, (
+    Key("verify", Flag(), True,
+        "Whether a server must show a valid certificate for its name; false: anybody on the way can read and "
+        "change what is sent."),
+    Key("ca", Nullable(PEM_FILE), None,
+        "Authorities whose certificates are accepted, instead of the public ones (certifi's).",
+        examples=("/etc/load-balancer/backends-ca.pem",)),
+    Key("server_name", Nullable(Text(checks.listen_host, "host name or address")), None,
+        "The name asked for (SNI) and verified, instead of the host in each server's URL.",
+        examples=("app.internal",)),
+    Key("certificate", Nullable(PEM_FILE), None,
+        "A certificate to show to servers that ask for one (mutual TLS), and behind it those between it and "
+        "the root."),
+    Key("key", Nullable(PEM_FILE), None,
+        "Its private key, without a password."),
+    Key("minimum_version", Choice(("1.2", "1.3")), "1.2",
+        "Servers that speak only older versions of TLS are not connected to."),
+))
+
 ROOT = Object(_config, (
     SCHEMA_KEY,
     Key("host", Text(checks.listen_host, "address or host name"), "0.0.0.0",
@@ -232,6 +261,12 @@ ROOT = Object(_config, (
     Key("tls", TLS, None,
         "Clients speak HTTPS; false: plain HTTP. Files that are replaced are used for new connections "
         "within seconds, without a reload; bad ones are refused and the old ones stay."),
+    Key("backend_tls", BACKEND_TLS, BACKEND_TLS.defaults,
+        "How https:// servers are connected to, for requests and health checks alike. Files that are "
+        "replaced are used for new connections within seconds; bad ones are refused and the old ones stay."),
+    Key("send_proxy", Choice(("off", "v1", "v2")), "off",
+        "Each connection to a server begins with a header of the PROXY protocol that tells the client's "
+        "address; a connection is then used again for that address and port only."),
     Key("trusted_proxies", ListOf("trusted_proxies", Text(checks.network, "address or CIDR"), str,
                                   "list of addresses and CIDRs"), (),
         "Proxies in front of this one, whose X-Forwarded-* and X-Request-Id are believed.",

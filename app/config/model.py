@@ -142,6 +142,18 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
+class BackendTls:
+    """How https:// servers are verified, and what they are shown; paths as in Tls."""
+
+    verify: bool
+    ca: str | None
+    server_name: str | None
+    certificate: str | None
+    key: str | None
+    minimum_version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     host: str
     port: int
@@ -156,6 +168,8 @@ class Config:
     limits: Limits
     logging: Logging
     tls: Tls | None
+    backend_tls: BackendTls
+    send_proxy: str
     trusted_proxies: tuple[str, ...]
     proxy_protocol: tuple[str, ...]
     upgrade: tuple[str, ...]

@@ -17,19 +17,19 @@ import socket
 import ssl
 import time
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, NamedTuple
 
-import certifi
 import gevent
 import gevent.socket
-import gevent.ssl
 import requests
 from gunicorn_h1c import IncompleteError, ParseError, parse_response
 from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
+from app import backend_tls
+from app.backend_tls import Trust
 from app.config import HealthCheck, Server
+from app.wire import announce
 
 USER_AGENT = "load-balancer-health-check"
 HEAD_LIMIT = 16 * 1024  # HAProxy's default for any head; nginx takes 4 or 8 KiB from a backend
@@ -55,7 +55,13 @@ class BadHead(Exception):
 class ProbeRequest(requests.PreparedRequest):
     """A request made once and sent at every check: where to, and the head as bytes."""
 
-    def __init__(self, server: Server, check: HealthCheck) -> None:
+    def __init__(
+        self,
+        server: Server,
+        check: HealthCheck,
+        trust: Trust | None = None,
+        send_proxy: str = "off",
+    ) -> None:
         super().__init__()
         self.method = "GET"
         self.url = server.url
@@ -63,7 +69,9 @@ class ProbeRequest(requests.PreparedRequest):
         self.timeout = check.timeout
         self.expected = check.expected_status
         self.address, self.family = _address(server)
-        self.tls_name = server.host if server.scheme == "https" else None
+        self.host = server.host
+        self.trust = trust  # for https
+        self.send_proxy = send_proxy
         lines = [f"GET {server.prefix}{check.path} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         self.head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
@@ -122,7 +130,7 @@ def probe(session: requests.Session, request: ProbeRequest) -> Outcome:
             status = session.send(request).status_code
             reason = _judge(status, request)
         except (OSError, BadHead, UnicodeError) as error:
-            reason, detail = _reason(error), str(error)
+            reason, detail = _reason(error), _detail(error)
     ok = None if reason == "local_error" else reason == "ok"
     return Outcome(ok, reason, status, (time.perf_counter() - started) * 1000, detail)
 
@@ -136,7 +144,7 @@ def _judge(status: int, request: ProbeRequest) -> str:
 def _reason(error: Exception) -> str:
     """The slug for what went wrong; the order matters, most of these are kinds of OSError."""
     if isinstance(error, ssl.SSLError):
-        return "tls_error"
+        return backend_tls.reason(error)
     if isinstance(error, BadHead):
         return "bad_response"
     if isinstance(error, (socket.gaierror, UnicodeError)):
@@ -148,6 +156,10 @@ def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "timeout"
     return "local_error" if getattr(error, "errno", None) in _OURS else "unreachable"
+
+
+def _detail(error: Exception) -> str:
+    return backend_tls.words(error) if isinstance(error, ssl.SSLError) else str(error)
 
 
 def _headers(server: Server, check: HealthCheck) -> dict[str, str]:
@@ -187,26 +199,20 @@ def _connect(request: ProbeRequest) -> Any:
         connection = gevent.socket.create_connection(request.address)
     else:
         connection = gevent.socket.socket(request.family, socket.SOCK_STREAM)
-        try:
-            connection.connect(request.address)
-        except BaseException:
-            connection.close()
-            raise
-    if request.tls_name is None:
-        return connection
     try:
-        return _tls().wrap_socket(connection, server_hostname=request.tls_name)
+        if request.family is not None:
+            connection.connect(request.address)
+        if request.send_proxy != "off":
+            source, target = connection.getsockname(), connection.getpeername()
+            ends = announce.endpoint(source), announce.endpoint(target)
+            connection.sendall(announce.of_probe(request.send_proxy, *ends))
+        if request.trust is None:
+            return connection
+        context = request.trust.context(time.monotonic())
+        return context.wrap_socket(connection, server_hostname=request.trust.name(request.host))
     except BaseException:
         connection.close()
         raise
-
-
-@cache
-def _tls() -> gevent.ssl.SSLContext:
-    """Certificates are verified against the same authorities as requests takes by default."""
-    context = gevent.ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(certifi.where())
-    return context
 
 
 def _read_head(connection: Any) -> tuple[int, dict[str, str]]:

@@ -1,33 +1,35 @@
 """Connections to backends: how they are opened, kept while idle and taken again.
 
-Owns the connection cache of each backend in this worker, the look-up of names and the TLS handshake. Runs
-in workers. Knows nothing of HTTP: whether a connection is fit for another request is told by who used it.
+Owns the connection cache of each backend in this worker, the look-up of names, the TLS handshake and the
+session that the next handshake resumes. Runs in workers. Knows nothing of HTTP: whether a connection is fit
+for another request is told by who used it.
 """
 
 from __future__ import annotations
 
 import socket
 import ssl
-from functools import cache
+from time import monotonic
 from typing import Any
 
-import certifi
 import gevent.socket
-from gevent import ssl as gevent_ssl
 
+from app import backend_tls, log
+from app.backend_tls import Trust
 from app.deadlines import deadlines
 from app.stream import Stream, connect
-from app.tls_stream import AnyStream, TlsSocketStream
+from app.tls_stream import AnyStream, TlsStream
 
 
 class Connection:
     """One connection to a backend. ``sent`` counts bytes of all its requests."""
 
-    __slots__ = ("cache", "idle_since", "sent", "stream")
+    __slots__ = ("announced", "cache", "idle_since", "sent", "stream")
 
     def __init__(self, stream: AnyStream, cache: ConnectionCache) -> None:
         self.stream = stream
         self.cache = cache
+        self.announced = b""
         self.idle_since = 0.0
         self.sent = 0
 
@@ -40,6 +42,18 @@ class Connection:
         idle = self.cache.idle
         if self in idle:
             idle.remove(self)
+        self.close()
+
+
+class TlsConnection(Connection):
+    """One over TLS, whose session the next one resumes."""
+
+    __slots__ = ()
+    stream: TlsStream
+
+    def close(self) -> None:
+        """As Connection.close."""
+        self.cache.keep_session(self.stream)
         self.stream.close()
 
 
@@ -47,33 +61,39 @@ class ConnectionCache:
     """The idle connections of this worker to one backend, and how to open another.
 
     ``idle_timeout`` in seconds, 0 keeps them until the backend closes them. The most recently used one is
-    taken first, so that the others grow old and are closed before the backend closes them.
-    ``heard_at`` is when a head last came from the backend, ``slowest`` the longest that one took since
-    somebody last looked (app.waits).
+    taken first, so that the others grow old and are closed before the backend closes them. ``trust`` is for
+    https: whose certificates are accepted. ``heard_at`` is when a head last came from the backend,
+    ``slowest`` the longest that one took since somebody last looked (app.waits).
     """
 
     __slots__ = (
+        "_complaint",
+        "_context",
         "_is_closed",
+        "_newest",
+        "_session",
+        "_trust",
         "address",
         "heard_at",
         "idle",
         "idle_timeout",
-        "is_tls",
-        "server_name",
         "slowest",
     )
 
-    def __init__(self, scheme: str, host: str, port: int, idle_timeout: float) -> None:
-        self.address = (host, port)
-        self.is_tls = scheme == "https"
-        self.server_name = host
+    def __init__(
+        self, scheme: str, host: str, port: int, idle_timeout: float, trust: Trust | None = None
+    ) -> None:
+        self.address = (host, -1 if scheme == "unix" else port)
         self.idle_timeout = idle_timeout
         self.idle: list[Connection] = []
         self._is_closed = False
         self.heard_at = 0.0
         self.slowest = 0.0
-        if scheme == "unix":
-            self.address = (host, -1)
+        self._trust = trust
+        self._complaint = ""
+        self._context: ssl.SSLContext | None = None
+        self._session: ssl.SSLSession | None = None
+        self._newest: TlsStream | None = None
 
     def take(self) -> Connection | None:
         """An idle connection that is still open, if there is one."""
@@ -100,31 +120,32 @@ class ConnectionCache:
         stream.watch()
         self.idle.append(connection)
 
-    def open(self) -> Connection:
-        """Connect, and shake hands where the URL says https. Raises OSError."""
+    def open(self, announcement: bytes = b"") -> Connection:
+        """Connect, send ``announcement``, and shake hands where the URL says https. Raises OSError."""
         host, port = self.address
-        if port < 0:
-            return Connection(connect(socket.AF_UNIX, host), self)
-        stream = self._connect_tcp(host, port)
-        if not self.is_tls:
-            return Connection(stream, self)
-        family = stream.raw.family
-        plain = gevent.socket.socket(family, socket.SOCK_STREAM, 0, fileno=stream.detach())
-        try:
-            tls = _tls_context().wrap_socket(plain, server_hostname=self.server_name)
-        except BaseException:
-            plain.close()
-            raise
-        return Connection(TlsSocketStream(tls), self)
-
-    def _connect_tcp(self, host: str, port: int) -> Stream:
-        failure: OSError | None = None
-        for family, address in _addresses(host, port):
+        stream = connect(socket.AF_UNIX, host) if port < 0 else self._connect_tcp(host, port)
+        if announcement:
             try:
-                return connect(family, address)
-            except OSError as error:
-                failure = error
-        raise failure or OSError(f"no address for {host}")
+                stream.write(announcement)
+            except BaseException:
+                stream.close()
+                raise
+        if self._trust is None:
+            return Connection(stream, self)
+        return TlsConnection(self._shake_hands(stream, self._trust), self)
+
+    def keep_session(self, stream: TlsStream) -> None:
+        """Remember the session of a TLS connection, if the next one can resume it.
+
+        The tickets of TLS 1.3 come behind the handshake: a connection has one when it has been read from.
+        """
+        tls = stream.tls
+        if stream is self._newest:
+            self._newest = None
+        if tls.context is self._context:
+            session = tls.session
+            if session is not None and (session.has_ticket or session.id):
+                self._session = session
 
     def sweep(self, now: float) -> None:
         """Close what has been idle too long; the oldest are first."""
@@ -143,6 +164,56 @@ class ConnectionCache:
     def __repr__(self) -> str:
         return f"<ConnectionCache {self.address} {len(self.idle)} idle>"
 
+    def _connect_tcp(self, host: str, port: int) -> Stream:
+        failure: OSError | None = None
+        for family, address in _addresses(host, port):
+            try:
+                return connect(family, address)
+            except OSError as error:
+                failure = error
+        raise failure or OSError(f"no address for {host}")
+
+    def _shake_hands(self, stream: Stream, trust: Trust) -> TlsStream:
+        """TLS over ``stream``, resuming the last session where there is one.
+
+        Of our 0.9 ms of CPU that saves 0.15 with TLS 1.3, 0.3 and a round trip with 1.2.
+        """
+        try:
+            context = trust.context(monotonic())
+            if context is not self._context:
+                self._context, self._session, self._newest = context, None, None
+            if self._newest is not None:
+                self.keep_session(self._newest)
+            name = trust.name(self.address[0])
+            tls = TlsStream(stream, context, False, name, self._session)
+            tls.handshake()
+        except ssl.SSLError as error:
+            self._session = None  # if it was to blame: the next one is a full handshake
+            stream.close()
+            self._complain(error)
+            raise
+        except BaseException:
+            stream.close()
+            raise
+        self._complaint = ""
+        self._newest = tls
+        return tls
+
+    def _complain(self, error: ssl.SSLError) -> None:
+        """Log why a handshake failed, once until another reason or a success."""
+        detail = backend_tls.words(error)
+        if detail != self._complaint:
+            self._complaint = detail
+            host, port = self.address
+            log.event(
+                "tls",
+                "error",
+                "handshake with backend failed",
+                backend=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+                reason=backend_tls.reason(error),
+                detail=detail,
+            )
+
 
 def _addresses(host: str, port: int) -> list[tuple[int, Any]]:
     """Where to connect: a literal as it is, a name as the resolver has it, in its order."""
@@ -154,12 +225,3 @@ def _addresses(host: str, port: int) -> list[tuple[int, Any]]:
         return [(family, (host, port))]
     found = gevent.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [(entry[0], entry[4]) for entry in found]
-
-
-@cache
-def _tls_context() -> gevent_ssl.SSLContext:
-    """Certificates and names of backends are verified, against the roots that requests trusts."""
-    context = gevent_ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_verify_locations(certifi.where())
-    return context

@@ -13,6 +13,7 @@ from requests.structures import CaseInsensitiveDict
 
 from app.deadlines import NEVER, Deadline
 from app.splice import SpliceBody
+from app.upstream.announced import Lane
 from app.upstream.connections import ConnectionCache
 from app.wire.response import ResponseHead
 
@@ -50,7 +51,7 @@ class UpstreamRequest(requests.PreparedRequest):
         method: bytes,
         head: bytes,
         body: bytes,
-        connections: ConnectionCache,
+        connections: ConnectionCache | Lane,
         deadline: Deadline,
         connect_timeout: float,
         read_timeout: float,

@@ -398,5 +398,5 @@ def test_certificate_that_cannot_be_verified(tmp_path: Path) -> None:
         thread.start()
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         with Balancer([url], timeouts=LIMITS, retries={"attempts": 1}) as balancer:
-            check_refusal(balancer, "/unverified", 502, "tls_error")
+            check_refusal(balancer, "/unverified", 502, "certificate_invalid")
         thread.join(seconds(5))

@@ -61,7 +61,7 @@ class House:
     def successor(self) -> Checker:
         """The checker of a new control process, as after the death of the former."""
         self.later = Later()
-        return Checker(self.table, lambda server, health_check: lambda: OK, self.later)
+        return Checker(self.table, lambda server, config: lambda: OK, self.later)
 
     def adopt(self, *ports: int, **health_check: Any) -> int:
         config = configure(*ports, **health_check)
@@ -275,7 +275,8 @@ def request_for(server: str, **health_check: Any) -> ProbeRequest:
         (OSError(24, "Too many open files"), None, "local_error"),
         (probes.socket.gaierror(-2, "unknown"), False, "dns_error"),
         (UnicodeError("label too long"), False, "dns_error"),
-        (ssl.SSLCertVerificationError("self-signed"), False, "tls_error"),
+        (ssl.SSLCertVerificationError("self-signed"), False, "certificate_invalid"),
+        (ssl.SSLError("handshake failure"), False, "tls_error"),
         (BadHead("garbage"), False, "bad_response"),
     ],
 )

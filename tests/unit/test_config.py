@@ -97,6 +97,8 @@ def test_an_empty_object_gives_the_documented_defaults() -> None:
         limits=configuration.Limits(0, 0, 8190, 100, 8190, 32_768, 0, 0, 0),
         logging=configuration.Logging("info", True),
         tls=None,
+        backend_tls=configuration.BackendTls(True, None, None, None, None, "1.2"),
+        send_proxy="off",
         trusted_proxies=(),
         proxy_protocol=(),
         upgrade=("websocket",),
@@ -159,6 +161,15 @@ def test_every_key_can_be_set() -> None:
             "connections_per_client": 14,
         },
         "logging": {"level": "debug", "access": False},
+        "backend_tls": {
+            "verify": False,
+            "ca": "d.pem",
+            "server_name": "app.internal",
+            "certificate": "e.pem",
+            "key": "f.pem",
+            "minimum_version": "1.3",
+        },
+        "send_proxy": "v2",
         "tls": {
             "certificate": "a.pem",
             "key": "b.pem",
@@ -196,6 +207,10 @@ def test_every_key_can_be_set() -> None:
         limits=configuration.Limits(10, 11, 300, 20, 400, 500, 12, 13, 14),
         logging=configuration.Logging("debug", False),
         tls=configuration.Tls("a.pem", "b.pem", "1.3", "c.pem"),
+        backend_tls=configuration.BackendTls(
+            False, "d.pem", "app.internal", "e.pem", "f.pem", "1.3"
+        ),
+        send_proxy="v2",
         trusted_proxies=("10.0.0.0/8", "::1/128"),
         proxy_protocol=("10.0.0.5/32",),
         upgrade=("websocket", "tcp"),
@@ -539,10 +554,18 @@ def test_the_longest_unix_path_is_taken() -> None:
         ('{"x": 1, "limits": {}, "x": 2}',
          "x: unknown key; there are $schema, host, port, workers, servers, algorithm, "
          "health_check, outlier_detection, timeouts, retries, queue, limits, logging, tls, "
-         "trusted_proxies, proxy_protocol, upgrade, graceful_timeout"),
+         "backend_tls, send_proxy, trusted_proxies, proxy_protocol, upgrade, graceful_timeout"),
         ('{"tls": {"certificate": "a"}}', "tls.key: is required"),
         ('{"tls": {"certificate": "a", "key": "b", "minimum_version": "1.1"}}',
          'tls.minimum_version: must be one of "1.2", "1.3", got "1.1"; did you mean "1.3"?'),
+        ('{"backend_tls": {"certificate": "a"}}',
+         "backend_tls.key: is required with backend_tls.certificate"),
+        ('{"backend_tls": {"key": "a"}}',
+         "backend_tls.certificate: is required with backend_tls.key"),
+        ('{"backend_tls": {"server_name": "a b"}}',
+         "backend_tls.server_name: must be an IP address or a host name, without port or brackets, "
+         'got "a b"'),
+        ('{"send_proxy": true}', 'send_proxy: must be one of "off", "v1", "v2", got true'),
         ('{"tls": true}', "tls: must be an object or false, got true"),
         ('{"upgrade": "websocket"}', 'upgrade: must be a list, got "websocket": write ["websocket"]'),
         ('{"upgrade": ["websocket", "WebSocket"]}',
@@ -957,6 +980,15 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
   },
   "logging": {"level": "info", "access": true},
   "tls": false,
+  "backend_tls": {
+    "verify": true,
+    "ca": null,
+    "server_name": null,
+    "certificate": null,
+    "key": null,
+    "minimum_version": "1.2"
+  },
+  "send_proxy": "off",
   "trusted_proxies": [],
   "proxy_protocol": [],
   "upgrade": ["websocket"],
@@ -991,6 +1023,13 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
         ({"proxy_protocol": ["::/0"]},
          ["proxy_protocol[0]: ::/0 lets every client forge its address, and refuses those that send "
           "no header"]),
+        ({"servers": ["https://a"]}, []),
+        ({"backend_tls": {"ca": "a.pem"}},
+         ["backend_tls: has no effect: no server's URL begins with https://"]),
+        ({"servers": ["http://b", "https://a"], "backend_tls": {"verify": False, "ca": "a.pem"}},
+         ["backend_tls.verify: certificates of https:// servers are not verified: whoever is on the "
+          "way can read and change what is sent",
+          "backend_tls.ca: has no effect while backend_tls.verify is false"]),
         ({"upgrade": ["websocket", "H2C"]},
          ["upgrade[1]: h2c: requests inside such a tunnel are neither checked, balanced nor logged"]),
         ({"port": 81, "servers": ["http://a:81", "http://localhost:81"]},

@@ -12,7 +12,8 @@ import trustme
 
 from app import log
 from app.config import ConfigError, Tls, parse
-from app.tls import LOOK_SECONDS, Certificates, make_context, require
+from app.pem import LOOK_SECONDS
+from app.tls import certificates, make_context, require
 
 AUTHORITY = trustme.CA()
 FIRST = AUTHORITY.issue_cert("first.example")
@@ -97,7 +98,7 @@ class Watched:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
-        self.certificates = Certificates(store(folder))
+        self.certificates = certificates(store(folder))
         self.events: list[tuple[str, str]] = []
         self._now = 100.0
         monkeypatch.setattr(

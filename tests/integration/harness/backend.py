@@ -345,8 +345,12 @@ class Backend:
                 self.connections.append(connection)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
+    def opened(self, connection: Connection) -> None:
+        """What comes before HTTP on a connection: TLS, for one. PeerGone if it fails."""
+
     def _serve(self, connection: Connection) -> None:
         try:
+            self.opened(connection)
             while (exchange := self._next(connection)) is not None:
                 is_probe = exchange.request.target == PROBE_PATH
                 (self.probe if is_probe else self.handler)(exchange)
