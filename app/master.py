@@ -14,11 +14,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import select
 import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from app import config as configuration
@@ -38,6 +40,9 @@ from app.table import (
 
 EX_CONFIG = 78  # sysexits.h
 TABLE_FD = "LB_TABLE_FD"  # environment: where a re-executed master (USR2) finds the segment
+
+# A secret of sticky sessions that begins like this was made by a master: its successor goes on with it.
+MADE_HERE = "made at start: "
 
 MIN_ROWS = 256
 MIN_BLOB_BYTES = 1 << 20
@@ -193,7 +198,15 @@ def on_exit(_arbiter: Any) -> None:
 class Master:
     """What the master keeps between two hooks."""
 
-    __slots__ = ("_arbiter", "_control_pid", "_forked_at", "_is_failing", "config", "table")
+    __slots__ = (
+        "_arbiter",
+        "_control_pid",
+        "_forked_at",
+        "_is_failing",
+        "_secret",
+        "config",
+        "table",
+    )
 
     def __init__(self, arbiter: Any, config: Config) -> None:
         self._arbiter = arbiter
@@ -204,17 +217,18 @@ class Master:
         self.table = _inherited_table(arbiter.cfg.workers, config) or _new_table(
             arbiter.cfg.workers, config
         )
+        self._secret = _secret_of(self.table) or MADE_HERE + secrets.token_hex(32)
         self._hook_into(arbiter)
 
     def refuse_misfit(self, config: Config) -> None:
         """ConfigError if the segment, whose size is fixed, has no room for this configuration."""
-        if not self.table.fits(len(config.servers), len(configuration.to_json(config))):
+        if not self.table.fits(len(config.servers), len(self._published_form(config))):
             message = f"too many for a reload (room for {self.table.rows}); restart instead"
             raise ConfigError((configuration.Problem("servers", message),))
 
     def publish(self) -> bool:
         """Have the configuration's new servers checked, then make it the one that workers use."""
-        blob = configuration.to_json(self.config)
+        blob = self._published_form(self.config)
         if self._owns() and self.table.published()[1] == blob:
             return True
         try:
@@ -226,6 +240,9 @@ class Master:
             return False
         self._wait_for_sweep(sequence)
         return self.table.publish(sequence)
+
+    def _published_form(self, config: Config) -> bytes:
+        return configuration.to_json(with_secret(config, self._secret))
 
     def supervise(self) -> None:
         """At least once a second: there is exactly one control process, and it runs."""
@@ -354,6 +371,24 @@ def _the_master() -> Master:
 
 def _live_slots(arbiter: Any) -> frozenset[int]:
     return frozenset(getattr(worker, "slot", -1) for worker in arbiter.WORKERS.values())
+
+
+def with_secret(config: Config, secret: str) -> Config:
+    """The configuration with a secret for sticky sessions, if it wants one and has none."""
+    if config.sticky is None or config.sticky.secret is not None:
+        return config
+    return replace(config, sticky=replace(config.sticky, secret=secret))
+
+
+def _secret_of(table: Table) -> str | None:
+    """The secret that an earlier master has made."""
+    try:
+        sticky = configuration.from_json(table.published()[1] or b"{}").sticky
+    except ConfigError:  # another version's
+        return None
+    if sticky is None or sticky.secret is None or not sticky.secret.startswith(MADE_HERE):
+        return None
+    return sticky.secret
 
 
 def _new_table(workers: int, config: Config) -> Table:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic, time_ns
 from typing import Any
 
@@ -34,10 +34,12 @@ from app.errors import (
 from app.latency import Latency
 from app.policies import POLICIES, Guard, Inputs, KeyMissing, Policy, PolicyError, load_custom, make
 from app.queue import Queue
+from app.sticky import StickyCookie
 from app.table import (
     ADMIN,
     CHECKED_MS,
     CONNECT_STREAK,
+    DRAIN,
     EJECTED,
     EJECTION,
     EPOCH,
@@ -86,6 +88,7 @@ class Backend:
 
     ``in_flight`` and ``requests`` are indexes into the worker's cells. ``limit``: the most requests in flight
     over all workers, 0 for any number. ``is_watched``: its answers are to be told (``answered``).
+    ``cookie`` is what its sticky clients say.
     """
 
     __slots__ = (
@@ -93,6 +96,7 @@ class Backend:
         "authority",
         "base_url",
         "connections",
+        "cookie",
         "in_flight",
         "is_available",
         "is_on_trial",
@@ -116,6 +120,7 @@ class Backend:
         self.prefix = server.prefix.encode("ascii")
         self.base_url = server.url[: len(server.url) - len(server.prefix)]
         self.authority = authority(server)
+        self.cookie = b""
         self.limit = server.max_connections
         self.connections = connections
         self.adapter = adapter
@@ -142,10 +147,20 @@ class Snapshot:
     """The backends that may be picked, and the policy that picks; never changed once built.
 
     ``backups`` serve requests for which none of ``backends`` is left. ``is_plain``: a pick needs neither a
-    key nor a look at who is full. ``is_limited``: all can be full.
+    key nor a look at who is full. ``is_limited``: all can be full. ``sticky`` finds the backend of a client
+    that has been there before, where there are such clients.
     """
 
-    __slots__ = ("backends", "backups", "is_limited", "is_plain", "pick", "policy", "reason")
+    __slots__ = (
+        "backends",
+        "backups",
+        "is_limited",
+        "is_plain",
+        "pick",
+        "policy",
+        "reason",
+        "sticky",
+    )
 
     def __init__(
         self,
@@ -154,13 +169,16 @@ class Snapshot:
         reason: str = "",
         backups: tuple[Backend, ...] = (),
         has_key: bool = False,
+        sticky: Mapping[bytes | None, Backend] | None = None,
     ) -> None:
         self.backends = backends
         self.backups = backups
         self.policy = policy
         self.pick: Callable[..., int] | None = policy.pick if policy is not None else None
-        self.is_plain = policy is not None and not has_key and not any(o.limit for o in backends)
+        is_free = not has_key and sticky is None
+        self.is_plain = policy is not None and is_free and not any(one.limit for one in backends)
         self.is_limited = all(one.limit for one in backends + backups)
+        self.sticky = sticky
         self.reason = reason  # why there is none, where there is none
 
 
@@ -189,6 +207,7 @@ class Pool:
         self._guard: Guard | None = None
         self._key_of: Callable[[Any], bytes | None] | None = None
         self._measures = False
+        self.sticky: StickyCookie | None = None
         self._counted: frozenset[int] = frozenset()  # streaks that the configuration limits
         self._queue: Queue[Backend] = Queue(self, self.cells)
         self._waiting = self._queue.waiting
@@ -349,6 +368,11 @@ class Pool:
         for backend in known.values():
             self._disconnect(backend.connections)
         self.backends = tuple(backends)
+        self.sticky = None
+        if config is not None and config.sticky is not None:
+            self.sticky = StickyCookie(config.sticky)
+            for backend in backends:
+                backend.cookie = self.sticky.value_of(backend.url)
         if config is not None:
             self._counted = _counted(config.outlier_detection)
             self._queue.adopt(config.queue, config.timeouts.total)
@@ -383,12 +407,24 @@ class Pool:
         available = tuple(primaries or trusted or ready)
         if not available:
             is_draining = healthy or (self.backends and not any(map(self._is_ready, self.backends)))
-            return Snapshot((), None, "all_draining" if is_draining else "none_healthy")
+            reason = "all_draining" if is_draining else "none_healthy"
+            return Snapshot((), None, reason, sticky=self._sticky(healthy, ()))
         backups = tuple(one for one in trusted if one.server.backup) if primaries else ()
         for backend in available + backups:
             backend.is_available = True
         policy = self._policy(available)
-        return Snapshot(available, policy, backups=backups, has_key=self._key_of is not None)
+        has_key = self._key_of is not None
+        sticky = self._sticky(healthy, (*available, *backups))
+        return Snapshot(available, policy, backups=backups, has_key=has_key, sticky=sticky)
+
+    def _sticky(
+        self, healthy: Iterable[Backend], available: Iterable[Backend]
+    ) -> Mapping[bytes | None, Backend] | None:
+        """By their cookie, the backends that keep their clients: draining ones too."""
+        if self.sticky is None:
+            return None
+        draining = [backend for backend in healthy if self._is_draining(backend)]
+        return {backend.cookie: backend for backend in (*available, *draining)}
 
     def _until_healthy(self, check: HealthCheck) -> float:
         found_at, estimate = self._healthy_in
@@ -429,6 +465,10 @@ class Pool:
         The next keys after the first are made of it, so that the keys of a backend that cannot take them
         spread over all others, each always to the same one.
         """
+        if snapshot.sticky is not None and request is not None:
+            bound = snapshot.sticky.get(request.head.sticky)
+            if bound is not None and bound not in tried and self.take(bound):
+                return bound
         pick = snapshot.pick
         if pick is None:
             raise NoBackend(reason=snapshot.reason)
@@ -458,6 +498,13 @@ class Pool:
 
     def _is_ready(self, backend: Backend) -> bool:
         return backend.server.state == "ready" and self._server_cell(backend, ADMIN) == READY
+
+    def _is_draining(self, backend: Backend) -> bool:
+        """Whether it gets no new clients, and is otherwise fit for requests."""
+        if self._is_ready(backend) or self._server_cell(backend, EJECTION) in _OUT:
+            return False
+        is_in_use = self._server_cell(backend, ADMIN) in (READY, DRAIN)
+        return is_in_use and backend.server.state != "maint"
 
     def _server_cell(self, backend: Backend, cell: int) -> int:
         return self.table.cells[self.table.server(backend.row) + cell]

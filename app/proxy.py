@@ -35,7 +35,7 @@ from app.transport import Session
 from app.tunnel import Tunnel
 from app.upstream.request import UpstreamRequest
 from app.upstream.response import UpstreamResponse
-from app.wire.forwarded import client_address, trust_in, trusted_request_id
+from app.wire.forwarded import client_address, is_https, trust_in, trusted_request_id
 
 
 class Held:
@@ -128,6 +128,8 @@ class Proxy:
             request_id = given.decode("ascii")
         attempts: list[dict[str, Any]] = []
         answer: dict[str, Any] | None
+        if self.pool.sticky is not None:
+            head.sticky = self.pool.sticky.take(head)
         try:
             if head.length:
                 self._check_body(exchange)
@@ -263,6 +265,9 @@ class Proxy:
         ``seconds`` to its first byte, None if the pool has been told of it.
         """
         status = response.head.status
+        if self.pool.sticky is not None and exchange.head.sticky != backend.cookie:
+            is_secure = is_https(exchange.head, exchange.scheme, exchange.is_trusted)
+            response.head.lines += self.pool.sticky.lines(backend.cookie, is_secure)
         try:
             if status == 101:
                 if backend.is_watched and seconds is not None:

@@ -10,6 +10,7 @@ Imported in workers only, after gevent has patched the standard library.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
@@ -264,6 +265,7 @@ def make_application() -> Application:
         _, blob = table.published()
         return Application(configuration.from_json(blob), table, slot)
     config = configuration.load(configuration.path_from(os.environ), os.environ)
+    config = master.with_secret(config, secrets.token_hex(32))
     return Application(config, standalone_table(config), 1)  # slot 0 is the ledger
 
 

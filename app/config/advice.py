@@ -35,6 +35,9 @@ def suspicions(config: Config) -> Iterator[tuple[str, str]]:
         race = "many servers close theirs after 2 to 5 s, and a request may meet one being closed"
         yield "timeouts.backend_keepalive", f"idle connections are kept {kept}: {race}"
     yield from _about_backend_tls(config)
+    if config.sticky is not None and config.sticky.secret is None:
+        lost = "clients get another server after a restart, and on another machine"
+        yield "sticky.secret", f"none is given, one is made at each start: {lost}"
     for index, network in enumerate(config.trusted_proxies):
         if network.endswith("/0"):
             yield f"trusted_proxies[{index}]", f"{network} lets every client forge its address"

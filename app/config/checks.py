@@ -15,6 +15,7 @@ from app.config.problems import Problem, got, key_path, kind_of, plain_text, ref
 from app.policies import Definition
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+SECRET_LENGTH = 16
 UNIX_PATH_BYTES = 107  # sockaddr_un.sun_path holds 108 with its final NUL (unix(7))
 
 HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110 §5.6.2
@@ -102,6 +103,28 @@ def protocol(text: str) -> str:
     if not re.fullmatch(HEADER_NAME, text):
         refuse(f'must be a name such as "websocket", without a version, got {got(text)}')
     return text.lower()
+
+
+def cookie_name(text: str) -> str:
+    """RFC 6265 §4.1.1: a token."""
+    if not re.fullmatch(HEADER_NAME, text):
+        refuse(f"must be letters, digits and !#$%&'*+-.^_`|~ only, got {got(text)}")
+    return text
+
+
+def cookie_path(text: str) -> str:
+    if not re.fullmatch(r"/[!-:<-~]*", text):
+        refuse(f'must begin with "/" and be ASCII without spaces or ;, got {got(text)}')
+    return text
+
+
+def secret(text: str) -> str:
+    """Never repeated in a problem. 16 random characters are 64 bits at least: not to be found by trying."""
+    if len(text) < SECRET_LENGTH:
+        refuse(
+            f"must have at least {SECRET_LENGTH} characters: openssl rand -hex 32 makes a good one"
+        )
+    return text
 
 
 def header_name(text: str) -> str:

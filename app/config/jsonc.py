@@ -44,7 +44,7 @@ def strip_comments(text: str) -> str:
     return "".join(kept)
 
 
-def read_text(path: str) -> str:
+def read_text(path: str, otherwise: str = "name another with LB_CONFIG") -> str:
     if not path:
         refuse("must not be empty: name a file, or unset it")
     try:
@@ -56,7 +56,7 @@ def read_text(path: str) -> str:
         with open(path, "rb") as file:
             data = file.read()
     except FileNotFoundError:
-        refuse("there is no such file: create it, or name another with LB_CONFIG")
+        refuse(f"there is no such file: create it, or {otherwise}")
     except OSError as error:
         refuse(f"cannot be read: {error.strerror}: check its owner and mode")
     try:

@@ -22,6 +22,7 @@ from app.config.model import (
     OutlierDetection,
     Queue,
     Retries,
+    Sticky,
     Timeouts,
     Tls,
 )
@@ -77,8 +78,8 @@ SERVER = Object(server_from, (
     Key("max_connections", Whole(0, 1_000_000), 0,
         "Requests in flight to it at once, over all workers (0 = unlimited)."),
     Key("state", Choice(("ready", "drain", "maint")), "ready",
-        "drain: it gets no more requests, those in flight finish; maint: it is not checked either, and "
-        "checked before it is used again."),
+        "drain: it gets no more requests (of `sticky` clients those of its own), those in flight finish; "
+        "maint: none at all, it is not checked either, and checked before it is used again."),
 ))
 
 HEALTH_CHECK = Object(HealthCheck, (
@@ -223,6 +224,21 @@ BACKEND_TLS = Object(backend_tls_from, (
         "Servers that speak only older versions of TLS are not connected to."),
 ))
 
+STICKY = Object(Sticky, (
+    Key("cookie", Text(checks.cookie_name, "cookie name", f"^{checks.HEADER_NAME}$"), "lb",
+        "Its name. It is ours alone: servers never see it."),
+    Key("secret", Nullable(Text(checks.secret, "at least 16 characters", r"^.{16,}$", True)), None,
+        "What its values are made with (openssl rand -hex 32 makes one), the same on all machines that serve "
+        "these clients; with none, one is made at each start, and clients get another server then."),
+    Key("secret_file", Nullable(Text(str, "path of a file", r"^.+$")), None,
+        "The file that has it, instead; space around it is left out.",
+        examples=("/run/secrets/sticky",)),
+    Key("path", Text(checks.cookie_path, "path", r"^/[!-:<-~]*$"), "/",
+        "Only requests below this path carry the cookie.", examples=("/shop",)),
+    Key("max_age", Whole(0, 34_560_000, "seconds"), 0,
+        "How long browsers keep it, from when it was set (0 = until they are closed)."),
+), or_false=True)
+
 ROOT = Object(_config, (
     SCHEMA_KEY,
     Key("host", Text(checks.listen_host, "address or host name"), "0.0.0.0",
@@ -247,6 +263,9 @@ ROOT = Object(_config, (
     Key("outlier_detection", OUTLIER_DETECTION, OUTLIER_DETECTION.defaults,
         "When a server is set aside for what requests meet there: never the last one, at most half of them "
         "(one of two or three); false: never."),
+    Key("sticky", STICKY, None,
+        "A cookie brings each client back to its server, whatever the algorithm: sticky-sessions.md. "
+        "{} for the defaults; false: none.", examples=({}, {"secret_file": "/run/secrets/sticky"})),
     Key("timeouts", TIMEOUTS, TIMEOUTS.defaults,
         "How long each thing may take."),
     Key("retries", RETRIES, RETRIES.defaults,

@@ -5,7 +5,7 @@ Knows neither JSON nor defaults; app.config.keys has a Key for each field.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from app.policies import POLICIES
@@ -154,6 +154,21 @@ class BackendTls:
 
 
 @dataclass(frozen=True, slots=True)
+class Sticky:
+    """The cookie that brings a client back to its server; ``max_age`` 0 = as long as the browser runs.
+
+    ``load`` has put the content of ``secret_file`` into ``secret``; where neither is given the master
+    makes one.
+    """
+
+    cookie: str
+    secret: str | None = field(repr=False)
+    secret_file: str | None
+    path: str
+    max_age: int
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     host: str
     port: int
@@ -162,6 +177,7 @@ class Config:
     algorithm: Algorithm
     health_check: HealthCheck | None
     outlier_detection: OutlierDetection | None
+    sticky: Sticky | None
     timeouts: Timeouts
     retries: Retries
     queue: Queue | None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from app.config.keys import OVERRIDES, ROOT, SERVER, sections
@@ -18,8 +19,19 @@ from app.config.types import Key, Object
 LINE_WIDTH = 100
 
 
+# Too short to be taken for a secret when what was printed is loaded again.
+HIDDEN = "(hidden)"
+
+
 def describe(config: Config) -> str:
-    """The effective configuration for people: pretty JSON, loadable again to an equal Config."""
+    """The effective configuration for people: pretty JSON, loadable again to an equal Config.
+
+    Only the secret of sticky sessions is not told: what is printed ends up in logs.
+    """
+    sticky = config.sticky
+    if sticky is not None and sticky.secret is not None:
+        shown = None if sticky.secret_file is not None else HIDDEN
+        config = replace(config, sticky=replace(sticky, secret=shown))
     return pretty(ROOT.write(config), top=True) + "\n"
 
 
@@ -64,7 +76,7 @@ are refused at start and at reload, all at once and each with its path
 (`servers[2].weight: must be ≥ 1, got 0`); at start the exit status is then 78 and nothing runs.
 
 `python load_balancer.py check` does only that, and prints the configuration with every default
-filled in, the values of `health_check.headers` included.
+filled in, the values of `health_check.headers` included, but not `sticky.secret`.
 
 Editors that know JSON Schema complete and check the file if it begins with
 `"$schema": "./config.schema.json"`.

@@ -19,6 +19,7 @@ from app.config.problems import (
     check_range,
     got,
     key_path,
+    kind_of,
     members_of,
     plain_text,
     refuse,
@@ -133,13 +134,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Text:
-    """A string that ``check`` refuses or returns as Config holds it."""
+    """A string that ``check`` refuses or returns as Config holds it; a secret is never repeated."""
 
     check: Callable[[str], str]
     what: str
     pattern: str = r"^\S+$"
+    is_secret: bool = False
 
     def read(self, value: Any) -> str:
+        if self.is_secret and not isinstance(value, str):
+            refuse(f"must be a string, got {kind_of(value)}")
         return self.check(plain_text(value))
 
     def write(self, value: str) -> str:

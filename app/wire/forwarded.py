@@ -96,6 +96,13 @@ def trusted_lines(head: RequestHead, peer: str, scheme: str) -> bytes:
     )
 
 
+def is_https(head: RequestHead, scheme: str, is_trusted: bool) -> bool:
+    """Whether the client itself speaks https: of several proxies the first said what it saw."""
+    if is_trusted and head.forwarded_proto:
+        return head.forwarded_proto.partition(b",")[0].strip(b" \t").lower() == b"https"
+    return scheme == "https"
+
+
 def trusted_request_id(head: RequestHead) -> bytes | None:
     """The request id that a trusted proxy gave, if it is fit to be passed on."""
     given = head.request_id

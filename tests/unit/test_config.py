@@ -91,6 +91,7 @@ def test_an_empty_object_gives_the_documented_defaults() -> None:
             jitter=0.1,
         ),
         outlier_detection=configuration.OutlierDetection(3, 5, 5, 0.3, 3, 5.0, 300.0),
+        sticky=None,
         timeouts=configuration.Timeouts(3.0, 60.0, 0.0, 0.0, 60.0, 75.0, 1.5, 3600.0),
         retries=configuration.Retries(2, ()),
         queue=configuration.Queue(1024, 3.0),
@@ -136,6 +137,13 @@ def test_every_key_can_be_set() -> None:
             "stall_requests": 4,
             "ejection_time": 3,
             "max_ejection_time": 4.5,
+        },
+        "sticky": {
+            "cookie": "srv",
+            "secret": "sixteen or more.",
+            "secret_file": "secret",
+            "path": "/shop",
+            "max_age": 60,
         },
         "timeouts": {
             "connect": 0.1,
@@ -201,6 +209,7 @@ def test_every_key_can_be_set() -> None:
             jitter=0.0,
         ),
         outlier_detection=configuration.OutlierDetection(1, 0, 2, 0.7, 4, 3.0, 4.5),
+        sticky=configuration.Sticky("srv", "sixteen or more.", "secret", "/shop", 60),
         timeouts=configuration.Timeouts(0.1, 2, 3, 3.5, 4, 5, 6, 7),
         retries=configuration.Retries(1, (500, 503)),
         queue=configuration.Queue(7, 0.25),
@@ -553,7 +562,7 @@ def test_the_longest_unix_path_is_taken() -> None:
         ('{"limits": {"body": 1, "body": 2}}', "limits.body: appears more than once; keep one"),
         ('{"x": 1, "limits": {}, "x": 2}',
          "x: unknown key; there are $schema, host, port, workers, servers, algorithm, "
-         "health_check, outlier_detection, timeouts, retries, queue, limits, logging, tls, "
+         "health_check, outlier_detection, sticky, timeouts, retries, queue, limits, logging, tls, "
          "backend_tls, send_proxy, trusted_proxies, proxy_protocol, upgrade, graceful_timeout"),
         ('{"tls": {"certificate": "a"}}', "tls.key: is required"),
         ('{"tls": {"certificate": "a", "key": "b", "minimum_version": "1.1"}}',
@@ -567,6 +576,15 @@ def test_the_longest_unix_path_is_taken() -> None:
          'got "a b"'),
         ('{"send_proxy": true}', 'send_proxy: must be one of "off", "v1", "v2", got true'),
         ('{"tls": true}', "tls: must be an object or false, got true"),
+        ('{"sticky": true}', "sticky: must be an object or false, got true"),
+        ('{"sticky": {"secret": "too short"}}',
+         "sticky.secret: must have at least 16 characters: openssl rand -hex 32 makes a good one"),
+        ('{"sticky": {"secret": 1234567890123456}}', "sticky.secret: must be a string, got a number"),
+        ('{"sticky": {"cookie": "a b"}}',
+         "sticky.cookie: must be letters, digits and !#$%&'*+-.^_`|~ only, got \"a b\""),
+        ('{"sticky": {"path": "/a;b"}}',
+         'sticky.path: must begin with "/" and be ASCII without spaces or ;, got "/a;b"'),
+        ('{"sticky": {"max_age": -1}}', "sticky.max_age: must be ≥ 0, got -1"),
         ('{"upgrade": "websocket"}', 'upgrade: must be a list, got "websocket": write ["websocket"]'),
         ('{"upgrade": ["websocket", "WebSocket"]}',
          "upgrade[1]: is the same as upgrade[0] (websocket); keep one"),
@@ -909,6 +927,9 @@ documents = st.fixed_dictionaries(
                       "headers": st.dictionaries(labels.map("X-{}".format), header_values)}),
         "outlier_detection": st.just(False) | st.fixed_dictionaries(
             {}, optional={"resets": st.integers(0, 9), "ejection_time": st.floats(0.1, 100)}),
+        "sticky": st.just(False) | st.fixed_dictionaries(
+            {}, optional={"cookie": labels, "path": st.just("/a"), "max_age": st.integers(0, 99),
+                          "secret_file": st.none() | labels}),
         "timeouts": st.dictionaries(
             st.sampled_from([key.name for key in TIMEOUTS.keys]), st.floats(0, 86400)),
         "limits": st.fixed_dictionaries(
@@ -955,6 +976,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
     "ejection_time": 5,
     "max_ejection_time": 300
   },
+  "sticky": false,
   "timeouts": {
     "connect": 3,
     "read": 60,
@@ -998,6 +1020,49 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
     )
 
 
+def test_a_secret_is_not_described(file: Path) -> None:
+    """What is printed ends up in logs; and it is too short to be taken for a secret."""
+    secret = "0123456789abcdef"
+    text = describe(parse(f'{{"sticky": {{"secret": "{secret}"}}}}'))
+    assert secret not in text
+    assert secret not in repr(parse(f'{{"sticky": {{"secret": "{secret}"}}}}'))
+    assert refusals(text) == [
+        "sticky.secret: must have at least 16 characters: openssl rand -hex 32 makes a good one"
+    ]
+
+
+def test_a_secret_in_a_file(file: Path, tmp_path: Path) -> None:
+    """Read at each load, published to the workers, not shown; what was printed can be loaded again."""
+    secret_file = tmp_path / "secret"
+    secret_file.write_text(" 0123456789abcdef\n")
+    file.write_text(json.dumps({"sticky": {"secret_file": str(secret_file)}}))
+    loaded = load(str(file), {})
+    assert loaded.sticky is not None
+    assert loaded.sticky.secret == "0123456789abcdef"
+    assert from_json(to_json(loaded)) == loaded
+    assert "0123456789abcdef" not in describe(loaded)
+    file.write_text(describe(loaded))
+    assert load(str(file), {}) == loaded
+
+
+def test_bad_files_of_secrets(file: Path, tmp_path: Path) -> None:
+    """Nothing is started without the secret that was meant."""
+    secret_file = tmp_path / "secret"
+    file.write_text(json.dumps({"sticky": {"secret_file": str(secret_file)}}))
+    assert load_refusals(file) == [
+        "sticky.secret_file: there is no such file: create it, or name another one"
+    ]
+    secret_file.write_text("short\n")
+    assert load_refusals(file) == [
+        "sticky.secret_file: must have at least 16 characters: openssl rand -hex 32 makes a good one"
+    ]
+    both = {"secret": "0123456789abcdef", "secret_file": str(secret_file)}
+    file.write_text(json.dumps({"sticky": both}))
+    assert load_refusals(file) == [
+        "sticky.secret_file: is given beside sticky.secret: keep one of them"
+    ]
+
+
 # --- warnings ------------------------------------------------------------------------------------
 
 
@@ -1018,6 +1083,10 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
         ({"timeouts": {"backend_keepalive": 0}},
          ["timeouts.backend_keepalive: idle connections are kept for ever (0): many servers close "
           "theirs after 2 to 5 s, and a request may meet one being closed"]),
+        ({"sticky": {}},
+         ["sticky.secret: none is given, one is made at each start: clients get another server after a "
+          "restart, and on another machine"]),
+        ({"sticky": {"secret": "0123456789abcdef"}}, []),
         ({"trusted_proxies": ["10.0.0.0/8", "0.0.0.0/0"]},
          ["trusted_proxies[1]: 0.0.0.0/0 lets every client forge its address"]),
         ({"proxy_protocol": ["::/0"]},

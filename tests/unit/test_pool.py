@@ -720,3 +720,119 @@ def test_on_trial_it_gets_one_request_at_a_time() -> None:
     house.write(1, EJECTION, TRUSTED)
     assert house.available() == {1, 2}
     assert not house.backend(1).is_watched
+
+
+# --- sticky sessions -----------------------------------------------------------------------------
+
+STICKY = {"secret": "0123456789abcdef"}
+
+
+def bound(house: House, *ports: int, cookie: bytes | None = None, tried: int = 0) -> list[int]:
+    """Where a client with a server's cookie (or this one) is sent, in a dozen requests."""
+    said = [house.backend(port).cookie for port in ports] or [cookie]
+    requests = [SimpleNamespace(head=SimpleNamespace(sticky=value)) for value in said]
+    left_out = (house.backend(tried),) if tried else ()
+    return [house.pool.pick(left_out, one).server.port for one in requests for _ in range(12)]
+
+
+def test_a_sticky_client_is_sent_to_its_server() -> None:
+    """Others take turns, and so do those whose cookie means nothing."""
+    house = House(1, 2, 3, sticky=STICKY)
+    assert set(bound(house, 2)) == {2}
+    assert set(bound(house)) == {1, 2, 3}
+    assert set(bound(house, cookie=b"?")) == {1, 2, 3}
+
+
+def test_cookies_differ_and_do_not_depend_on_the_order_of_servers() -> None:
+    """Another machine may list them otherwise."""
+    one, other = House(1, 2, 3, sticky=STICKY), House(3, 1, sticky=STICKY)
+    assert len({backend.cookie for backend in one.pool.backends}) == 3
+    assert one.backend(3).cookie == other.backend(3).cookie
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"), [(STATE, UNHEALTHY), (EJECTION, EJECTED), (ADMIN, MAINT)]
+)
+def test_a_sticky_client_of_a_lost_server_gets_another(cell: int, value: int) -> None:
+    """Unhealthy, set aside or in maintenance: whoever is available."""
+    house = House(1, 2, 3, sticky=STICKY)
+    house.write(2, cell, value)
+    assert set(bound(house, 2)) == {1, 3}
+
+
+@pytest.mark.parametrize("is_configured", [True, False])
+def test_a_draining_server_keeps_its_sticky_clients(is_configured: bool) -> None:
+    """By its state in the configuration or in the table; unless it is unhealthy or set aside."""
+    house = House(1, server(2, state="drain" if is_configured else "ready"), sticky=STICKY)
+    house.write(2, ADMIN, READY if is_configured else DRAIN)
+    assert set(bound(house, 2)) == {2}
+    assert set(bound(house)) == {1}
+    house.write(2, EJECTION, EJECTED)
+    assert set(bound(house, 2)) == {1}
+    house.write(2, EJECTION, TRUSTED)
+    house.write(2, STATE, UNHEALTHY)
+    assert set(bound(house, 2)) == {1}
+
+
+def test_maintenance_in_either_place_ends_it() -> None:
+    """A server that the configuration drains and a command puts in maintenance gets nobody."""
+    house = House(1, server(2, state="drain"), server(3, state="maint"), sticky=STICKY)
+    house.write(2, ADMIN, MAINT)
+    house.write(3, ADMIN, DRAIN)
+    assert set(bound(house, 2, 3)) == {1}
+
+
+def test_while_all_are_draining_sticky_clients_are_served() -> None:
+    """And new ones are told why they are not."""
+    house = House(server(1, state="drain"), server(2, state="drain"), sticky=STICKY)
+    assert set(bound(house, 2)) == {2}
+    assert house.refusal() == "all_draining"
+    with pytest.raises(NoBackend):
+        bound(house)
+
+
+def test_a_sticky_client_of_a_backup_stays_there() -> None:
+    """HAProxy does so: its session is there. New clients get none."""
+    house = House(1, server(2, backup=True), sticky=STICKY)
+    assert set(bound(house, 2)) == {2}
+    assert set(bound(house)) == {1}
+
+
+def test_a_sticky_client_is_retried_elsewhere() -> None:
+    """A retry never goes to the same server."""
+    assert set(bound(House(1, 2, 3, sticky=STICKY), 2, tried=2)) == {1, 3}
+
+
+def test_a_sticky_client_of_a_full_server_gets_another() -> None:
+    """Full over all workers."""
+    house = House(1, server(2, max_connections=2), 3, sticky=STICKY)
+    house.load(2, 2)
+    assert set(bound(house, 2)) == {1, 3}
+    house.load(2, 1)
+    assert house.pool.pick(
+        (), SimpleNamespace(head=SimpleNamespace(sticky=house.backend(2).cookie))
+    ) is house.backend(2)
+
+
+def test_a_key_is_asked_for_only_where_the_cookie_does_not_decide() -> None:
+    """Hashing is for new clients."""
+    algorithm = {"name": "hash", "hash_on": "header:X-User", "missing_key": "none"}
+    house = House(1, 2, algorithm=algorithm, sticky=STICKY)
+    assert set(bound(house, 1)) == {1}
+    request = SimpleNamespace(head=SimpleNamespace(sticky=None, fields=[]))
+    with pytest.raises(BadRequest):
+        house.pool.pick((), request)
+
+
+def test_sticky_sessions_come_and_go_with_a_configuration() -> None:
+    """Off again, the cookie decides nothing and a pick is as cheap as before."""
+    house = House(1, 2)
+    assert house.pool.sticky is None
+    assert house.pool.snapshot.is_plain
+    house.publish(1, 2, sticky=STICKY)
+    house.picks(1)
+    assert set(bound(house, 2)) == {2}
+    house.publish(1, 2)
+    house.picks(1)
+    assert house.pool.sticky is None
+    assert house.pool.snapshot.is_plain

@@ -19,6 +19,8 @@ from app.wire.response import read_head as read_response_head
 class Pool:
     """Hands out its backends in turn, as round robin does, leaving out those already tried."""
 
+    sticky = None
+
     def __init__(self, count: int) -> None:
         self.cells = [0] * 8
         self.backends = [
