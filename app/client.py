@@ -499,7 +499,7 @@ class ClientConnection:
         self._is_begun = True
         if self.head.method != b"HEAD":
             self.bytes_out = len(body)
-        if status < 500:  # what the client sent next would be read by a guess
+        if 400 <= status < 500:  # what the client sent next would be read by a guess
             self._keep = False
         self._send(
             b"".join(

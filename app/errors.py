@@ -6,6 +6,7 @@
     │  ├─ BodyTimeout         408
     │  ├─ TooManyConnections  429, of one client address
     │  └─ ClientGone          499, logged only: there is nobody left to answer
+    ├─ LoopDetected           508: the message has come through here before
     ├─ ShuttingDown           503, or cut: graceful_timeout is over
     ├─ NoBackend              503 + Retry-After: nowhere to send it
     ├─ BackendError           the backend failed before a response head could be forwarded
@@ -79,6 +80,13 @@ class NoBackend(ProxyError):
 
     status = 503
     reason = "none_healthy"
+
+
+class LoopDetected(ProxyError):
+    """The request has come through this balancer before (RFC 5842 §7.2, by its Via)."""
+
+    status = 508
+    reason = "loop"
 
 
 class ShuttingDown(ProxyError):

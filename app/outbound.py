@@ -13,9 +13,9 @@ from app.exchange import Exchange
 from app.pool import Backend
 from app.transport import Adapter
 from app.upstream.request import UpstreamRequest
-from app.wire import announce
+from app.wire import announce, hops
 from app.wire.chunked import encode_chunk, last_chunk
-from app.wire.forwarded import VIA, client_address, trust_in, trusted_lines
+from app.wire.forwarded import X_FORWARDED, client_finder, lines_writer, trust_in
 from app.wire.request import CHUNKED
 from app.wire.upgrade import offer
 
@@ -23,13 +23,29 @@ from app.wire.upgrade import offer
 class Outbound:
     """Makes the requests to backends under one configuration."""
 
-    __slots__ = ("_connect_timeout", "_is_trusted", "_read_timeout", "_send_proxy", "_upgrades")
+    __slots__ = (
+        "_connect_timeout",
+        "_find_client",
+        "_forwarding_lines",
+        "_has_own_lines",
+        "_mark",
+        "_read_timeout",
+        "_send_proxy",
+        "_upgrades",
+        "_via",
+    )
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, mark: bytes) -> None:
+        """``mark`` is what we call ourselves in Via."""
+        self._mark = mark
+        self._via = (hops.line(0, None, mark), hops.line(1, None, mark))
+        is_trusted = trust_in(config.trusted_proxies)
+        self._find_client = client_finder(is_trusted, config.forwarded)
+        self._forwarding_lines = lines_writer(is_trusted, config.forwarded)
+        self._has_own_lines = config.forwarded != X_FORWARDED
         self._connect_timeout = config.timeouts.connect
         self._read_timeout = config.timeouts.read
         self._send_proxy = config.send_proxy if config.send_proxy != "off" else ""
-        self._is_trusted = trust_in(config.trusted_proxies)
         self._upgrades = frozenset(name.encode("ascii") for name in config.upgrade)
 
     def request(
@@ -39,8 +55,10 @@ class Outbound:
         head = exchange.head
         target = head.target if not backend.prefix else _prefixed(backend.prefix, head.target)
         body, read_body = exchange.body, exchange.read_body
-        if exchange.is_trusted:
-            forwarded = trusted_lines(head, exchange.peer, exchange.scheme)
+        if exchange.is_trusted or self._has_own_lines:
+            forwarded = self._forwarding_lines(
+                head, exchange.peer, exchange.scheme, exchange.is_trusted
+            )
         else:
             forwarded = exchange.forwarded + head.host + b"\r\n"  # ends in "X-Forwarded-Host: "
         pieces = [head.method, b" ", target, b" HTTP/1.1\r\n"]
@@ -53,14 +71,16 @@ class Outbound:
             b"X-Request-Id: ",
             request_id.encode(),
             b"\r\n",
-            VIA[head.minor],
+            self._via[head.minor]
+            if head.via is None
+            else hops.line(head.minor, head.via, self._mark),
         )
         offered = b""
         if head.upgrade is not None and type(backend.adapter) is Adapter:
             offered = offer(head.upgrade, self._upgrades)
         if offered:
             pieces += (b"Connection: Upgrade\r\nUpgrade: ", offered, b"\r\n")
-        elif head.te_trailers:
+        elif head.te_trailers and head.te_is_named:
             pieces.append(b"TE: trailers\r\nConnection: TE\r\n")
         if head.length == CHUNKED:
             if head.trailer is not None:
@@ -104,7 +124,7 @@ class Outbound:
         peer, local = exchange.addresses()
         client = exchange.peer
         if exchange.is_trusted:
-            client = client_address(exchange.head.forwarded_for, client, self._is_trusted)
+            client = self._find_client(exchange.head, client)
         source = announce.client_endpoint(client, peer)
         return announce.of_client(self._send_proxy, source, announce.endpoint(local))
 

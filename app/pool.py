@@ -60,7 +60,7 @@ from app.table import (
     Table,
     identity_of,
 )
-from app.wire.forwarded import trust_in
+from app.wire.forwarded import client_finder, trust_in
 from app.wire.key import key_reader
 
 ROUND_ROBIN = Algorithm("round_robin")
@@ -377,9 +377,10 @@ class Pool:
             self._counted = _counted(config.outlier_detection)
             self._queue.adopt(config.queue, config.timeouts.total)
             self._health_check = config.health_check
-            self._adopt_algorithm(config.algorithm, config.trusted_proxies)
+            self._adopt_algorithm(config)
 
-    def _adopt_algorithm(self, algorithm: Algorithm, trusted_proxies: tuple[str, ...]) -> None:
+    def _adopt_algorithm(self, config: Config) -> None:
+        algorithm = config.algorithm
         if algorithm.is_custom and (algorithm != self._algorithm or self._guard is None):
             self._guard = _guard(algorithm)
         elif not algorithm.is_custom:
@@ -387,9 +388,8 @@ class Pool:
         self._algorithm = algorithm if self._guard or not algorithm.is_custom else ROUND_ROBIN
         reads = POLICIES[self._algorithm.name].reads if self._guard is None else {"key", "latency"}
         is_keyed = "key" in reads
-        self._key_of = (
-            key_reader(algorithm.hash_on, trust_in(trusted_proxies)) if is_keyed else None
-        )
+        find_client = client_finder(trust_in(config.trusted_proxies), config.forwarded)
+        self._key_of = key_reader(algorithm.hash_on, find_client) if is_keyed else None
         self._measures = "latency" in reads
 
     def _build(self) -> Snapshot:

@@ -22,6 +22,7 @@ from app.errors import (
     BackendError,
     BadRequest,
     ClientError,
+    LoopDetected,
     NoBackend,
     ProxyError,
     StaleConnection,
@@ -31,11 +32,13 @@ from app.log import AccessLog
 from app.outbound import Outbound
 from app.pool import Backend, Pool
 from app.status import ALLOWED_METHODS
+from app.table import INSTANCE
 from app.transport import Session
 from app.tunnel import Tunnel
 from app.upstream.request import UpstreamRequest
 from app.upstream.response import UpstreamResponse
-from app.wire.forwarded import client_address, is_https, trust_in, trusted_request_id
+from app.wire import hops
+from app.wire.forwarded import client_finder, is_https, trust_in, trusted_request_id
 
 
 class Held:
@@ -108,7 +111,9 @@ class Proxy:
         self.is_trusted = trust_in(config.trusted_proxies)
         self._attempts = max(1, config.retries.attempts)
         self._retry_statuses = frozenset(config.retries.statuses)
-        self._request = Outbound(config).request
+        self._find_client = client_finder(self.is_trusted, config.forwarded)
+        self._mark = hops.mark(pool.table.cells[INSTANCE])
+        self._request = Outbound(config, self._mark).request
         self._total_timeout = config.timeouts.total
         self._tunnel_timeout = config.timeouts.tunnel
         self.body_limit = config.limits.body
@@ -133,8 +138,13 @@ class Proxy:
         try:
             if head.length:
                 self._check_body(exchange)
-            answer = self._forward(exchange, request_id, started, attempts)
-            status, reason = answer["status"], answer["reason"]
+            if head.via is not None:
+                self._check_via(exchange)
+            if head.max_forwards == 0:
+                answer, status, reason = None, self._answer_options(exchange), "max_forwards"
+            else:
+                answer = self._forward(exchange, request_id, started, attempts)
+                status, reason = answer["status"], answer["reason"]
         except ProxyError as error:
             answer = attempts[-1] if attempts else None
             status, reason = self._fail(exchange, error, request_id), error.reason
@@ -156,6 +166,20 @@ class Proxy:
             and not request.is_last_attempt
             and retries.is_safe(True, is_repeatable, request.read_body is None)
         )
+
+    def _check_via(self, exchange: Exchange) -> None:
+        """Find a loop, whoever sends the field; LoopDetected. Then reduce it to what is passed on."""
+        head = exchange.head
+        assert head.via is not None
+        if hops.is_loop(head.via, self._mark):
+            raise LoopDetected("our own mark in Via")
+        if not exchange.is_trusted:
+            head.via = b", ".join(hops.marks(head.via))
+
+    def _answer_options(self, exchange: Exchange) -> int:
+        """OPTIONS that must go no further is answered by who has it (RFC 9110 §7.6.2)."""
+        exchange.answer(200, [("Allow", ALLOWED_METHODS.decode())], b"")
+        return 200
 
     def refuse(self, peer: str, error: ProxyError, started: float) -> bytes:
         """Log a request whose head could not be read; the body of its answer."""
@@ -197,7 +221,10 @@ class Proxy:
                     seconds = response.first_byte_at - sent_at
                     attempt["first_byte_ms"] = int(seconds * 1e6) / 1e3
                     attempt["status"] = status = response.head.status
-                    if status not in self._retry_statuses:
+                    # RFC 8470 §5.2: a 425 to a request that came early is the client's to act on.
+                    if status not in self._retry_statuses or (
+                        status == 425 and exchange.head.early_data
+                    ):
                         self._deliver(exchange, backend, response, attempt, seconds)
                         return attempt
                     self.pool.answered(backend, status, seconds)
@@ -345,7 +372,7 @@ class Proxy:
         user_agent = head.user_agent
         client_ip = exchange.peer
         if exchange.is_trusted:
-            client_ip = client_address(head.forwarded_for, client_ip, self.is_trusted)
+            client_ip = self._find_client(head, client_ip)
         assert self._log is not None
         self._log(
             {

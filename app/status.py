@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 STATUS_TEXT = {
+    200: "OK",
     400: "Bad Request",
     405: "Method Not Allowed",
     408: "Request Timeout",

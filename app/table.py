@@ -40,8 +40,9 @@ SERVER_STRIDE = 16  # two cache lines: neighbours' checks do not share one
 SLOT_HEADER = 8
 ROW_STRIDE = 12  # for each server and worker; rows of one worker are written by that worker alone
 
-# Header cells. 0..4 are written once, by create().
+# Header cells. 0..5 are written once, by create().
 _MAGIC, _VERSION, _ROWS, _SLOTS, _BLOB_BYTES = range(5)
+INSTANCE = 5  # random: tells this balancer from any other, in all of its processes and through HUP and USR2
 EPOCH = 8  # alone on its cache line with what changes as rarely
 PUBLISHED = 9  # sequence of the configuration that workers use; 0 before the first
 PROPOSED = 10  # sequence that the control process is to check; ≥ PUBLISHED
@@ -114,6 +115,7 @@ class Table:
         cells = memoryview(arena.buffer).cast("Q")
         cells[_MAGIC], cells[_VERSION] = MAGIC, VERSION
         cells[_ROWS], cells[_SLOTS], cells[_BLOB_BYTES] = rows, slots, blob_bytes
+        cells[INSTANCE] = random.getrandbits(64)
         cells[EPOCH] = time.monotonic_ns()
         os.lseek(arena.fd, random.randrange(1 << 32), os.SEEK_SET)
         return cls(arena)

@@ -167,8 +167,8 @@ class WsgiExchange:
         fields = [
             (lines[at].decode("latin-1"), lines[at + 2].decode("latin-1"))
             for at in range(0, len(lines), 4)
-            # The server writes its own.
-            if lines[at].lower() != b"date"
+            # The server writes its own; the other two are in a 426 and not an application's to send.
+            if lines[at].lower() not in (b"date", b"connection", b"upgrade")
         ]
         phrase = head.reason.decode("latin-1") or STATUS_TEXT.get(head.status, "Unknown")
         self._write = self._start_response(f"{head.status} {phrase}", fields)
@@ -309,6 +309,6 @@ def _start_answer(
     start_response: StartResponse, status: int, lines: Iterable[tuple[str, str]], length: int
 ) -> None:
     fields = [*lines, ("Content-Length", str(length))]
-    if not any(name == "Content-Type" for name, _ in fields):
+    if length and not any(name == "Content-Type" for name, _ in fields):
         fields.append(("Content-Type", "application/json"))
     start_response(f"{status} {STATUS_TEXT.get(status, 'Error')}", fields)

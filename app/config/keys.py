@@ -288,13 +288,16 @@ ROOT = Object(_config, (
         "address; a connection is then used again for that address and port only."),
     Key("trusted_proxies", ListOf("trusted_proxies", Text(checks.network, "address or CIDR"), str,
                                   "list of addresses and CIDRs"), (),
-        "Proxies in front of this one, whose X-Forwarded-* and X-Request-Id are believed.",
+        "Proxies in front of this one, whose X-Forwarded-*, Forwarded and X-Request-Id are believed.",
         examples=(["10.0.0.0/8", "::1"],)),
     Key("proxy_protocol", ListOf("proxy_protocol", Text(checks.network, "address or CIDR"), str,
                                  "list of addresses and CIDRs"), (),
         "Proxies in front of this one whose connections begin with a header of the PROXY protocol, version 1 "
         "or 2, before TLS. It is required and believed from them, and an error from others (http.md).",
         examples=(["10.0.0.5", "10.1.0.0/16"],)),
+    Key("forwarded", Choice(("x-forwarded", "forwarded", "both")), "x-forwarded",
+        "How servers are told about the client: X-Forwarded-For, -Proto and -Host, or Forwarded (RFC 7239), "
+        "or both. Where a trusted proxy sends both, the one named is believed (both: X-Forwarded-For)."),
     Key("upgrade", ListOf("upgrade", Text(checks.protocol, "protocol name", f"^{checks.HEADER_NAME}$"), str,
                           "list of protocol names"), ("websocket",),
         "Protocols that a connection may be switched to (the Upgrade header); it is then a tunnel. "

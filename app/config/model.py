@@ -188,6 +188,7 @@ class Config:
     send_proxy: str
     trusted_proxies: tuple[str, ...]
     proxy_protocol: tuple[str, ...]
+    forwarded: str
     upgrade: tuple[str, ...]
     graceful_timeout: float
 

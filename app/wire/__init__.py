@@ -1,7 +1,8 @@
 """HTTP/1.1 heads and framing: bytes in, bytes out.
 
 Pure: no socket, no clock, no configuration object, nothing of the rest of the application but its errors.
-``fields`` what a header field means to an intermediary · ``request`` reads a request head ·
-``response`` reads a response head · ``chunked`` the chunked coding · ``forwarded`` what we tell a backend
-about the client.
+``fields`` what a header field means to an intermediary · ``request`` reads a request head, ``target`` what it
+is about · ``response`` reads a response head · ``chunked`` the chunked coding · ``upgrade`` which protocols ·
+``forwarded`` what we tell a backend about the client, ``elements`` the syntax of Forwarded · ``hops`` Via and
+Max-Forwards · ``key`` what a request is recognised by.
 """

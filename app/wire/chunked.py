@@ -47,9 +47,9 @@ FORBIDDEN_TRAILERS = frozenset(
         b"range",
         b"via",
         b"forwarded",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-proto",
+        b"early-data",
+        b"http2-settings",
+        b"x-real-ip",
         b"x-request-id",
         b"keep-alive",
         b"proxy",
@@ -58,6 +58,12 @@ FORBIDDEN_TRAILERS = frozenset(
         b"proxy-connection",
     )
 )
+
+
+def is_forbidden_trailer(name: bytes) -> bool:
+    """Whether a message with this field in its trailer section is refused."""
+    lowered = name.lower()
+    return lowered in FORBIDDEN_TRAILERS or lowered.startswith(b"x-forwarded-")
 
 
 class ChunkedError(ValueError):
@@ -161,7 +167,7 @@ class ChunkedDecoder:
             value = value.strip(b" \t")
             if not colon or not TOKEN.fullmatch(name) or not VALUE.fullmatch(value):
                 raise ChunkedError("malformed trailer field")
-            if name.lower() in FORBIDDEN_TRAILERS:
+            if is_forbidden_trailer(name):
                 raise ChunkedError("a framing or routing field in the trailer section")
             if b"_" not in name:  # dropped as in a head: X_A is X-A to a CGI-style reader
                 self.trailers.append((name, value))

@@ -39,7 +39,9 @@ VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
     TRAILER,
     MAX_FORWARDS,
     VIA,
-) = range(21)
+    EARLY_DATA,
+    FORWARDED_OTHER,  # X-Forwarded-Port, -Prefix, …, which only a trusted proxy may say
+) = range(23)
 
 _REQUEST_KINDS = {
     b"host": HOST,
@@ -61,6 +63,8 @@ _REQUEST_KINDS = {
     b"trailer": TRAILER,
     b"max-forwards": MAX_FORWARDS,
     b"via": VIA,
+    b"early-data": EARLY_DATA,
+    b"x-real-ip": FORWARDED_OTHER,
     b"keep-alive": DROP,
     b"proxy-connection": DROP,
     b"proxy-authorization": DROP,
@@ -83,26 +87,32 @@ _RESPONSE_KINDS = {
 }
 
 # Fields that a ``Connection`` option must never remove: a client could otherwise strip what the backend
-# trusts (CVE-2021-32813, CVE-2024-45410), or break the framing.
+# trusts (CVE-2021-32813, CVE-2024-45410), break the framing, or change what the content is. RFC 9110
+# §7.6.1 names Cache-Control, RFC 8470 §5.1 Early-Data.
 PROTECTED = frozenset(
     (
         b"host",
         b"content-length",
         b"transfer-encoding",
         b"connection",
-        b"x-forwarded-for",
-        b"x-forwarded-proto",
-        b"x-forwarded-host",
+        b"x-real-ip",
         b"x-request-id",
         b"forwarded",
         b"via",
+        b"max-forwards",
+        b"early-data",
         b"authorization",
         b"cookie",
         b"set-cookie",
+        b"cache-control",
+        b"content-encoding",
+        b"content-range",
         b"content-type",
         b"date",
     )
 )
+# Whoever is not a trusted proxy says none of these, and nobody removes them.
+_FORWARDED_PREFIX = b"x-forwarded-"
 
 # A client can invent spellings without end, so what is remembered is bounded in number and in length:
 # a Connection of 8 KiB names 4,000 fields, and a few thousand of those would fill a machine's memory.
@@ -120,7 +130,12 @@ def request_kind(name: bytes) -> int:
             raise BadRequest("obsolete line folding", reason="bad_header")
         raise BadRequest(f"field name {name[:64]!r}", reason="bad_header")
     # "X_Forwarded_For" and "X-Forwarded-For" are the same CGI variable: gunicorn's header_map="drop".
-    kind = DROP if b"_" in name else _REQUEST_KINDS.get(name.lower(), PLAIN)
+    if b"_" in name:
+        kind = DROP
+    else:
+        lowered = name.lower()
+        other = FORWARDED_OTHER if lowered.startswith(_FORWARDED_PREFIX) else PLAIN
+        kind = _REQUEST_KINDS.get(lowered, other)
     if len(request_kinds) < _REMEMBERED and len(name) <= _REMEMBERED_LENGTH:
         request_kinds[name] = kind
     return kind
@@ -147,7 +162,9 @@ class ConnectionOptions:
         self.keep_alive = b"keep-alive" in names
         self.upgrade = b"upgrade" in names
         self.te = b"te" in names
-        self.named = names - _OPTIONS - PROTECTED
+        self.named = frozenset(
+            name for name in names - _OPTIONS - PROTECTED if not name.startswith(_FORWARDED_PREFIX)
+        )
 
 
 _OPTIONS = frozenset((b"close", b"keep-alive", b"upgrade", b"te"))

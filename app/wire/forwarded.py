@@ -1,8 +1,8 @@
 """What a backend is told about the client, and whom to believe about it.
 
-Owns X-Forwarded-For/-Proto/-Host, X-Request-Id and Via towards a backend, and finding the client's
-address behind trusted proxies. A claim that does not come from a trusted proxy is dropped.
-Pure: bytes in, bytes out.
+Owns X-Forwarded-*, Forwarded (RFC 7239) and X-Request-Id towards a backend, and finding the client behind
+trusted proxies. A claim that does not come from a trusted proxy is dropped; of a trusted one, the field
+that the configuration names is believed, the other where that one is missing. Pure: bytes in, bytes out.
 """
 
 from __future__ import annotations
@@ -11,10 +11,21 @@ import ipaddress
 import re
 from collections.abc import Callable
 
+from app.wire import elements
+from app.wire.elements import Element
+from app.wire.fields import TOKEN
+from app.wire.hops import PSEUDONYM
 from app.wire.request import RequestHead
 
-# RFC 9110 §7.6.3: received-protocol and a pseudonym, so that no internal name leaves.
-VIA = {0: b"Via: 1.0 load-balancer\r\n", 1: b"Via: 1.1 load-balancer\r\n"}
+# What ``forwarded`` in the configuration can say.
+X_FORWARDED, FORWARDED, BOTH = "x-forwarded", "forwarded", "both"
+# More proxies in a row than anybody has; a client can claim any number.
+_MOST_PROXIES = 64
+
+IsTrusted = Callable[[str], bool]
+FindClient = Callable[[RequestHead, str], str]
+Lines = Callable[[RequestHead, str, str, bool], bytes]
+
 # An id goes into logs and headers of others: printable, no quotes, bounded.
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -41,9 +52,16 @@ def _nobody(_address: str) -> bool:
     return False
 
 
-def client_address(
-    forwarded_for: bytes | None, peer: str, is_trusted: Callable[[str], bool]
-) -> str:
+def client_finder(is_trusted: IsTrusted, mode: str) -> FindClient:
+    """The function that gives a client's address for a head from a trusted peer."""
+
+    def find(head: RequestHead, peer: str) -> str:
+        return _origin(head, peer, is_trusted, mode)[0]
+
+    return find
+
+
+def client_address(forwarded_for: bytes | None, peer: str, is_trusted: IsTrusted) -> str:
     """The client's address: from the right, the first that is not a trusted proxy's.
 
     Everything to the left of it was written by somebody nobody vouches for.
@@ -57,6 +75,25 @@ def client_address(
             break
         address = candidate
     return address
+
+
+def _origin(
+    head: RequestHead, peer: str, is_trusted: IsTrusted, mode: str
+) -> tuple[str, Element | None]:
+    """The client's address, and the element of Forwarded that tells of it if that was believed."""
+    if head.forwarded is None or (mode != FORWARDED and head.forwarded_for is not None):
+        return client_address(head.forwarded_for, peer, is_trusted), None
+    address, rest, said = peer, head.forwarded, None
+    for _ in range(_MOST_PROXIES):
+        found = elements.last(rest) if is_trusted(address) else None
+        if found is None or found[0].address is None:
+            break
+        said, rest = found
+        assert said.address is not None
+        address = said.address
+    else:
+        return peer, None
+    return address, said
 
 
 def _bare_address(text: str) -> str | None:
@@ -80,26 +117,71 @@ def connection_lines(peer: str, scheme: str) -> bytes:
     )
 
 
-def trusted_lines(head: RequestHead, peer: str, scheme: str) -> bytes:
-    """The same for a request from a trusted proxy: what it says is kept and its address added."""
+def lines_writer(is_trusted: IsTrusted, mode: str) -> Lines:
+    """The function that writes the lines for a request, in every case but that of connection_lines.
+
+    It takes the head, the peer's address, the scheme, and whether the peer is trusted.
+    """
+
+    def lines(head: RequestHead, peer: str, scheme: str, believed: bool) -> bytes:
+        written = b""
+        if mode != X_FORWARDED:
+            before = _forwarded_before(head, mode) if believed else b""
+            own = elements.written(peer, scheme, head.host, PSEUDONYM)
+            written = b"Forwarded: %b%b\r\n" % (before, own)
+        elif believed and head.forwarded:
+            written = b"Forwarded: %b\r\n" % head.forwarded
+        if mode == FORWARDED:
+            return written
+        if believed:
+            is_only_one = head.forwarded is not None and head.forwarded_for is None
+            said = _origin(head, peer, is_trusted, mode)[1] if is_only_one else None
+            return written + _x_lines(head, peer, scheme, said)
+        return written + connection_lines(peer, scheme) + head.host + b"\r\n"
+
+    return lines
+
+
+def _x_lines(head: RequestHead, peer: str, scheme: str, said: Element | None) -> bytes:
+    """X-Forwarded-* of a trusted proxy: what it says is kept and its address added."""
     addresses = peer.encode("ascii", "replace")
+    proto, host = head.forwarded_proto, head.forwarded_host
     if head.forwarded_for:
         addresses = head.forwarded_for + b", " + addresses
-    forwarded = b"Forwarded: %b\r\n" % head.forwarded if head.forwarded else b""
-    via = b"Via: %b\r\n" % head.via if head.via else b""  # ours follows as a field of its own
-    return b"%b%bX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n" % (
-        via,
-        forwarded,
+    elif said is not None:  # RFC 7239 §7.4: the one can be made from the other
+        assert said.address is not None
+        addresses = said.address.encode() + b", " + addresses
+        proto, host = proto or said.proto, host or said.host
+    return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n%b" % (
         addresses,
-        head.forwarded_proto or scheme.encode(),
-        head.forwarded_host or head.host,
+        proto or scheme.encode(),
+        host or head.host,
+        b"".join(head.forwarded_others),
     )
+
+
+def _forwarded_before(head: RequestHead, mode: str) -> bytes:
+    """What a trusted proxy has said already, as the beginning of a Forwarded."""
+    if head.forwarded and (mode == FORWARDED or not head.forwarded_for):
+        return head.forwarded + b", " if elements.last(head.forwarded) else b""
+    if not head.forwarded_for:
+        return b""
+    known = []
+    for entry in head.forwarded_for.decode("latin-1").split(","):
+        address = _bare_address(entry.strip(" \t"))
+        known.append(b"for=" + elements.node(address or ""))
+    proto = head.forwarded_proto
+    if proto and TOKEN.fullmatch(proto):
+        known[0] += b";proto=" + proto
+    return b", ".join(known) + b", "
 
 
 def is_https(head: RequestHead, scheme: str, is_trusted: bool) -> bool:
     """Whether the client itself speaks https: of several proxies the first said what it saw."""
     if is_trusted and head.forwarded_proto:
         return head.forwarded_proto.partition(b",")[0].strip(b" \t").lower() == b"https"
+    if is_trusted and head.forwarded and (found := elements.last(head.forwarded)) is not None:
+        return (found[0].proto or b"").lower() == b"https"
     return scheme == "https"
 
 

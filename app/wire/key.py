@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Protocol
 
-from app.wire.forwarded import client_address
+from app.wire.forwarded import FindClient
 from app.wire.request import RequestHead
 
 Key = bytes | None
@@ -26,7 +26,7 @@ class Request(Protocol):
     is_trusted: bool
 
 
-def key_reader(hash_on: str, is_trusted: Callable[[str], bool]) -> Callable[[Request], Key]:
+def key_reader(hash_on: str, find_client: FindClient) -> Callable[[Request], Key]:
     """The function that finds the key of a request."""
     kind, _, name = hash_on.partition(":")
     wanted = name.encode("latin-1")
@@ -40,14 +40,14 @@ def key_reader(hash_on: str, is_trusted: Callable[[str], bool]) -> Callable[[Req
     if kind == "query":
         pattern = query_pattern(wanted)
         return lambda request: query(request.head, pattern)
-    return lambda request: client_ip(request, is_trusted)
+    return lambda request: client_ip(request, find_client)
 
 
-def client_ip(request: Request, is_trusted: Callable[[str], bool]) -> Key:
+def client_ip(request: Request, find_client: FindClient) -> Key:
     """The client's address, behind trusted proxies too; None for a client of a Unix socket."""
     address = request.peer
     if request.is_trusted:
-        address = client_address(request.head.forwarded_for, address, is_trusted)
+        address = find_client(request.head, address)
     return address.encode("latin-1") or None
 
 

@@ -8,7 +8,6 @@ targets, fragments) is refused here. Pure: bytes in, a RequestHead out.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,16 +16,18 @@ from typing import Any
 import gunicorn_h1c as h1c
 
 from app.errors import BadRequest
-from app.wire import fields
+from app.wire import fields, hops
 from app.wire.fields import (
     ACCEPT,
     CONNECTION,
     CONTENT_LENGTH,
     DROP,
+    EARLY_DATA,
     EXPECT,
     FORWARDED,
     FORWARDED_FOR,
     FORWARDED_HOST,
+    FORWARDED_OTHER,
     FORWARDED_PROTO,
     HOST,
     MAX_FORWARDS,
@@ -40,14 +41,10 @@ from app.wire.fields import (
     USER_AGENT,
     VIA,
 )
+from app.wire.target import is_authority, origin_form
 
 CHUNKED = -1
 
-# RFC 3986 §3.2.2: reg-name, IPv4 or a bracketed IPv6 literal; an optional port. No userinfo.
-_HOST = re.compile(
-    rb"(?:(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?"
-)
-_ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]*)([/?].*)?")
 _known_hosts: set[bytes] = set()
 
 Fields = list[tuple[bytes, bytes]]
@@ -76,8 +73,9 @@ class RequestHead:
     ``lines`` are the fields to forward as flat pieces (name, ``b": "``, value, CRLF, …) without framing,
     forwarding and hop-by-hop fields. ``length`` is the body's size in bytes, CHUNKED when it is unknown;
     ``framing`` is the line that says so. ``host`` is b"" where an HTTP/1.0 client gave none.
-    ``forwarded_*`` and ``request_id`` hold what the client claimed; whether to believe it is decided
-    elsewhere.
+    ``forwarded_*`` and ``request_id`` hold what the client claimed (``forwarded_others`` as flat pieces);
+    whether to believe it is decided elsewhere. ``max_forwards`` is set for OPTIONS only: at 0 it is for
+    us to answer, otherwise ``lines`` hold one less. ``te_is_named`` is false where Connection leaves TE out.
     """
 
     # Defaults stand on the class: what most heads do not have costs nothing to say.
@@ -95,12 +93,15 @@ class RequestHead:
     accept: bytes | None = None
     expect_continue = False
     te_trailers = False
+    te_is_named = True
     upgrade: bytes | None = None
     trailer: bytes | None = None
-    max_forwards: bytes | None = None
+    max_forwards: int | None = None
+    early_data = False
     forwarded_for: bytes | None = None
     forwarded_proto: bytes | None = None
     forwarded_host: bytes | None = None
+    forwarded_others: tuple[bytes, ...] = ()
     forwarded: bytes | None = None
     via: bytes | None = None
     request_id: bytes | None = None
@@ -142,7 +143,7 @@ def head_from(method: bytes, target: bytes, minor: int, pairs: Fields) -> Reques
     if method == b"CONNECT" or method == b"TRACE":
         raise BadRequest(f"method {method.decode()}", status=405, reason="method_not_allowed")
     if target[0] != 47 or b"#" in target or not target.isascii():  # 47: "/"
-        origin_target, authority = _other_target(method, target)
+        origin_target, authority = origin_form(method, target)
     else:
         origin_target, authority = target, None
 
@@ -197,7 +198,7 @@ def head_from(method: bytes, target: bytes, minor: int, pairs: Fields) -> Reques
         elif kind == EXPECT:
             _read_expect(head, value, minor)
         elif kind == TE:
-            head.te_trailers = b"trailers" in fields.options(value)
+            head.te_trailers |= minor == 1 and b"trailers" in fields.options(value)
         elif kind == UPGRADE:
             upgrade = value if upgrade is None else upgrade + b", " + value
         elif kind == FORWARDED_FOR:
@@ -215,7 +216,13 @@ def head_from(method: bytes, target: bytes, minor: int, pairs: Fields) -> Reques
         elif kind == VIA:
             head.via = _joined(head.via, value)
         elif kind == MAX_FORWARDS:
-            head.max_forwards = value
+            _read_max_forwards(head, name, value)
+        elif kind == FORWARDED_OTHER:
+            head.forwarded_others += (name, b": ", value, b"\r\n")
+        elif kind == EARLY_DATA and not head.early_data:
+            # RFC 8470 §5.1: any number of them, of any value, means one that is 1; never removed.
+            head.early_data = True
+            lines += (name, b": ", b"1", b"\r\n")
     if host is None or host not in _known_hosts:
         host = _check_host(host, minor, authority, lines)
     if authority is not None and authority.lower() != host.lower():
@@ -254,37 +261,6 @@ def _check_lines(head: bytes, count: int, request_line: int, limit: int) -> None
         raise BadRequest("malformed request line", reason="bad_request_line")
 
 
-def _other_target(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
-    """Check a target that is not plain origin-form: its origin-form and its authority (RFC 9112 §3.2)."""
-    if b"#" in target or not target.isascii():
-        raise BadRequest("fragment or non-ASCII byte in the target", reason="bad_target")
-    if target == b"*":
-        if method != b"OPTIONS":
-            raise BadRequest("asterisk-form is for OPTIONS", reason="bad_target")
-        return target, None
-    if target.startswith(b"/"):
-        return target, None
-    match = _ABSOLUTE.fullmatch(target)
-    if match is None or not _is_authority(match[1]):
-        raise BadRequest("target is neither origin-form nor http(s)", reason="bad_target")
-    rest: bytes = match[2] or (b"*" if method == b"OPTIONS" else b"/")
-    return (rest if rest[:1] != b"?" else b"/" + rest), match[1]
-
-
-def _is_authority(value: bytes) -> bool:
-    """Whether it is a host with an optional port."""
-    match = _HOST.fullmatch(value)
-    if match is None or int(match[2] or 0) > 65535:
-        return False
-    if match[1] is None:
-        return True
-    try:
-        ipaddress.IPv6Address(match[1].decode("ascii"))
-    except ValueError:
-        return False
-    return True
-
-
 def _check_host(
     host: bytes | None, minor: int, authority: bytes | None, lines: list[bytes]
 ) -> bytes:
@@ -296,7 +272,7 @@ def _check_host(
             lines[:0] = (b"Host", b": ", authority, b"\r\n")
         return authority or b""
     # An empty one too: no http URI has an empty host (RFC 9110 §4.2.1).
-    if not _is_authority(host):
+    if not is_authority(host):
         raise BadRequest("malformed Host", reason="bad_host")
     if len(_known_hosts) < 1024 and len(host) < 256:
         _known_hosts.add(host)
@@ -308,6 +284,18 @@ def _read_expect(head: RequestHead, value: bytes, minor: int) -> None:
         raise BadRequest("unknown expectation", status=417, reason="expectation_failed")
     # RFC 9110 §10.1.1: an expectation in an HTTP/1.0 request is ignored.
     head.expect_continue = minor == 1
+
+
+def _read_max_forwards(head: RequestHead, name: bytes, value: bytes) -> None:
+    """Count it down where RFC 9110 §7.6.2 gives it a meaning; elsewhere it is a field like any other."""
+    if head.method != b"OPTIONS":
+        head.lines += (name, b": ", value, b"\r\n")
+        return
+    if head.max_forwards is not None:
+        raise BadRequest("more than one Max-Forwards", reason="bad_header")
+    head.max_forwards = left = hops.max_forwards(value)
+    if left:
+        head.lines += (name, b": ", b"%d" % (left - 1), b"\r\n")
 
 
 def _body_length(length: bytes | None, coding: bytes | None, minor: int) -> int:
@@ -336,8 +324,7 @@ def _read_connection(head: RequestHead, connection: bytes, upgrade: bytes | None
     head.keep_alive = not asked.close and (head.minor == 1 or asked.keep_alive)
     if upgrade is not None and asked.upgrade and head.minor == 1:
         head.upgrade = upgrade
-    if not asked.te:
-        head.te_trailers = False
+    head.te_is_named = asked.te
     if asked.named:
         head.lines = fields.without(head.lines, asked.named)
 

@@ -88,6 +88,7 @@ def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead 
     length: bytes | None = None
     coding: bytes | None = None
     connection: bytes | None = None
+    upgrade: bytes | None = None
     kinds = fields.response_kinds
     for name, value in pairs:
         kind = kinds.get(name)
@@ -109,7 +110,7 @@ def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead 
         elif kind == TRANSFER_ENCODING:
             coding = value if coding is None else coding + b"," + value
         elif kind == UPGRADE:
-            head.upgrade = value
+            upgrade = value if upgrade is None else upgrade + b", " + value
         elif kind == TRAILER:
             head.trailer = value
         elif kind < 0:
@@ -128,7 +129,7 @@ def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead 
     if connection is None:
         head.keep_alive = parsed["minor_version"] == 1
     else:
-        _read_connection(head, connection, parsed["minor_version"])
+        _read_connection(head, connection, parsed["minor_version"], upgrade)
     if method == b"HEAD" or status == 304:
         head.length = 0
     elif status < 200 or status == 204:
@@ -150,11 +151,16 @@ def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead 
     return head
 
 
-def _read_connection(head: ResponseHead, connection: bytes, minor: int) -> None:
-    """Apply Connection: persistence, and the fields it names as hop-by-hop (RFC 9110 §7.6.1)."""
+def _read_connection(
+    head: ResponseHead, connection: bytes, minor: int, upgrade: bytes | None
+) -> None:
+    """Apply Connection: persistence, upgrade, and the fields it names as hop-by-hop (RFC 9110 §7.6.1)."""
     asked = fields.connection_options(connection)
     head.keep_alive = not asked.close and (minor == 1 or asked.keep_alive)
-    if head.upgrade is not None and not asked.upgrade:
-        head.upgrade = None
     if asked.named:
         head.lines = fields.without(head.lines, asked.named)
+    if upgrade is not None and asked.upgrade:
+        head.upgrade = upgrade
+        if head.status == 426:  # RFC 9110 §15.5.22: such an answer must say to what
+            head.lines += (b"Upgrade", b": ", upgrade, b"\r\n")
+            head.lines += (b"Connection", b": ", b"Upgrade", b"\r\n")

@@ -102,6 +102,7 @@ def test_an_empty_object_gives_the_documented_defaults() -> None:
         send_proxy="off",
         trusted_proxies=(),
         proxy_protocol=(),
+        forwarded="x-forwarded",
         upgrade=("websocket",),
         graceful_timeout=30.0,
     )
@@ -186,6 +187,7 @@ def test_every_key_can_be_set() -> None:
         },
         "trusted_proxies": ["10.0.0.0/8", "::1"],
         "proxy_protocol": ["10.0.0.5"],
+        "forwarded": "both",
         "upgrade": ["WebSocket", "tcp"],
         "graceful_timeout": 0.5,
     }
@@ -222,6 +224,7 @@ def test_every_key_can_be_set() -> None:
         send_proxy="v2",
         trusted_proxies=("10.0.0.0/8", "::1/128"),
         proxy_protocol=("10.0.0.5/32",),
+        forwarded="both",
         upgrade=("websocket", "tcp"),
         graceful_timeout=0.5,
     )
@@ -563,7 +566,7 @@ def test_the_longest_unix_path_is_taken() -> None:
         ('{"x": 1, "limits": {}, "x": 2}',
          "x: unknown key; there are $schema, host, port, workers, servers, algorithm, "
          "health_check, outlier_detection, sticky, timeouts, retries, queue, limits, logging, tls, "
-         "backend_tls, send_proxy, trusted_proxies, proxy_protocol, upgrade, graceful_timeout"),
+         "backend_tls, send_proxy, trusted_proxies, proxy_protocol, forwarded, upgrade, graceful_timeout"),
         ('{"tls": {"certificate": "a"}}', "tls.key: is required"),
         ('{"tls": {"certificate": "a", "key": "b", "minimum_version": "1.1"}}',
          'tls.minimum_version: must be one of "1.2", "1.3", got "1.1"; did you mean "1.3"?'),
@@ -1013,6 +1016,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
   "send_proxy": "off",
   "trusted_proxies": [],
   "proxy_protocol": [],
+  "forwarded": "x-forwarded",
   "upgrade": ["websocket"],
   "graceful_timeout": 30
 }

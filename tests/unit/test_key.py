@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.wire.forwarded import trust_in
+from app.wire.forwarded import client_finder, trust_in
 from app.wire.key import key_reader
 from app.wire.request import read_head
 
@@ -17,7 +17,7 @@ def key(hash_on: str, *lines: str, target: str = "/", peer: str = "192.0.2.7") -
     )
     is_trusted = trust_in(("10.0.0.0/8",))
     request = SimpleNamespace(head=head, peer=peer, is_trusted=is_trusted(peer))
-    return key_reader(hash_on, is_trusted)(request)
+    return key_reader(hash_on, client_finder(is_trusted, "x-forwarded"))(request)
 
 
 def test_client_address() -> None:

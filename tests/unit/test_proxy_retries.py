@@ -23,6 +23,7 @@ class Pool:
 
     def __init__(self, count: int) -> None:
         self.cells = [0] * 8
+        self.table = SimpleNamespace(cells=[0] * 8)
         self.backends = [
             SimpleNamespace(
                 name=f"server {number}", prefix=b"", authority=b"server", connections=None,

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import ipaddress
+from time import process_time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.wire import elements
 from app.wire.forwarded import (
     client_address,
+    client_finder,
     connection_lines,
+    lines_writer,
     trust_in,
-    trusted_lines,
     trusted_request_id,
 )
 from app.wire.request import RequestHead, read_head
 
 PROXIES = trust_in(("10.0.0.0/8", "2001:db8::/32"))
+MODES = ("x-forwarded", "forwarded", "both")
+
+
+def trusted_lines(request: RequestHead, peer: str, scheme: str, mode: str = "x-forwarded") -> bytes:
+    """What is said of a request that a trusted proxy sent."""
+    return lines_writer(PROXIES, mode)(request, peer, scheme, True)
 
 
 def head(*lines: bytes) -> RequestHead:
@@ -110,6 +119,134 @@ def test_lines_for_a_trusted_proxy_that_says_nothing() -> None:
     assert trusted_lines(head(), "10.0.0.1", "http") == (
         b"X-Forwarded-For: 10.0.0.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a.example\r\n"
     )
+
+
+def test_other_claims_of_a_trusted_proxy() -> None:
+    """X-Forwarded-Port and its like are passed on from it, and from nobody else."""
+    request = head(b"X-Forwarded-Port: 8443", b"X-A: 1", b"X-Real-IP: 203.0.113.9")
+    assert b"Forwarded-Port" not in b"".join(request.lines)
+    assert b"Real-IP" not in b"".join(request.lines)
+    assert trusted_lines(request, "10.0.0.1", "http").endswith(
+        b"X-Forwarded-Port: 8443\r\nX-Real-IP: 203.0.113.9\r\n"
+    )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_a_stranger_claims_is_dropped(mode: str) -> None:
+    """In every mode."""
+    request = head(b"X-Forwarded-For: 203.0.113.9", b"Forwarded: for=203.0.113.9", b"X-Real-IP: 1")
+    lines = lines_writer(PROXIES, mode)(request, "192.0.2.1", "http", False)
+    assert b"203.0.113.9" not in lines
+    assert b"Real-IP" not in lines
+    assert lines.count(b"192.0.2.1") == (2 if mode == "both" else 1)
+
+
+def test_forwarded_for_a_stranger() -> None:
+    """RFC 7239 §4: for, host, proto, by."""
+    assert lines_writer(PROXIES, "forwarded")(head(), "192.0.2.1", "https", False) == (
+        b"Forwarded: for=192.0.2.1;host=a.example;proto=https;by=_load-balancer\r\n"
+    )
+
+
+def test_both_for_a_stranger() -> None:
+    """Both families say the same."""
+    assert lines_writer(PROXIES, "both")(head(), "192.0.2.1", "http", False) == (
+        b"Forwarded: for=192.0.2.1;host=a.example;proto=http;by=_load-balancer\r\n"
+        b"X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a.example\r\n"
+    )
+
+
+def test_a_trusted_chain_is_continued() -> None:
+    """Ours comes last; X-Forwarded-* are not mixed in where only Forwarded is asked for."""
+    request = head(
+        b"Forwarded: for=203.0.113.9", b"Forwarded: for=10.0.0.2", b"X-Forwarded-For: 1.1.1.1"
+    )
+    assert trusted_lines(request, "10.0.0.1", "http", "forwarded") == (
+        b"Forwarded: for=203.0.113.9, for=10.0.0.2, "
+        b"for=10.0.0.1;host=a.example;proto=http;by=_load-balancer\r\n"
+    )
+
+
+def test_a_chain_that_cannot_be_read_is_not_continued() -> None:
+    """Nobody would read ours behind an open quote."""
+    request = head(b'Forwarded: for="203.0.113.9')
+    assert trusted_lines(request, "10.0.0.1", "http", "forwarded") == (
+        b"Forwarded: for=10.0.0.1;host=a.example;proto=http;by=_load-balancer\r\n"
+    )
+
+
+def test_one_family_is_made_from_the_other() -> None:
+    """RFC 7239 §7.4: the proxy in front may speak the one, the servers the other."""
+    request = head(b"X-Forwarded-For: 2001:db9::7, bogus", b"X-Forwarded-Proto: https")
+    assert trusted_lines(request, "10.0.0.1", "http", "forwarded") == (
+        b'Forwarded: for="[2001:db9::7]";proto=https, for=unknown, '
+        b"for=10.0.0.1;host=a.example;proto=http;by=_load-balancer\r\n"
+    )
+    request = head(b'Forwarded: for="[2001:db9::7]:99";proto=https;host="shop.example:8443"')
+    assert trusted_lines(request, "10.0.0.1", "http").endswith(
+        b"X-Forwarded-For: 2001:db9::7, 10.0.0.1\r\n"
+        b"X-Forwarded-Proto: https\r\n"
+        b"X-Forwarded-Host: shop.example:8443\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "expected"),
+    [
+        (b"for=203.0.113.9", "203.0.113.9"),
+        (b"FOR=203.0.113.9;proto=http", "203.0.113.9"),
+        (b"for=198.51.100.1, for=203.0.113.9, for=10.0.0.2", "203.0.113.9"),
+        (b'for="[2001:db9::7]:4711"', "2001:db9::7"),
+        (b'for="203.0.113.9:4711";host="a,b;c"', "203.0.113.9"),
+        (b"for=_hidden, for=10.0.0.2", "10.0.0.2"),
+        (b"for=unknown", "10.0.0.1"),
+        (b"for=203.0.113.9;for=203.0.113.8", "10.0.0.1"),
+        (b'for="x, for=203.0.113.9', "203.0.113.9"),
+        (b'for=198.51.100.1;x=", for=203.0.113.9;host=";a=b"', "203.0.113.9"),
+        (b"proto=https", "10.0.0.1"),
+        (b"", "10.0.0.1"),
+        (b", ".join([b"for=10.0.0.2"] * 100), "10.0.0.1"),
+    ],
+)
+def test_the_client_is_found_from_the_right_in_forwarded(forwarded: bytes, expected: str) -> None:
+    """As in X-Forwarded-For; an open quote on the left swallows nothing of a trusted proxy's."""
+    request = head(b"Forwarded: " + forwarded)
+    for mode in MODES:
+        assert client_finder(PROXIES, mode)(request, "10.0.0.1") == expected
+
+
+def test_which_field_is_believed() -> None:
+    """The one that the configuration names; the other may be what a client sent through the proxy."""
+    request = head(b"X-Forwarded-For: 203.0.113.8", b"Forwarded: for=203.0.113.9")
+    found = [client_finder(PROXIES, mode)(request, "10.0.0.1") for mode in MODES]
+    assert found == ["203.0.113.8", "203.0.113.9", "203.0.113.8"]
+
+
+@settings(derandomize=True)
+@given(st.text(alphabet='for=,;" \\1.[]:', max_size=80))
+def test_any_forwarded_gives_an_address(value: str) -> None:
+    """What goes into the log is an address."""
+    request = head(b"Forwarded: " + value.strip().encode())
+    ipaddress.ip_address(client_finder(PROXIES, "forwarded")(request, "10.0.0.1"))
+
+
+@settings(derandomize=True)
+@given(st.ip_addresses(), st.sampled_from(["a.example", "a.example:80", "[::1]:80", "a;b=c,d"]))
+def test_what_is_written_is_read(address: object, host: str) -> None:
+    """Also an IPv6 address, and a host that has to be quoted."""
+    written = elements.written(str(address), "https", host.encode(), b"x")
+    for before in (b"", b'for="', b"for=1.1.1.1, "):
+        element, rest = elements.last(before + b"," + written) or (None, None)
+        assert element == (str(address), b"https", host.encode())
+        assert rest == before
+
+
+@pytest.mark.parametrize("tail", [b"; " * 4000, b" ;\t" * 2600, b",a=b" * 2000, b";a=b" * 2000])
+def test_a_long_one_is_read_in_a_moment(tail: bytes) -> None:
+    """No expression goes back and forth over what a client invents."""
+    started = process_time()
+    elements.last(b"a=b" + tail + b'"')
+    assert process_time() - started < 0.5
 
 
 @pytest.mark.parametrize("given", [b"abc-123", b"1:2/3+4=5@6.7_8", b"x" * 128])

@@ -18,6 +18,7 @@ space, where it would end the line) \xHH \\ and \{N*text} (text N times).
     = 400 slug     the client gets this status, no backend ever sees a complete request; then the connection
                    ends and nothing behind it is read. The slug is the reason in the body of our answer.
     = forwarded    the backend sees one complete request: as sent, or the ``>>`` lines that follow
+    = answered 200 the client gets this status from us, no backend sees the request, the connection goes on
     = waits        nothing happens: the message is not complete, and never is forwarded as if it were
   with ``<`` lines:
     = passed       the client gets the answer as the backend sent it, or the ``<<`` lines that follow
@@ -59,7 +60,7 @@ class Outcome:
     """What must happen to one request."""
 
     kind: str
-    """``refused``, ``forwarded``, ``waits``, ``passed``, ``cut`` or ``broken``."""
+    """``refused``, ``answered``, ``forwarded``, ``waits``, ``passed``, ``cut`` or ``broken``."""
 
     status: int = 0
     reason: str = ""
@@ -166,6 +167,8 @@ def _outcome(words: list[str]) -> Outcome:
     kind, *more = words
     if kind.isdigit():
         return Outcome("refused", int(kind), more[0] if more else "")
+    if kind == "answered":
+        return Outcome(kind, int(more[0]))
     if kind not in ("forwarded", "waits", "passed", "cut", "broken") or more:
         raise ValueError(f"unknown outcome {' '.join(words)}")
     return Outcome(kind)
