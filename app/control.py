@@ -54,7 +54,7 @@ def _watch(table: Table, master: int) -> None:
     _raise_descriptor_limit()
     log.event("control", "info", "control process started", pid=os.getpid(), master_pid=master)
     checker = Checker(table)
-    ejector = Ejector(table)
+    ejector = Ejector(table, checker.hasten)
     staller = Staller(table, ejector, checker.question)
     adopted = 0
     # A predecessor may have been killed between a change and its bump.

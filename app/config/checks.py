@@ -86,6 +86,15 @@ def probe_path(text: str) -> str:
     return text
 
 
+def regex(text: str) -> str:
+    """As written; how long it searches is bounded where it does."""
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        refuse(f"is not a regular expression: {error}")
+    return text
+
+
 def network(text: str) -> str:
     try:
         return str(ipaddress.ip_network(text))

@@ -1,14 +1,15 @@
-"""The two keys that may be written short or long: a server and an algorithm."""
+"""Keys that are more than a list of values: a server, an algorithm, a health check."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.config import checks
-from app.config.model import Algorithm, Server
+from app.config.model import Algorithm, HealthCheck, Server
 from app.config.problems import (
     ConfigError,
     Problem,
@@ -162,3 +163,17 @@ class ServerEntry:
 def server_from(url: str, weight: int, backup: bool, max_connections: int, state: str) -> Server:
     scheme, host, port, prefix = checks.split_url(url)
     return Server(url, scheme, host, port, prefix, weight, backup, max_connections, state)
+
+
+def health_check_from(**values: Any) -> HealthCheck:
+    """A health check, if its keys go together."""
+    bodiless = {"type": "tcp", "method": "HEAD"}
+    problems = [
+        Problem(wanted, f"has no use with {key} {json.dumps(value)}: such a check sees no body")
+        for key, value in bodiless.items()
+        for wanted in ("body", "body_regex")
+        if values[key] == value and values[wanted] is not None
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return HealthCheck(**values)

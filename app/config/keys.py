@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.config import checks
-from app.config.entries import URL, AlgorithmEntry, ServerEntry, server_from
+from app.config.entries import URL, AlgorithmEntry, ServerEntry, health_check_from, server_from
 from app.config.model import (
     Algorithm,
     BackendTls,
     Config,
-    HealthCheck,
     Limits,
     Logging,
     OutlierDetection,
@@ -82,19 +81,35 @@ SERVER = Object(server_from, (
         "maint: none at all, it is not checked either, and checked before it is used again."),
 ))
 
-HEALTH_CHECK = Object(HealthCheck, (
+HEALTH_CHECK = Object(health_check_from, (
+    Key("type", Choice(("http", "tcp")), "http",
+        "http: the answer to a request decides; tcp: that a connection can be opened is enough, and the keys "
+        "about requests and answers have no use."),
+    Key("method", Choice(("GET", "HEAD", "OPTIONS", "POST")), "GET",
+        "The method of the request, which has no body."),
     Key("path", Text(checks.probe_path, "path, with a query if wanted", r"^/[!\"$-~]*$"), "/",
-        "What is asked for with GET; redirects are not followed.", examples=("/healthz",)),
+        "What is asked for; redirects are not followed.", examples=("/healthz",)),
     Key("interval", Number(0.01, DAY_S), 5.0,
         "Time from one check of a server to its next."),
+    Key("fast_interval", Number(0.01, DAY_S), 0.5,
+        "The same while in doubt: after a result that contradicts the verdict, while a server is set aside, "
+        "while none is healthy, and at first of an unhealthy one, then twice as long each time; never longer "
+        "than interval."),
     Key("timeout", Number(0.01, 3600), 2.0,
         "The whole check must be over in this time, whatever the server does."),
     Key("healthy_threshold", Whole(1, 100), 2,
-        "Checks passed in a row that make an unhealthy server healthy; the very first decides alone."),
+        "Checks passed in a row that make an unhealthy server healthy; the very first decides alone, and any "
+        "while no server is healthy."),
     Key("unhealthy_threshold", Whole(1, 100), 3,
         "Checks failed in a row that make a healthy server unhealthy; the very first decides alone."),
     Key("expected_status", Statuses(), ((200, 399),),
         "Statuses that pass.", examples=("200-399", "200,204,300-399", 200, [200, "300-399"])),
+    Key("body", Nullable(Text(str, "text", r"^.+$")), None,
+        "Text that the first 64 KiB of the answer's body must contain to pass.",
+        examples=('"status":"up"',)),
+    Key("body_regex", Nullable(Text(checks.regex, "regular expression of Python", r"^.+$")), None,
+        "Regular expression that must be found there to pass, within 50 ms.",
+        examples=(r"^(OK|ready)\b",)),
     Key("host", Nullable(Text(checks.host_field, "host or host:port")), None,
         "Host header of the check, instead of the server's own.", examples=("app.example",)),
     Key("headers", Headers(), (),

@@ -55,12 +55,19 @@ class Algorithm:
 
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
+    """``body`` is a text that the answer's body contains, ``body_regex`` one that is found in it."""
+
+    type: str
+    method: str
     path: str
     interval: float
+    fast_interval: float
     timeout: float
     healthy_threshold: int
     unhealthy_threshold: int
     expected_status: tuple[tuple[int, int], ...]
+    body: str | None
+    body_regex: str | None
     host: str | None
     headers: tuple[tuple[str, str], ...]
     jitter: float

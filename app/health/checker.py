@@ -13,22 +13,27 @@ from collections.abc import Callable, Iterable
 
 import gevent
 import gevent.ssl
+from gevent.event import Event
 
 from app import log
 from app.backend_tls import Trust
 from app.config import BackendTls, Config, HealthCheck, Server
+from app.health.pace import Doubt, pause
 from app.health.probe import Outcome, ProbeRequest, ProbeSession, probe
 from app.health.verdicts import Health, Thresholds, observe
 from app.table import (
     CHANGED_MS,
     CHECKED,
     CHECKED_MS,
+    EJECTION,
     HEALTHY,
     IDENTITY,
     STATE,
     STATUS,
     STREAK,
+    TRUSTED,
     UNCHECKED,
+    UNHEALTHY,
     Table,
     identity_of,
 )
@@ -48,12 +53,14 @@ class Watch:
 
     __slots__ = (
         "check",
+        "failures",
         "greenlet",
         "health_check",
         "identity",
         "is_failing_locally",
         "row",
         "server",
+        "soon",
         "terms",
     )
 
@@ -67,6 +74,8 @@ class Watch:
         self.terms = _terms(config)
         self.check = check(server, config)
         self.is_failing_locally = False
+        self.failures = 0  # since it was found unhealthy
+        self.soon = Event()  # somebody wants to know now
         self.greenlet: gevent.Greenlet | None = None
 
     def stop(self) -> None:
@@ -87,6 +96,8 @@ class Checker:
         self._by_row: dict[int, Watch] = {}
         self._sequence = 0
         self._unchecked: set[int] = set()
+        self._healthy: set[int] = set()
+        self._hurried: set[int] = set()  # those whose next check comes sooner than an interval
         self._bumping = self._is_bump_due = False
 
     def __repr__(self) -> str:
@@ -106,9 +117,18 @@ class Checker:
         self._acknowledge()
 
     def question(self, row: int) -> Callable[[], Outcome] | None:
-        """How the server of a row can be asked at once, beside its checks; None if it is not checked."""
+        """How the server of a row can be asked at once, beside its checks.
+
+        None if it is not checked, or by a connect alone: the kernel of a process that hangs passes that.
+        """
         watch = self._by_row.get(row)
-        return watch.check if watch is not None else None
+        return watch.check if watch is not None and watch.health_check.type == "http" else None
+
+    def hasten(self, row: int) -> None:
+        """Something has happened to the server of a row that its next check should not wait for."""
+        watch = self._by_row.get(row)
+        if watch is not None:
+            watch.soon.set()
 
     def record(self, watch: Watch, outcome: Outcome) -> None:
         """Take one result into account, unless the row has been given to another server meanwhile."""
@@ -152,6 +172,8 @@ class Checker:
             for identity, watch in watches.items()
             if cells[table.server(watch.row) + STATE] == UNCHECKED
         }
+        self._healthy = {one.identity for one in watches.values() if table.is_healthy(one.row)}
+        self._hurried &= watches.keys()
         first = 0
         for watch in watches.values():
             if watch.greenlet is not None:
@@ -166,12 +188,27 @@ class Checker:
     def _run(self, watch: Watch) -> None:
         interval, jitter = watch.health_check.interval, watch.health_check.jitter
         # The first round starts all at once; the second is spread over one interval, and stays so.
-        pause = random.uniform(0, interval)
+        longest = random.uniform(0, interval)
         while True:
             started = time.monotonic()
+            watch.soon.clear()
             self.record(watch, self._attempt(watch))
-            gevent.sleep(max(0.0, started + pause - time.monotonic()))
-            pause = interval * random.uniform(1 - jitter, 1 + jitter)
+            pause = min(longest, self.pause(watch) * random.uniform(1 - jitter, 1 + jitter))
+            watch.soon.wait(max(0.0, started + pause - time.monotonic()))
+            longest = float("inf")
+
+    def pause(self, watch: Watch) -> float:
+        """Seconds from the start of the last check to that of the next, before jitter."""
+        cells, at = self._table.cells, self._table.server(watch.row)
+        doubt = Doubt(
+            is_open=cells[at + STREAK] > 0 or cells[at + EJECTION] != TRUSTED,
+            is_unhealthy=cells[at + STATE] == UNHEALTHY,
+            failures=watch.failures,
+            nobody_is_healthy=not self._healthy,
+        )
+        (self._hurried.add if doubt.hurries else self._hurried.discard)(watch.identity)
+        limits = watch.health_check
+        return pause(doubt, limits.interval, limits.fast_interval, len(self._hurried))
 
     def _attempt(self, watch: Watch) -> Outcome:
         try:
@@ -184,11 +221,15 @@ class Checker:
         now_ms = time.time_ns() // 1_000_000
         before = Health(cells[at + STATE], cells[at + STREAK], cells[at + CHANGED_MS])
         limits = watch.health_check
-        thresholds = Thresholds(limits.healthy_threshold, limits.unhealthy_threshold)
+        # Where nobody serves, one pass is enough: a server that may be well is better than none.
+        needed = limits.healthy_threshold if self._healthy else 1
+        thresholds = Thresholds(needed, limits.unhealthy_threshold)
         health, turned = observe(before, ok, now_ms, thresholds)
         cells[at + CHECKED_MS] = now_ms
         cells[at + STATUS] = outcome.status or 0
         cells[at + STREAK] = health.streak
+        watch.failures = 0 if ok or turned else watch.failures + 1
+        (self._healthy.add if health.verdict == HEALTHY else self._healthy.discard)(watch.identity)
         if turned:
             cells[at + CHANGED_MS] = health.changed_ms
             cells[at + STATE] = health.verdict

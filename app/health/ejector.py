@@ -9,6 +9,7 @@ comes back on trial: one request at a time, and the first outcome decides. Must 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from app import log
@@ -50,8 +51,9 @@ class Subject:
 class Ejector:
     """Watches the servers of the configuration it adopted last."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, hasten: Callable[[int], None]) -> None:
         self._table = table
+        self._hasten = hasten  # have the server of a row checked now
         self._subjects: dict[int, Subject] = {}
         self._settings: OutlierDetection | None = None
         self._limits: tuple[int, ...] = ()
@@ -253,6 +255,8 @@ class Ejector:
         self._table.cells[at + EJECTION] = state
         (self._out.add if state == EJECTED else self._out.discard)(subject.row)
         self._table.bump()
+        if state == EJECTED:
+            self._hasten(subject.row)
 
     def _log(self, subject: Subject, level: str, message: str, reason: str, **fields: Any) -> None:
         log.event("health", level, message, backend=subject.server.name, reason=reason, **fields)

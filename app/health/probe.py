@@ -1,17 +1,19 @@
-"""One health check: a GET on a fresh connection, of which only the response head is read.
+"""One health check: a request on a fresh connection, of which the response head is read, or a connect alone.
 
 Runs in the control process, under gevent; must never know the table or thresholds. What the server does
 cannot hold it up: one timeout bounds look-up, connect, handshake, request and response head together.
 
 requests is used at the seams that it documents for that: prepared requests, a Session, an adapter. The
 ordinary way through it costs over 500 µs a check and has traps, which are closed by not going there:
-nothing is taken from .netrc or proxy variables, no cookie is kept, no redirect followed, no body read
-(requests reads that of a 3xx whole), no URL rewritten. The request is built once for each server.
+nothing is taken from .netrc or proxy variables, no cookie is kept, no redirect followed, no body read unless
+the check is about it (requests reads that of a 3xx whole), no URL rewritten. The request is built once for
+each server.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import ipaddress
 import socket
 import ssl
@@ -29,6 +31,7 @@ from requests.structures import CaseInsensitiveDict
 from app import backend_tls
 from app.backend_tls import Trust
 from app.config import HealthCheck, Server
+from app.health.body import BadBody, SearchTooSlow, is_found, read_body
 from app.wire import announce
 
 USER_AGENT = "load-balancer-health-check"
@@ -63,18 +66,26 @@ class ProbeRequest(requests.PreparedRequest):
         send_proxy: str = "off",
     ) -> None:
         super().__init__()
-        self.method = "GET"
+        self.method = check.method
         self.url = server.url
         self.headers = CaseInsensitiveDict(_headers(server, check))
         self.timeout = check.timeout
         self.expected = check.expected_status
+        self.is_connect_only = check.type == "tcp"
+        self.text = check.body
+        self.expression = check.body_regex
         self.address, self.family = _address(server)
         self.host = server.host
-        self.trust = trust  # for https
+        self.trust = trust if check.type == "http" else None  # for https
         self.send_proxy = send_proxy
-        lines = [f"GET {server.prefix}{check.path} HTTP/1.1"]
+        lines = [f"{check.method} {server.prefix}{check.path} HTTP/1.1"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         self.head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+    @property
+    def sees_body(self) -> bool:
+        """Whether the answer's body has a say."""
+        return self.text is not None or self.expression is not None
 
 
 class ProbeAdapter(BaseAdapter):
@@ -92,15 +103,18 @@ class ProbeAdapter(BaseAdapter):
         assert isinstance(request, ProbeRequest)
         connection = _connect(request)
         try:
+            response = requests.Response()
+            response.request = request
+            if request.is_connect_only:
+                return response
             connection.sendall(request.head)
-            status, headers = _read_head(connection)
+            response.status_code, headers, rest = _read_head(connection)
+            response.headers = CaseInsensitiveDict(headers)
+            if request.sees_body:
+                response.raw = io.BytesIO(read_body(connection, headers, rest).encode())
+            return response
         finally:
             connection.close()
-        response = requests.Response()
-        response.request = request
-        response.status_code = status
-        response.headers = CaseInsensitiveDict(headers)
-        return response
 
     def close(self) -> None:
         """Nothing is kept between two checks."""
@@ -127,26 +141,38 @@ def probe(session: requests.Session, request: ProbeRequest) -> Outcome:
     reason, detail = "timeout", ""
     with gevent.Timeout(request.timeout, False):
         try:
-            status = session.send(request).status_code
-            reason = _judge(status, request)
-        except (OSError, BadHead, UnicodeError) as error:
+            response = session.send(request)
+            status = response.status_code
+            reason = _judge(response, request)
+        except (OSError, BadHead, BadBody, SearchTooSlow, UnicodeError) as error:
             reason, detail = _reason(error), _detail(error)
     ok = None if reason == "local_error" else reason == "ok"
     return Outcome(ok, reason, status, (time.perf_counter() - started) * 1000, detail)
 
 
-def _judge(status: int, request: ProbeRequest) -> str:
-    if any(low <= status <= high for low, high in request.expected):
+def _judge(response: requests.Response, request: ProbeRequest) -> str:
+    """What an answer means; where a connect is enough there is none to judge."""
+    status = response.status_code
+    if request.is_connect_only:
         return "ok"
-    return f"status_{status}"
+    if not any(low <= status <= high for low, high in request.expected):
+        return f"status_{status}"
+    if request.sees_body:
+        body = response.content.decode()
+        is_missing = request.text is not None and request.text not in body
+        if is_missing or (request.expression and not is_found(request.expression, body)):
+            return "body_mismatch"
+    return "ok"
 
 
 def _reason(error: Exception) -> str:
     """The slug for what went wrong; the order matters, most of these are kinds of OSError."""
     if isinstance(error, ssl.SSLError):
         return backend_tls.reason(error)
-    if isinstance(error, BadHead):
+    if isinstance(error, (BadHead, BadBody)):
         return "bad_response"
+    if isinstance(error, SearchTooSlow):
+        return "regex_too_slow"
     if isinstance(error, (socket.gaierror, UnicodeError)):
         return "dns_error"
     if isinstance(error, ConnectionRefusedError):
@@ -215,8 +241,8 @@ def _connect(request: ProbeRequest) -> Any:
         raise
 
 
-def _read_head(connection: Any) -> tuple[int, dict[str, str]]:
-    """The final response's status and headers; interim responses (1xx) are passed over."""
+def _read_head(connection: Any) -> tuple[int, dict[str, str], bytes]:
+    """The final response's status and headers, and what came behind; 1xx responses are passed over."""
     data = b""
     room = HEAD_LIMIT
     while True:
@@ -238,4 +264,4 @@ def _read_head(connection: Any) -> tuple[int, dict[str, str]]:
             data = data[head["consumed"] :]
         else:
             headers = {n.decode("latin-1"): v.decode("latin-1") for n, v in head["headers"]}
-            return head["status"], headers
+            return head["status"], headers, data[head["consumed"] :]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +15,23 @@ import requests
 from app import config as configuration
 from app import log
 from app.config import Config, HealthCheck, Server
+from app.health import body as bodies
 from app.health import probe as probes
 from app.health.checker import BUMP_SECONDS, START_PACE_SECONDS, Checker, Watch
+from app.health.pace import FAST_CHECKS_PER_SECOND
 from app.health.probe import BadHead, Outcome, ProbeRequest, ProbeSession, probe
-from app.table import CHECKED, EPOCH, IDENTITY, STATE, UNCHECKED, Table, identity_of
+from app.table import (
+    CHECKED,
+    EJECTED,
+    EJECTION,
+    EPOCH,
+    IDENTITY,
+    STATE,
+    TRUSTED,
+    UNCHECKED,
+    Table,
+    identity_of,
+)
 
 OK = Outcome(True, "ok", 200, 1.5)
 FAILED = Outcome(False, "connection_refused")
@@ -133,6 +148,88 @@ def test_logs_a_change_once_and_with_all_its_fields(house: House) -> None:
     }
 
 
+def test_while_nobody_is_healthy_one_pass_is_enough(house: House) -> None:
+    """A server that may be well is better than none; with another in service the threshold holds."""
+    house.adopt(1, 2, healthy_threshold=3, unhealthy_threshold=1)
+    for port in (1, 2):
+        house.checker.record(house.watch(port), FAILED)
+    house.checker.record(house.watch(1), OK)
+    assert house.healthy(1)
+    house.checker.record(house.watch(2), OK)
+    assert not house.healthy(2)
+
+
+def test_a_successor_knows_that_somebody_is_healthy(house: House) -> None:
+    """The threshold of others holds after the death of the former too."""
+    house.adopt(1, 2, healthy_threshold=2)
+    house.checker.record(house.watch(1), OK)
+    house.checker.record(house.watch(2), FAILED)
+    house.checker = house.successor()
+    house.adopt(1, 2, healthy_threshold=2)
+    house.checker.record(house.watch(2), OK)
+    assert not house.healthy(2)
+
+
+def test_the_next_check_comes_soon_while_in_doubt(house: House) -> None:
+    """Between thresholds and while set aside; of an unhealthy server at first, then less and less."""
+    house.adopt(1, 2, interval=8, fast_interval=1, unhealthy_threshold=2)
+    one, two = house.watch(1), house.watch(2)
+
+    def next_after(watch: Watch, outcome: Outcome) -> float:
+        house.checker.record(watch, outcome)
+        return house.checker.pause(watch)
+
+    house.checker.record(two, OK)
+    assert next_after(one, OK) == 8
+    house.table.cells[house.table.server(one.row) + EJECTION] = EJECTED
+    assert next_after(one, OK) == 1
+    house.table.cells[house.table.server(one.row) + EJECTION] = TRUSTED
+    assert [next_after(one, FAILED) for _ in range(6)] == [1, 1, 2, 4, 8, 8]
+    assert next_after(one, OK) == 1
+    assert next_after(one, OK) == 8
+
+
+def test_while_nobody_is_healthy_all_are_checked_soon(house: House) -> None:
+    """Each may be the first that is back."""
+    house.adopt(1, 2, interval=8, fast_interval=1, unhealthy_threshold=1)
+    one, two = house.watch(1), house.watch(2)
+    house.checker.record(two, OK)
+    for _ in range(5):
+        house.checker.record(one, FAILED)
+    assert house.checker.pause(one) == 8
+    house.checker.record(two, FAILED)
+    assert house.checker.pause(one) == 1
+
+
+def test_many_in_doubt_are_not_checked_more_often_than_we_can(house: House) -> None:
+    """A fleet that is down must not keep this process busy."""
+    house.adopt(*range(1, 11), interval=60, fast_interval=0.01)
+    for port in range(1, 11):
+        house.checker.record(house.watch(port), FAILED)
+        house.checker.pause(house.watch(port))
+    assert house.checker.pause(house.watch(1)) == 10 / FAST_CHECKS_PER_SECOND
+    house.adopt(1, interval=60, fast_interval=0.01)
+    assert house.checker.pause(house.watch(1)) == 0.01
+
+
+def test_a_check_that_is_wanted_now_does_not_wait(house: House) -> None:
+    """An ejection asks for it; a row that nobody watches is no error."""
+    house.adopt(1)
+    house.checker.hasten(house.watch(1).row)
+    assert house.watch(1).soon.is_set()
+    house.checker.hasten(15)
+
+
+def test_only_an_answer_tells_whether_a_server_hangs(house: House) -> None:
+    """The kernel of a process that hangs takes connections."""
+    house.adopt(1)
+    row = house.watch(1).row
+    assert house.checker.question(row) is not None
+    assert house.checker.question(row + 1) is None
+    house.adopt(1, type="tcp")
+    assert house.checker.question(row) is None
+
+
 def test_bumps_the_epoch_after_a_change_and_only_then(house: House) -> None:
     house.adopt(1)
     before = house.table.cells[EPOCH]
@@ -240,15 +337,17 @@ def test_a_check_that_could_not_be_made_keeps_the_verdict_and_is_logged_once(hou
 class Answer(ProbeSession):
     """A session whose answer is given."""
 
-    def __init__(self, answer: int | BaseException) -> None:
+    def __init__(self, answer: int | BaseException, body: str = "") -> None:
         super().__init__()
         self.answer = answer
+        self.body = body
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         if isinstance(self.answer, BaseException):
             raise self.answer
         response = requests.Response()
         response.status_code = self.answer
+        response.raw = io.BytesIO(self.body.encode())
         return response
 
 
@@ -293,12 +392,101 @@ def test_expected_status_is_the_configuration_s() -> None:
     assert not probe(Answer(204), request).ok
 
 
+@pytest.mark.parametrize(
+    ("check", "body", "reason"),
+    [
+        ({"body": "up"}, "we are up", "ok"),
+        ({"body": "up"}, "we are down", "body_mismatch"),
+        ({"body": "up", "expected_status": 201}, "up", "status_200"),
+        ({"body_regex": "^(ok|ready)$"}, "ready", "ok"),
+        ({"body_regex": "^(ok|ready)$"}, "not ready", "body_mismatch"),
+        ({"body": "a", "body_regex": "b"}, "b", "body_mismatch"),
+        ({"body": "a", "body_regex": "b"}, "ab", "ok"),
+    ],
+)
+def test_text_and_expression_must_be_in_the_body(
+    check: dict[str, Any], body: str, reason: str
+) -> None:
+    outcome = probe(Answer(200, body), request_for("http://127.0.0.1:1", **check))
+    assert (outcome.ok, outcome.reason) == (reason == "ok", reason)
+
+
+def test_an_expression_that_takes_for_ever_fails_the_check() -> None:
+    """Exponential in the length of its text; nothing else runs in this process meanwhile."""
+    request = request_for("http://127.0.0.1:1", body_regex="^(a+)+$")
+    started = time.process_time()
+    outcome = probe(Answer(200, "a" * 40 + "b"), request)
+    assert (outcome.ok, outcome.reason) == (False, "regex_too_slow")
+    assert time.process_time() - started < 1
+    assert probe(Answer(200, "a" * 40), request).ok
+
+
+def test_a_connect_is_enough_where_no_more_is_asked() -> None:
+    """No request, no answer, no status."""
+    sent: list[bytes] = []
+
+    class Connection:
+        sendall = sent.append
+
+        def close(self) -> None:
+            sent.append(b"closed")
+
+    request = request_for("http://127.0.0.1:1", type="tcp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probes, "_connect", lambda _: Connection())
+        outcome = probe(ProbeSession(), request)
+    assert (outcome.ok, outcome.reason, outcome.status) == (True, "ok", None)
+    assert sent == [b"closed"]
+
+
+@pytest.mark.parametrize(
+    ("head", "pieces", "expected"),
+    [
+        ({"Content-Length": "5"}, [b"he", b"llo", b"more"], "hello"),
+        ({"content-length": "0"}, [b""], ""),
+        ({"Transfer-Encoding": "chunked"}, [b"3\r\nabc\r", b"\n1\r\nd\r\n0\r\n\r\n"], "abcd"),
+        ({}, [b"till ", b"the ", b"end"], "till the end"),
+        ({}, [b"\xff"], "\ufffd"),
+        ({"Content-Length": "1000000"}, [b"x" * 30_000] * 9, "x" * bodies.BODY_LIMIT),
+        ({}, [b"x" * 30_000] * 9, "x" * bodies.BODY_LIMIT),
+    ],
+    ids=["length", "none", "chunked", "until closed", "not UTF-8", "long", "endless"],
+)
+def test_a_body_is_read_to_its_end_or_the_bound(
+    head: dict[str, str], pieces: list[bytes], expected: str
+) -> None:
+    first, *rest = pieces
+    assert bodies.read_body(Pieces(*rest), head, first) == expected
+
+
+@pytest.mark.parametrize(
+    ("head", "data", "error"),
+    [
+        ({"Content-Length": "5"}, b"hel", ConnectionResetError),
+        ({"Transfer-Encoding": "chunked"}, b"5\r\nhel", ConnectionResetError),
+        ({"Transfer-Encoding": "chunked"}, b"nonsense\r\n", bodies.BadBody),
+        ({"Content-Length": "five"}, b"", bodies.BadBody),
+    ],
+)
+def test_a_body_that_is_cut_or_unreadable_does_not_pass(
+    head: dict[str, str], data: bytes, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        bodies.read_body(Pieces(), head, data)
+
+
 def test_the_request_names_server_and_path_and_closes() -> None:
     request = request_for("http://127.0.0.1:1/app", path="/up?x=1")
     assert request.head == (
         b"GET /app/up?x=1 HTTP/1.1\r\nHost: 127.0.0.1:1\r\nUser-Agent: load-balancer-health-check\r\n"
         b"Accept: */*\r\nConnection: close\r\n\r\n"
     )
+
+
+def test_the_method_is_the_configuration_s() -> None:
+    request = request_for("http://127.0.0.1:1", method="HEAD")
+    assert request.head.startswith(b"HEAD / HTTP/1.1\r\n")
+    assert request.method == "HEAD"
 
 
 @pytest.mark.parametrize(
@@ -341,7 +529,7 @@ class Pieces:
 def test_a_head_may_come_in_pieces_and_after_interim_responses() -> None:
     head = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nA: b\r\n\r\nbody"
     for cut in range(1, len(head) - 4):
-        assert probes._read_head(Pieces(head[:cut], head[cut:])) == (200, {"A": "b"})
+        assert probes._read_head(Pieces(head[:cut], head[cut:])) == (200, {"A": "b"}, b"body")
 
 
 def test_a_head_that_never_ends_is_given_up_at_its_limit() -> None:

@@ -160,10 +160,11 @@ class House:
         self.table = Table.create(rows=16, slots=4, blob_bytes=20_000)
         self.events: list[tuple[str, str, str]] = []
         self.now_ms = 50_000
+        self.hastened: list[int] = []
         self.wall_ms = WALL_MS
         monkeypatch.setattr(log, "event", self._event)
         monkeypatch.setattr(ejectors.time, "time_ns", lambda: self.wall_ms * 1_000_000)
-        self.ejector = Ejector(self.table)
+        self.ejector = Ejector(self.table, self.hastened.append)
         self.adopt(count, **settings)
 
     def _event(self, logger: str, level: str, message: str, **fields: Any) -> None:
@@ -231,6 +232,7 @@ def test_ejects_at_the_limit_tells_the_workers_and_logs_once(
     house.fail(1, slot=2)
     assert house.state(1) == EJECTED
     assert house.table.cells[EPOCH] != before
+    assert house.hastened == [house.row(1)]
     house.fail(1, count=5)
     assert house.events == [("backend ejected", "1", "connect_failures")]
 
@@ -359,7 +361,7 @@ def test_a_successor_goes_on_where_the_former_was(monkeypatch: pytest.MonkeyPatc
     """The control process died: who is out stays out, and comes back through a trial."""
     house = House(monkeypatch, 2)
     house.fail(1, count=3)
-    house.ejector = Ejector(house.table)
+    house.ejector = Ejector(house.table, house.hastened.append)
     house.adopt(2)
     assert house.state(1) == EJECTED
     house.tick(5)

@@ -86,10 +86,11 @@ class House:
         self.events: list[tuple[str, str, str]] = []
         self.figures: dict[str, Any] = {}
         self.now_ms = 50_000
+        self.hastened: list[int] = []
         self.can_ask = True
         self.questions: list[tuple[Any, Any]] = []
         monkeypatch.setattr(log, "event", self._event)
-        self.ejector = Ejector(self.table)
+        self.ejector = Ejector(self.table, self.hastened.append)
         self.staller = self.successor()
         self.adopt(count, **settings)
 

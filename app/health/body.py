@@ -1,0 +1,77 @@
+"""The body of an answer to a check: read up to a bound, and searched within a time.
+
+Runs in the control process, under gevent. A user's regular expression may need exponential time, and while
+one searches nothing else runs there: a timer of CPU time ends the search. Must never know what a match means.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from app.wire.chunked import ChunkedDecoder, ChunkedError
+
+BODY_LIMIT = 64 * 1024  # HAProxy takes 16 KiB of an answer, nginx 256 KiB
+# Of CPU. Sensible expressions take well under 1 ms for BODY_LIMIT.
+SEARCH_SECONDS = 0.05
+
+
+class BadBody(Exception):
+    """The body cannot be read."""
+
+
+class SearchTooSlow(Exception):
+    """The expression takes too long on this text."""
+
+
+def read_body(connection: Any, headers: Mapping[str, str], data: bytes) -> str:
+    """The body behind a head, ``data`` of it being here already: at most BODY_LIMIT bytes, as text."""
+    fields = {name.lower(): value for name, value in headers.items()}
+    length = BODY_LIMIT
+    decoder: ChunkedDecoder | None = None
+    is_cut_if_short = False
+    if fields.get("transfer-encoding", "").lower() == "chunked":
+        decoder = ChunkedDecoder()
+    elif "content-length" in fields:
+        if not fields["content-length"].isdecimal():
+            raise BadBody("content-length is not a number")
+        length = min(int(fields["content-length"][:20]), BODY_LIMIT)
+        is_cut_if_short = True
+    body = b""
+    while True:
+        try:
+            body += decoder.feed(data) if decoder is not None else data
+        except ChunkedError as error:
+            raise BadBody(str(error)) from None
+        if len(body) >= length or (decoder is not None and decoder.done):
+            return body[:length].decode("utf-8", "replace")
+        data = connection.recv(length - len(body))
+        if not data:
+            if is_cut_if_short or decoder is not None:
+                raise ConnectionResetError("closed before the end of the body")
+            return body.decode("utf-8", "replace")
+
+
+def is_found(expression: str, text: str) -> bool:
+    """Whether the expression is found in the text. Raises SearchTooSlow. In the main thread only."""
+    pattern = _compiled(expression)
+    before = signal.signal(signal.SIGVTALRM, _give_up)
+    # The engine of re looks for signals every few thousand steps.
+    signal.setitimer(signal.ITIMER_VIRTUAL, SEARCH_SECONDS)
+    try:
+        return pattern.search(text) is not None
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def _give_up(*_: object) -> None:
+    raise SearchTooSlow("the expression takes too long on this body")
+
+
+@lru_cache(maxsize=8)
+def _compiled(expression: str) -> re.Pattern[str]:
+    return re.compile(expression)
