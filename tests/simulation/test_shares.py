@@ -13,7 +13,7 @@ from itertools import count
 
 import pytest
 
-from app.policies import Inputs, make
+from app.policies import Guard, Inputs, make
 from tests.simulation.pool import simulate
 
 PICKS = 100_000
@@ -74,6 +74,32 @@ def test_hash_shares_by_weight(weights: list[int]) -> None:
     for index, weight in enumerate(weights):
         share = PICKS * weight / sum(weights)
         assert abs(counts[index] - share) <= 0.2 * share + DEVIATIONS * share**0.5
+
+
+@pools
+def test_a_users_class_that_fails_is_exact_round_robin(weights: list[int]) -> None:
+    """Every second pick raises: those are round robin's, in its order, whatever the others are."""
+
+    class Unsteady:
+        def __init__(self, inputs: Inputs) -> None:
+            self.turns = count()
+
+        def pick(self, key: bytes | None = None) -> int:
+            if next(self.turns) % 2:
+                raise RuntimeError("spoiled")
+            return 0
+
+    reports: list[str] = []
+    guard = Guard(Unsteady, {}, lambda: 0.0, lambda reason, _: reports.append(reason))
+    policy = guard.build(at_rest(weights))
+    whole = PICKS - PICKS % sum(weights)
+    picks = [policy.pick() for _ in range(2 * whole)]
+    counts = Counter(picks[1::2])
+    turns = whole // sum(weights)
+    assert [counts[index] for index in range(len(weights))] == [w * turns for w in weights]
+    assert set(picks[::2]) == {0}
+    assert guard.failures == {"raised": whole}
+    assert reports == ["raised"]
 
 
 def test_hash_without_keys_is_the_fallback() -> None:
