@@ -178,16 +178,19 @@ class Ejector:
             self._eject(subject, settings, subject.kind, consecutive, now_ms)
 
     def _may_eject(self, subject: Subject) -> bool:
-        tier = [s for s in self._subjects.values() if s.server.backup == subject.server.backup]
+        """By the bounds of may_eject, among those that the checks find well: what is down anyway is no
+        reason to keep sending requests to a server that fails them."""
+        is_backup = subject.server.backup
+        tier = [
+            one
+            for one in self._subjects.values()
+            if one is subject or (one.server.backup == is_backup and self._is_well(one))
+        ]
         out = sum(self._state(one) != TRUSTED for one in tier)
-        others = sum(
-            self._state(one) == TRUSTED
-            and one.server.state == "ready"
-            and self._table.is_healthy(one.row)
-            for one in tier
-            if one is not subject
-        )
-        return may_eject(len(tier), out, others)
+        return may_eject(len(tier), out, len(tier) - out - 1)
+
+    def _is_well(self, subject: Subject) -> bool:
+        return subject.server.state == "ready" and self._table.is_healthy(subject.row)
 
     def _eject(
         self,

@@ -263,6 +263,21 @@ def test_never_the_last_one_and_at_most_half(monkeypatch: pytest.MonkeyPatch) ->
     assert lonely.state(1) == TRUSTED
 
 
+def test_those_that_are_down_anyway_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of four are ejected and then found ill by the checks: of the other two one may still be ejected,
+    the last one may not."""
+    house = House(monkeypatch, 4)
+    for port in (1, 2):
+        house.fail(port, count=50)
+    house.fail(3, count=50)
+    assert house.state(3) == TRUSTED
+    for port in (1, 2):
+        house.check(port, UNHEALTHY)
+    house.fail(3)
+    house.fail(4, count=50)
+    assert [house.state(port) for port in (3, 4)] == [EJECTED, TRUSTED]
+
+
 def test_not_while_the_others_are_ill(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the checks found counts: the failing one may be the last that serves at all."""
     house = House(monkeypatch, 3)
