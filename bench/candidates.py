@@ -40,6 +40,8 @@ class Setup:
     health: bool = True
     tls: tuple[Path, Path] | None = None
     """Certificate and key, when clients come over TLS."""
+    http2: bool = False
+    """Whether it is offered to them beside HTTP/1.1."""
     algorithm: str = "round_robin"
 
 
@@ -220,7 +222,7 @@ http {{
             # Room for a connection to each server, else a large pool would mean reconnecting.
             idle=max(1024, len(setup.backends)),
             port=port,
-            ssl=" ssl" if setup.tls else "",
+            ssl=(" ssl http2" if setup.http2 else " ssl") if setup.tls else "",
             # One socket for each worker, else one of them takes nearly all connections.
             reuseport=" reuseport" if setup.workers > 1 else "",
             certificate=certificate,
@@ -282,7 +284,7 @@ backend pool
         if setup.tls:
             bundle = folder / "tls.pem"
             bundle.write_bytes(setup.tls[0].read_bytes() + setup.tls[1].read_bytes())
-            ssl = f" ssl crt {bundle} alpn http/1.1"
+            ssl = f" ssl crt {bundle} alpn {'h2,' if setup.http2 else ''}http/1.1"
         check = f" check inter {HEALTH_SECONDS}s" if setup.health else ""
         large = len(setup.backends) > HAPROXY_ROUNDROBIN_MOST
         text = self.CONFIG.format(
@@ -432,7 +434,7 @@ class Caddy(Candidate):
         level ERROR
     }}
     servers {{
-        protocols h1
+        protocols h1{http2}
         timeouts {{
             idle {keepalive}s
         }}
@@ -472,6 +474,7 @@ class Caddy(Candidate):
         text = self.CONFIG.format(
             keepalive=KEEPALIVE_SECONDS,
             site=f"{'https' if setup.tls else 'http'}://:{port}",
+            http2=" h2" if setup.http2 else "",
             certificate=f"tls {setup.tls[0]} {setup.tls[1]}" if setup.tls else "",
             log=folder / "access.log",
             servers=" ".join(setup.backends),
@@ -564,7 +567,7 @@ def envoy_bootstrap(
                     "@type": f"{ENVOY}filters.network.http_connection_manager.v3"
                     ".HttpConnectionManager",
                     "stat_prefix": "front",
-                    "codec_type": "HTTP1",
+                    "codec_type": "AUTO" if setup.http2 else "HTTP1",
                     "use_remote_address": True,
                     "http_filters": [
                         {
@@ -589,7 +592,10 @@ def envoy_bootstrap(
             "name": "envoy.transport_sockets.tls",
             "typed_config": {
                 "@type": f"{ENVOY}transport_sockets.tls.v3.DownstreamTlsContext",
-                "common_tls_context": {"tls_certificates": [files]},
+                "common_tls_context": {
+                    "tls_certificates": [files],
+                    "alpn_protocols": ["h2", "http/1.1"] if setup.http2 else ["http/1.1"],
+                },
             },
         }
     return {

@@ -24,6 +24,7 @@ Sample = dict[str, float]
 Measure = Callable[[Lab, Candidate], Sample]
 
 CONNECTIONS = 32
+H2_CONNECTIONS = 4
 CLOSE_SECONDS = 3.0
 POOL_WARM_UP_RATE = 2500
 """Servers a second that the slowest candidate reaches for the first time, about."""
@@ -115,6 +116,31 @@ def two_workers(lab: Lab, candidate: Candidate) -> Sample:
 
 def over_tls(lab: Lab, candidate: Candidate) -> Sample:
     return _wrk(lab, candidate, lab.tls(lab.setup()))
+
+
+def over_http2(lab: Lab, candidate: Candidate) -> Sample:
+    """The streams of a connection are side by side."""
+    setup = replace(lab.tls(lab.setup()), http2=True)
+    with lab.start(candidate, setup) as proxy:
+
+        def drive(seconds: float) -> load.H2load:
+            return load.h2load(
+                proxy.url(),
+                connections=H2_CONNECTIONS,
+                streams=CONNECTIONS // H2_CONNECTIONS,
+                seconds=seconds,
+                cores=lab.load_cores,
+            )
+
+        drive(lab.settings.warm_up)
+        with proxy.watch() as cost:
+            result = drive(lab.settings.seconds)
+    if result.failed > result.requests * ERROR_SHARE:
+        raise BenchError(f"{result.failed} of {result.requests} requests failed")
+    return {
+        "rps": result.requests / result.seconds,
+        "cpu_us": cost.cpu / result.requests * 1e6,
+    } | _common(cost.peak_mib, cost.busy, cost.foreign)
 
 
 def pool_of(size: int) -> Measure:
@@ -287,6 +313,12 @@ ALL = (
         note="The load and the backends share the two cores, so CPU per request says more here.",
     ),
     Case("tls", "Small GET, keep-alive, TLS towards the client", over_tls, tls=True),
+    Case(
+        "http2",
+        "Small GET over HTTP/2 and TLS, 4 connections with 8 streams each",
+        over_http2,
+        tls=True,
+    ),
     *(
         Case(
             f"pool_{size}",

