@@ -168,7 +168,7 @@ def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamRespo
     answer = UpstreamResponse(head, connection, request, heard_at)
     if head.status == 101:
         if not accepts(head.upgrade, request.upgrade):
-            raise BadResponse("101 that nobody asked for")
+            raise BadResponse("101 that nobody asked for, or without its fields")
         if upload is not None and not upload.done:
             raise BadResponse("101 before the request was complete")
         answer.first = data[head.consumed :]

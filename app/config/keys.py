@@ -183,7 +183,8 @@ LIMITS = Object(Limits, (
     Key("request_line", Whole(256, 2**16, "bytes"), 8190,
         "Longest request line, without its line end; over it, 414."),
     Key("header_count", Whole(1, 256), 100,
-        "Header fields of a request; over it, 431."),
+        "Header fields of a request; over it, 431. A server gets up to nine more, and may have a limit "
+        "of its own (gunicorn 100)."),
     Key("header_size", Whole(256, 2**20, "bytes"), 8190,
         "Longest header field, its name and line end included; over it, 431."),
     Key("headers_size", Whole(256, 2**20, "bytes"), 32_768,

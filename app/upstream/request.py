@@ -78,9 +78,10 @@ class UpstreamRequest(requests.PreparedRequest):
 
     @property
     def url(self) -> str:  # type: ignore[override]
-        """The server's URL with the raw target."""
+        """The server's URL with the raw target, which begins with a slash: it never adds to the host."""
         target = self.head.split(b" ", 2)[1].decode("latin-1")
-        return self.base_url + target
+        # The asterisk stands for the server itself, whose URL has no path (RFC 9110 §7.1).
+        return self.base_url if target == "*" else self.base_url + target
 
     @property
     def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]

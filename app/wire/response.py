@@ -159,7 +159,7 @@ def _read_connection(
     head.keep_alive = not asked.close and (minor == 1 or asked.keep_alive)
     if asked.named:
         head.lines = fields.without(head.lines, asked.named)
-    if upgrade is not None and asked.upgrade:
+    if upgrade is not None and asked.upgrade and minor == 1:  # HTTP/1.0 has no upgrades
         head.upgrade = upgrade
         if head.status == 426:  # RFC 9110 §15.5.22: such an answer must say to what
             head.lines += (b"Upgrade", b": ", upgrade, b"\r\n")

@@ -106,7 +106,7 @@ def judge(case: Case, transcript: Transcript, is_ours: bool = True) -> list[str]
         for message in got.messages:
             if message.status == 405 and not message.get_all(b"allow"):
                 problems.append("405 without Allow")
-            if len(message.get_all(b"date")) != 1:
+            if len(message.get_all(b"date")) != 1 and message.status != 101:
                 problems.append(f"Date: {message.get_all(b'date')}")
     if case.is_about_responses:
         if not seen and case.outcomes[0].kind != "refused" and "early" not in case.settings:
