@@ -69,6 +69,22 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _STATUS_LINES_KEPT = 512  # a backend can invent reason phrases without end
 
 
+class Held(Protocol):
+    """What the worker needs of a connection that is going on."""
+
+    deadline: Deadline
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request goes on."""
+
+    def drain(self) -> None:
+        """The worker has to go: take no more requests than must be."""
+
+    def cut(self) -> None:
+        """In the hub: end what goes on."""
+
+
 class Keeper(Protocol):
     """What a connection needs of the worker that accepted it."""
 
@@ -77,7 +93,7 @@ class Keeper(Protocol):
     limits: Limits
     head_limits: HeadLimits
     head_timeout: float
-    connections: set[ClientConnection]
+    connections: set[Held]
     parked: dict[ClientConnection, float]
     alive: bool
     drains_until: float
@@ -206,6 +222,9 @@ class ClientConnection:
         if self._on_close is not None:
             self._on_close()
             self._on_close = None
+
+    def drain(self) -> None:
+        """The next answer says that it is the last (``worker.alive``): nothing to do before."""
 
     def cut(self) -> None:
         """In the hub: end what goes on; what can still be told is answered and logged."""
@@ -596,7 +615,7 @@ def body_patience(received: int, waited: float, rate: int) -> float:
 
 
 _status_lines: dict[tuple[int, bytes], bytes] = {}
-_date: tuple[int, bytes] = (0, b"")
+_date: tuple[int, bytes, bytes] = (0, b"", b"")
 
 
 def _status_line(status: int, reason: bytes) -> bytes:
@@ -614,5 +633,12 @@ def _date_line() -> bytes:
     global _date
     now = int(time())
     if _date[0] != now:
-        _date = (now, b"Date: %b\r\n" % formatdate(now, usegmt=True).encode())
+        value = formatdate(now, usegmt=True).encode()
+        _date = (now, b"Date: %b\r\n" % value, value)
     return _date[1]
+
+
+def date_value() -> bytes:
+    """The same without its name, for HTTP/2."""
+    _date_line()
+    return _date[2]

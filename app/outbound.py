@@ -38,7 +38,7 @@ class Outbound:
     def __init__(self, config: Config, mark: bytes) -> None:
         """``mark`` is what we call ourselves in Via."""
         self._mark = mark
-        self._via = (hops.line(0, None, mark), hops.line(1, None, mark))
+        self._via = tuple(hops.line(minor, None, mark) for minor in range(3))
         is_trusted = trust_in(config.trusted_proxies)
         self._find_client = client_finder(is_trusted, config.forwarded)
         self._forwarding_lines = lines_writer(is_trusted, config.forwarded)
@@ -115,7 +115,7 @@ class Outbound:
             request.is_chunked = head.length == CHUNKED
             request.trailers = exchange.request_trailers
             request.expects_continue = expects_continue
-        if head.minor == 1:
+        if head.minor:
             request.on_interim = exchange.interim
         return request
 

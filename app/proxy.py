@@ -40,6 +40,8 @@ from app.upstream.response import UpstreamResponse
 from app.wire import hops
 from app.wire.forwarded import client_finder, is_https, trust_in, trusted_request_id
 
+_PROTOCOLS = ("HTTP/1.0", "HTTP/1.1", "HTTP/2.0")  # the last as nginx logs it
+
 
 class Held:
     """An answer that is not the client's yet: another backend is asked, whose answer would be better.
@@ -381,7 +383,7 @@ class Proxy:
                 "method": head.method.decode("latin-1"),
                 "host": head.host.decode("latin-1") or None,
                 "target": head.target.decode("latin-1"),
-                "protocol": "HTTP/1.1" if head.minor else "HTTP/1.0",
+                "protocol": _PROTOCOLS[head.minor],
                 "status": status,
                 "backend": answer["server"] if answer else None,
                 "attempts": attempts,

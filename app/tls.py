@@ -22,13 +22,13 @@ def require(config: Config) -> None:
         backend_tls.require(config.backend_tls)
 
 
-def make_context(tls: Tls) -> ssl.SSLContext:
+def make_context(tls: Tls, offers_http2: bool = False) -> ssl.SSLContext:
     """A server's context from the files. ConfigError names the file and the remedy."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = VERSIONS[tls.minimum_version]
     # CVE-2009-3555 and its kin: renegotiation costs the server more than the client.
     context.options |= ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(["h2", "http/1.1"] if offers_http2 else ["http/1.1"])
     load_chain(context, "tls", tls.certificate, tls.key)
     if tls.client_ca is not None:
         load_authorities(context, "tls.client_ca", tls.client_ca)
@@ -36,7 +36,7 @@ def make_context(tls: Tls) -> ssl.SSLContext:
     return context
 
 
-def certificates(tls: Tls) -> Followed:
+def certificates(tls: Tls, offers_http2: bool) -> Followed:
     """The context for new connections, which follows its files."""
     files = (tls.certificate, tls.key, tls.client_ca)
-    return Followed(partial(make_context, tls), "tls", files)
+    return Followed(partial(make_context, tls, offers_http2), "tls", files)

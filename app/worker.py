@@ -2,9 +2,9 @@
 
 Owns the process: its listeners, its set of connections, TLS in front, SIGTERM. A connection that stays idle
 gives its greenlet back and is kept as a watched socket (``parked``). A subclass of gunicorn's gevent worker:
-what gunicorn gives beyond HTTP/1.1 over TCP (HTTP/2, the PROXY protocol), and any other application than
+what gunicorn gives beyond (its own flags for the PROXY protocol and HTTP/2), and any other application than
 ours, still goes through its own handler. Imported by the master for the class, run in workers. One
-connection's requests are app.client's affair; picking a backend is nobody's here.
+connection's requests are app.client's affair, or app.http2's; picking a backend is nobody's here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gunicorn import sock as gunicorn_sock
 from gunicorn.workers.ggevent import GeventWorker
 
 from app import log
-from app.client import PARK_SECONDS, POLL_SECONDS, ClientConnection
+from app.client import PARK_SECONDS, POLL_SECONDS, ClientConnection, Held
 from app.crowd import Crowd, client_of
 from app.deadlines import NEVER, deadlines
 from app.errors import NoBackend, ProxyError, TooManyConnections
@@ -60,7 +60,7 @@ class Worker(GeventWorker):
 
         log.install_gevent()
         deadlines.start()
-        self.connections: set[ClientConnection] = set()
+        self.connections: set[Held] = set()
         self.parked: dict[ClientConnection, float] = {}
         self.handed_over = 0
         self.drains_until = NEVER
@@ -88,8 +88,9 @@ class Worker(GeventWorker):
         # Without a file of ours gunicorn's own flags decide (--certfile …).
         self._tls = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._certificates: Followed | None = None
-        if self.application is not None and self.application.config.tls is not None:
-            self._certificates = certificates(self.application.config.tls)
+        if self.application is not None and (tls := self.application.config.tls) is not None:
+            # gunicorn's own handler would serve the streams of a connection one after another.
+            self._certificates = certificates(tls, tls.http2 and not self._is_gunicorns)
             deadlines.every_tick(self._certificates.look)
         listeners = [Listener(sock, partial(self._accepted, sock)) for sock in self.sockets]
         for listener in listeners:
@@ -135,6 +136,8 @@ class Worker(GeventWorker):
         started = monotonic()
         limit = started + self.cfg.graceful_timeout - CUT_SECONDS
         self.drains_until = min(started + DRAIN_IDLE_SECONDS, limit)
+        for held in tuple(self.connections):
+            held.drain()
         while self.connections or self.parked or self.handed_over:
             now = monotonic()
             if now > limit:
@@ -192,7 +195,13 @@ class Worker(GeventWorker):
                 leave()
             return
         scheme = "http" if stream is plain else "https"
-        connection = ClientConnection(self, stream, peer, scheme, opened_at, leave)
+        connection: ClientConnection | Http2Connection
+        if isinstance(stream, TlsStream) and stream.protocol == "h2":
+            from app.http2.connection import Http2Connection  # 4 MB that plain workers do without
+
+            connection = Http2Connection(self, stream, peer, scheme, opened_at, leave)
+        else:
+            connection = ClientConnection(self, stream, peer, scheme, opened_at, leave)
         if refusal is not None:
             connection.turn_away(refusal)
         else:

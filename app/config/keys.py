@@ -219,6 +219,8 @@ TLS = Object(Tls, (
         "Clients that speak only older versions of TLS are refused."),
     Key("client_ca", Nullable(PEM_FILE), None,
         "Only clients with a certificate of these authorities are let in (mutual TLS)."),
+    Key("http2", Flag(), True,
+        "Clients that can speak HTTP/2 do (ALPN); not with `-k gevent`."),
 ), or_false=True)
 
 BACKEND_TLS = Object(backend_tls_from, (

@@ -146,6 +146,7 @@ class Tls:
     key: str
     minimum_version: str
     client_ca: str | None
+    http2: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from app.errors import BadRequest
 
 # A pseudonym, so that no internal name leaves; behind it what tells one balancer from another.
 PSEUDONYM = b"load-balancer"
-_MEMBER = re.compile(rb"(?:HTTP/)?1\.[01] (%b-[0-9a-f]{16})" % PSEUDONYM)
+_MEMBER = re.compile(rb"(?:HTTP/)?(?:1\.[01]|2\.0) (%b-[0-9a-f]{16})" % PSEUDONYM)
+_VERSIONS = (b"1.0", b"1.1", b"2.0")
 _COMMENT = re.compile(rb"\([^()]*\)")
 # A cycle of more balancers than this is not told from a client's invention.
 _MARKS_KEPT = 16
@@ -28,9 +29,9 @@ def mark(instance: int) -> bytes:
 
 
 def line(minor: int, via: bytes | None, own: bytes) -> bytes:
-    """The Via line of a request that came in HTTP/1.``minor``, behind what is kept of its own Via."""
+    """The Via line of a request of HTTP/1.``minor`` (2: HTTP/2), behind what is kept of its own Via."""
     before = via + b", " if via else b""
-    return b"Via: %b1.%d %b\r\n" % (before, minor, own)
+    return b"Via: %b%b %b\r\n" % (before, _VERSIONS[minor], own)
 
 
 def marks(via: bytes) -> list[bytes]:

@@ -70,6 +70,7 @@ STANDARD = HeadLimits()
 class RequestHead:
     """A request head that has one reading.
 
+    ``minor`` is the minor version of HTTP/1, or 2 for HTTP/2.
     ``lines`` are the fields to forward as flat pieces (name, ``b": "``, value, CRLF, …) without framing,
     forwarding and hop-by-hop fields. ``length`` is the body's size in bytes, CHUNKED when it is unknown;
     ``framing`` is the line that says so. ``host`` is b"" where an HTTP/1.0 client gave none.

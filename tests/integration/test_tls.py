@@ -115,14 +115,6 @@ def test_requests_over_tls(secure: tuple[Balancer, Backend]) -> None:
     assert {request.get("X-Forwarded-Proto") for request in backend.requests} == {"https"}
 
 
-def test_http_1_1_is_agreed_upon(secure: tuple[Balancer, Backend]) -> None:
-    """A client that would rather speak h2 is told to speak HTTP/1.1 (ALPN)."""
-    context = trusting()
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    with TlsClient(secure[0], context) as client:
-        assert client.tls.selected_alpn_protocol() == "http/1.1"
-
-
 def test_an_idle_connection_is_kept_and_then_closed(folder: Path) -> None:
     """One that has been put aside is served again; at the end of its time it is told so (close_notify)."""
     timeouts = {"keepalive": 2 * PARKED_AFTER}

@@ -194,6 +194,7 @@ def test_every_key_can_be_set() -> None:
             "key": "b.pem",
             "minimum_version": "1.3",
             "client_ca": "c.pem",
+            "http2": False,
         },
         "trusted_proxies": ["10.0.0.0/8", "::1"],
         "proxy_protocol": ["10.0.0.5"],
@@ -232,7 +233,7 @@ def test_every_key_can_be_set() -> None:
         queue=configuration.Queue(7, 0.25),
         limits=configuration.Limits(10, 11, 300, 20, 400, 500, 12, 13, 14),
         logging=configuration.Logging("debug", False),
-        tls=configuration.Tls("a.pem", "b.pem", "1.3", "c.pem"),
+        tls=configuration.Tls("a.pem", "b.pem", "1.3", "c.pem", http2=False),
         backend_tls=configuration.BackendTls(
             False, "d.pem", "app.internal", "e.pem", "f.pem", "1.3"
         ),

@@ -25,7 +25,7 @@ def store(folder: Path, certificate: trustme.LeafCert = FIRST) -> Tls:
     (folder / "crt").write_bytes(b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
     (folder / "key").write_bytes(certificate.private_key_pem.bytes())
     (folder / "ca").write_bytes(AUTHORITY.cert_pem.bytes())
-    return Tls(str(folder / "crt"), str(folder / "key"), "1.2", None)
+    return Tls(str(folder / "crt"), str(folder / "key"), "1.2", None, http2=True)
 
 
 def test_a_context_is_as_strict_as_configured(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_context_is_as_strict_as_configured(tmp_path: Path) -> None:
     tls = store(tmp_path)
     context = make_context(tls)
     assert (context.minimum_version, context.verify_mode) == (ssl.TLSVersion.TLSv1_2, ssl.CERT_NONE)
-    context = make_context(Tls(tls.certificate, tls.key, "1.3", str(tmp_path / "ca")))
+    context = make_context(Tls(tls.certificate, tls.key, "1.3", str(tmp_path / "ca"), http2=True))
     assert context.minimum_version == ssl.TLSVersion.TLSv1_3
     assert context.verify_mode == ssl.CERT_REQUIRED
 
@@ -64,7 +64,7 @@ def test_a_bad_file_is_named_with_its_remedy(
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        make_context(Tls(tls.certificate, tls.key, "1.2", str(tmp_path / "ca")))
+        make_context(Tls(tls.certificate, tls.key, "1.2", str(tmp_path / "ca"), http2=True))
     files = {file: tmp_path / file for file in ("crt", "key", "ca")}
     assert str(caught.value).startswith(problem.format(**files))
 
@@ -98,7 +98,7 @@ class Watched:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
-        self.certificates = certificates(store(folder))
+        self.certificates = certificates(store(folder), offers_http2=False)
         self.events: list[tuple[str, str]] = []
         self._now = 100.0
         monkeypatch.setattr(

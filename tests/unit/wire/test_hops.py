@@ -16,6 +16,8 @@ def test_a_line_of_ours() -> None:
     """The version that was received, a pseudonym, and nothing of the inside."""
     assert hops.line(1, None, OURS) == b"Via: 1.1 load-balancer-0000000000001234\r\n"
     assert hops.line(0, b"1.1 a", OURS) == b"Via: 1.1 a, 1.0 load-balancer-0000000000001234\r\n"
+    assert hops.line(2, b"1.1 a", OURS) == b"Via: 1.1 a, 2.0 load-balancer-0000000000001234\r\n"
+    assert hops.is_loop(b"2.0 " + OURS, OURS)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,163 @@
+"""HTTP/2's fields as the one request head there is, and a response head as HTTP/2's fields.
+
+Owns what RFC 9113 §8 wants of a request's fields beyond RFC 9112. What passes is written as an HTTP/1.1
+head and read by the same reader as every other request: one strictness, and no way to carry past it what
+HTTP/1.1 would refuse (a line end in a value, a colon in a name, a second framing). Frames and HPACK are
+not its affair. Pure: fields in, a RequestHead out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from app.errors import BadRequest
+from app.wire.chunked import FORBIDDEN_TRAILERS
+from app.wire.fields import TOKEN, VALUE
+from app.wire.request import STANDARD, HeadLimits, RequestHead, read_head
+
+Fields = list[tuple[bytes, bytes]]
+
+# RFC 9113 §8.2.1: a field name is a token without capitals.
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+# What RFC 9112 §3.2 allows between two spaces of a request line; what it means is the reader's affair.
+_TARGET = re.compile(rb"[\x21-\x7e\x80-\xff]+")
+_PSEUDO = frozenset((b":method", b":scheme", b":authority", b":path"))
+# RFC 9113 §8.2.2: these make a message malformed; TE may say "trailers".
+_OF_A_CONNECTION = frozenset(
+    (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
+)
+_REMEMBERED = 4096
+_REMEMBERED_LENGTH = 64
+_lower: dict[bytes, bytes] = {}
+
+
+class MalformedError(BadRequest):
+    """Not a message at all (RFC 9113 §8.1.1): answered by resetting the stream."""
+
+
+def read_request(
+    fields: Iterable[tuple[bytes, bytes]], is_whole: bool, limits: HeadLimits = STANDARD
+) -> RequestHead:
+    """The request head that the fields describe. Raises BadRequest, or MalformedError.
+
+    ``is_whole``: the stream has ended with them, there is no body. A body without Content-Length is
+    CHUNKED, as it would be in HTTP/1.1.
+    """
+    pseudo: dict[bytes, bytes] = {}
+    pieces: list[bytes] = []
+    cookies: list[bytes] = []
+    host: bytes | None = None
+    has_length = False
+    count = 0
+    for name, value in fields:
+        count += 1
+        if name[:1] == b":":
+            if count > len(pseudo) + 1:
+                raise _malformed("a pseudo-header field behind a regular one")
+            if name not in _PSEUDO or name in pseudo:
+                raise _malformed(f"unknown or repeated pseudo-header field {name[:64]!r}")
+            pseudo[name] = value
+            continue
+        if not _NAME.fullmatch(name):
+            raise _malformed(f"field name {name[:64]!r}")
+        if not _is_value(value):
+            raise _malformed(f"value of {name[:64]!r}")
+        if name in _OF_A_CONNECTION or (name == b"te" and value.lower() != b"trailers"):
+            raise _malformed(f"{name.decode()} has no place in HTTP/2")
+        if name == b"cookie":
+            cookies.append(value)
+        elif name == b"host":
+            if host is not None:
+                raise BadRequest("more than one Host", reason="bad_host")
+            host = value
+        else:
+            has_length = has_length or name == b"content-length"
+            pieces += (name, b": ", value, b"\r\n")
+    method, target = _request_line(pseudo)
+    if cookies:  # RFC 9113 §8.2.3: split for compression only
+        pieces += (b"cookie: ", b"; ".join(cookies), b"\r\n")
+    if not is_whole and not has_length:
+        pieces.append(b"transfer-encoding: chunked\r\n")
+    head = read_head(
+        b"".join(
+            (
+                *(method, b" ", target, b" HTTP/1.1\r\n"),
+                *(b"host: ", _host(pseudo.get(b":authority"), host), b"\r\n"),
+                *pieces,
+                b"\r\n",
+            )
+        ),
+        limits=limits,
+    )
+    if head is None:
+        raise _malformed("no head")
+    head.minor = 2
+    return head
+
+
+def read_trailers(fields: Iterable[tuple[bytes, bytes]]) -> Fields:
+    """The trailer fields to pass on, refused and dropped as in a chunked body. Raises MalformedError."""
+    trailers: Fields = []
+    for name, value in fields:
+        if not _NAME.fullmatch(name) or not _is_value(value):
+            raise _malformed("malformed trailer field")
+        if name in FORBIDDEN_TRAILERS:
+            raise _malformed("a framing or routing field in the trailer section")
+        if b"_" not in name:
+            trailers.append((name, value))
+    return trailers
+
+
+def response_fields(status: int, lines: list[bytes]) -> Fields:
+    """A response's fields from the flat pieces of a ResponseHead, hop-by-hop ones being gone already."""
+    fields = [(b":status", b"%d" % status)]
+    for at in range(0, len(lines), 4):
+        name = lines[at]
+        fields.append((_lower.get(name) or lower(name), lines[at + 2]))
+    return fields
+
+
+def lower(name: bytes) -> bytes:
+    """A field name as HTTP/2 writes it; remembered, as names come in few spellings."""
+    lowered = name.lower()
+    if len(_lower) < _REMEMBERED and len(name) <= _REMEMBERED_LENGTH:
+        _lower[name] = lowered
+    return lowered
+
+
+def _request_line(pseudo: dict[bytes, bytes]) -> tuple[bytes, bytes]:
+    method = pseudo.get(b":method", b"")
+    if not TOKEN.fullmatch(method):
+        raise _malformed("no method, or one that is no token")
+    if method == b"CONNECT":  # has neither scheme nor path (RFC 9113 §8.5)
+        raise BadRequest("method CONNECT", status=405, reason="method_not_allowed")
+    target = pseudo.get(b":path", b"")
+    # Only these two forms exist here (RFC 9113 §8.3.1): an absolute one would name another host.
+    if not _TARGET.fullmatch(target) or (target[:1] != b"/" and target != b"*"):
+        raise _malformed("no path, or one that is none")
+    if pseudo.get(b":scheme", b"").lower() not in (b"https", b"http"):
+        raise _malformed("neither https nor http")
+    return method, target
+
+
+def _host(authority: bytes | None, host: bytes | None) -> bytes:
+    """The one host of a request (RFC 9113 §8.3.1)."""
+    if authority is None:
+        if host is None:
+            raise BadRequest("no Host", reason="bad_host")
+        return host
+    if not _is_value(authority):
+        raise _malformed("malformed authority")
+    if host is not None and host.lower() != authority.lower():
+        raise BadRequest("Host differs from the authority", reason="bad_host")
+    return authority
+
+
+def _is_value(value: bytes) -> bool:
+    """RFC 9113 §8.2.1: nothing that HTTP/1.1 would take for something else, no space at either end."""
+    return VALUE.fullmatch(value) is not None and value.strip(b" \t") == value
+
+
+def _malformed(detail: str) -> MalformedError:
+    return MalformedError(detail, reason="malformed_request")
