@@ -8,6 +8,13 @@ from app.errors import ProxyError
 from app.status import STATUS_TEXT
 
 
+def server_header(setting: str) -> tuple[bytes, ...] | None:
+    """The Server field of every response as flat pieces, () for never one; None where a backend's passes."""
+    if setting == "pass":
+        return None
+    return () if setting == "none" else (b"Server", b": ", setting.encode("ascii"), b"\r\n")
+
+
 def prefers_text(accept: bytes | None) -> bool:
     """JSON unless the client names text and not JSON: whoever reads our errors is mostly a program."""
     return accept is not None and b"text/" in accept and b"json" not in accept

@@ -510,6 +510,7 @@ class ClientConnection:
 
     def interim(self, head: ResponseHead) -> None:
         """Pass an interim response on."""
+        self.worker.proxy.name_server(head)
         self._send(b"".join((_status_line(head.status, head.reason), *head.lines, b"\r\n")))
 
     def answer(self, status: int, lines: Iterable[tuple[str, str]], body: bytes) -> None:
@@ -584,10 +585,11 @@ class ClientConnection:
         else:  # RFC 9110 §15.5.6: 405 says what is allowed
             more = b"Allow: %b\r\n" % ALLOWED_METHODS if status == 405 else b""
         self._send(
-            b"%b%bContent-Type: application/json\r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b"
+            b"%b%b%bContent-Type: application/json\r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b"
             % (
                 _status_line(status, STATUS_TEXT.get(status, "Error").encode()),
                 _date_line(),
+                self.worker.proxy.server_line,
                 more,
                 len(body),
                 b"" if is_head else body,

@@ -19,14 +19,16 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
 from gunicorn import glogging
+from gunicorn.http.errors import NoMoreData, ParseException
 from pythonjsonlogger.core import BaseJsonFormatter
 
 from app.jsonline import LINE_MAX_BYTES, encode, encode_slowly, timestamp
+from app.redact import redactor, without_quotes
 from app.sink import Sink
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ STDOUT_FD = 1
 
 _threshold = logging.INFO
 _sink: Sink | None = None
+_redact: Callable[[str], str] | None = None
 
 
 def stdout() -> Sink:
@@ -67,6 +70,12 @@ def set_level(level: str) -> None:
     """Lines below ``level`` are not written; access lines always are."""
     global _threshold
     _threshold = LEVELS.get(level.lower(), logging.INFO)
+
+
+def set_redact(names: Iterable[str]) -> None:
+    """Values of these query parameters are hidden in what gunicorn says about requests."""
+    global _redact
+    _redact = redactor(names)
 
 
 def event(logger: str, level: str, message: str, **fields: object) -> None:
@@ -191,6 +200,28 @@ class StdoutHandler(logging.Handler):
         sink.flush()
 
 
+class Discretion(logging.Filter):
+    """Takes out of gunicorn's messages what clients sent: at debug level they quote whole heads."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.msg, str) and record.msg.startswith("Invalid request"):
+            record.msg = without_quotes(record.msg)
+        if isinstance(record.args, tuple):
+            record.args = tuple(map(_discreet, record.args))
+        return True
+
+
+def _discreet(argument: object) -> object:
+    if isinstance(argument, (ParseException, NoMoreData)):
+        return without_quotes(str(argument))
+    if _redact is not None and isinstance(argument, str) and "?" in argument:
+        return _redact(argument)
+    return argument
+
+
+_DISCRETION = Discretion()
+
+
 class Logger(glogging.Logger):
     """gunicorn's ``logger_class``: what gunicorn says, as JSON lines on stdout.
 
@@ -202,6 +233,7 @@ class Logger(glogging.Logger):
     def setup(self, cfg: Any) -> None:
         install(cfg.loglevel)
         super().setup(cfg)
+        self.error_log.addFilter(_DISCRETION)
         stdout().refresh()
 
     def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:

@@ -23,8 +23,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from gunicorn import util as gunicorn_util
+
 from app import config as configuration
-from app import log, tls, trial
+from app import log, privileges, tls, trial
 from app.config import Config, ConfigError
 from app.table import (
     CHECKED,
@@ -91,6 +93,7 @@ def load_config() -> Config:
     for problem in configuration.warnings(candidate):
         log.event("config", "warning", str(problem), path=problem.path, problem=problem.message)
     _loaded = candidate
+    log.set_redact(candidate.logging.redact)
     return candidate
 
 
@@ -119,11 +122,16 @@ def on_starting(arbiter: Any) -> None:
     """Make or take over the segment, before there is a listening socket or a child."""
     global _master
     assert _loaded is not None
+    if remedy := privileges.remedy_for_port(_loaded.port):
+        log.event("privileges", "error", "port needs a privilege", port=_loaded.port, remedy=remedy)
     _master = Master(arbiter, _loaded)
 
 
-def when_ready(_arbiter: Any) -> None:
+def when_ready(arbiter: Any) -> None:
     """Before the first worker: check all servers once, so that workers boot knowing the truth."""
+    if privileges.are_workers_root(os.geteuid(), arbiter.cfg.uid):
+        remedy = privileges.REMEDY_FOR_ROOT
+        log.event("privileges", "warning", "workers run as root", remedy=remedy)
     _the_master().publish()
 
 
@@ -348,6 +356,9 @@ class Master:
         """In the child; never returns."""
         try:
             _drop_masters_things(self._arbiter)
+            cfg = self._arbiter.cfg
+            # As workers do: with --user only the master keeps what it was started as.
+            gunicorn_util.set_owner_process(cfg.uid, cfg.gid, initgroups=cfg.initgroups)
             from app import control
 
             control.run(self.table, ready)

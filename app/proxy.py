@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any
 
 from app import retries
-from app.answers import error_body, prefers_text
+from app.answers import error_body, prefers_text, server_header
 from app.config import Config
 from app.deadlines import NEVER
 from app.errors import (
@@ -31,14 +31,18 @@ from app.exchange import Exchange
 from app.log import AccessLog
 from app.outbound import Outbound
 from app.pool import Backend, Pool
+from app.redact import redactor
 from app.status import ALLOWED_METHODS
 from app.table import INSTANCE
 from app.transport import Session
 from app.tunnel import Tunnel
 from app.upstream.request import UpstreamRequest
 from app.upstream.response import UpstreamResponse
-from app.wire import hops
+from app.wire import fields, hops
 from app.wire.forwarded import client_finder, is_https, trust_in, trusted_request_id
+from app.wire.response import ResponseHead
+
+_SERVER = frozenset((b"server",))
 
 _PROTOCOLS = ("HTTP/1.0", "HTTP/1.1", "HTTP/2.0")  # the last as nginx logs it
 
@@ -122,6 +126,9 @@ class Proxy:
         self._log: Callable[[dict[str, Any]], None] | None = (
             access_log.write if access_log is not None else None
         )
+        self._redact = redactor(config.logging.redact)
+        self._server = server_header(config.server_header)
+        self.server_line = b"".join(self._server or ())  # of our own answers
         # 64 random bits for the worker, 64 for the request: unique without asking the kernel each time.
         self._id_prefix = os.urandom(8).hex()
         self._id_count = count(int.from_bytes(os.urandom(4), "big"))
@@ -304,6 +311,8 @@ class Proxy:
                 attempt["reason"] = self._tunnel(exchange, response)
                 return
             complete = response.complete
+            if self._server is not None:
+                self.name_server(response.head)
             exchange.start(response.head, response.first, complete, response.trailers)
             if not complete:
                 self._relay(exchange, response)
@@ -329,6 +338,8 @@ class Proxy:
 
     def _tunnel(self, exchange: Exchange, response: UpstreamResponse) -> str | None:
         """Switch to the other protocol and move its bytes until the end; why it ended. Raises ClientGone."""
+        if self._server is not None:
+            self.name_server(response.head)
         client, first = exchange.switch(response.head)
         tunnel = Tunnel(client, response.stream, exchange.deadline, self._tunnel_timeout)
         try:
@@ -337,6 +348,11 @@ class Proxy:
             exchange.bytes_in += tunnel.bytes_in
             exchange.bytes_out += tunnel.bytes_out
         return tunnel.reason
+
+    def name_server(self, head: ResponseHead) -> None:
+        """Put the configured Server header in the place of the backend's, where one is configured."""
+        if self._server is not None:
+            head.lines = [*fields.without(head.lines, _SERVER), *self._server]
 
     # -- failures ----------------------------------------------------------------------------------
 
@@ -351,6 +367,8 @@ class Proxy:
             lines.append(("Retry-After", str(self.pool.retry_after(error.reason))))
         elif error.status == 405:
             lines.append(("Allow", ALLOWED_METHODS.decode()))
+        if self._server:
+            lines.append(("Server", self._server[2].decode()))
         try:
             exchange.answer(error.status, lines, error_body(error, request_id, is_text))
         except ClientError:
@@ -373,6 +391,9 @@ class Proxy:
         head = exchange.head
         user_agent = head.user_agent
         client_ip = exchange.peer
+        target = head.target.decode("latin-1")
+        if "?" in target and self._redact is not None:
+            target = self._redact(target)
         if exchange.is_trusted:
             client_ip = self._find_client(head, client_ip)
         assert self._log is not None
@@ -382,7 +403,7 @@ class Proxy:
                 "client_ip": client_ip,
                 "method": head.method.decode("latin-1"),
                 "host": head.host.decode("latin-1") or None,
-                "target": head.target.decode("latin-1"),
+                "target": target,
                 "protocol": _PROTOCOLS[head.minor],
                 "status": status,
                 "backend": answer["server"] if answer else None,

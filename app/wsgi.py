@@ -43,6 +43,9 @@ from app.wire.forwarded import connection_lines
 from app.wire.response import ResponseHead
 from app.wire.upgrade import switching_lines
 
+# The server writes its own Date and Server; the other two are in a 426.
+_NOT_AN_APPLICATIONS = frozenset((b"date", b"server", b"connection", b"upgrade"))
+
 StartResponse = Callable[..., Callable[[bytes], object]]
 
 
@@ -167,8 +170,7 @@ class WsgiExchange:
         fields = [
             (lines[at].decode("latin-1"), lines[at + 2].decode("latin-1"))
             for at in range(0, len(lines), 4)
-            # The server writes its own; the other two are in a 426 and not an application's to send.
-            if lines[at].lower() not in (b"date", b"connection", b"upgrade")
+            if lines[at].lower() not in _NOT_AN_APPLICATIONS
         ]
         phrase = head.reason.decode("latin-1") or STATUS_TEXT.get(head.status, "Unknown")
         self._write = self._start_response(f"{head.status} {phrase}", fields)

@@ -107,6 +107,22 @@ def network(text: str) -> str:
     refuse(f'has bits set after its prefix: write "{network}", got {got(text)}')
 
 
+def parameter(text: str) -> str:
+    """The name of a query parameter; they are compared without case."""
+    if re.search(r"[&;=\s\[\]]", text):
+        refuse(f"must be the bare name of a query parameter, got {got(text)}")
+    return text.lower()
+
+
+def server_header(text: str) -> str:
+    """RFC 9110 §10.2.4 wants product names and comments; what is printable fits a line."""
+    if not text.isascii() or text != text.strip():
+        refuse(
+            f'must be "pass", "none" or printable ASCII without spaces around it, got {got(text)}'
+        )
+    return text
+
+
 def protocol(text: str) -> str:
     """The name of a protocol in an Upgrade field; names are compared without case (RFC 9110 §7.8)."""
     if not re.fullmatch(HEADER_NAME, text):

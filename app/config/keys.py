@@ -199,11 +199,23 @@ LIMITS = Object(Limits, (
         "`trusted_proxies` are not counted (0 = unlimited); over it, 429 at once."),
 ))
 
+# What OAuth 2, JWT, sessions, API keys and the signed URLs of AWS, Google and Azure put into queries.
+SECRETS = (
+    "access_token", "api-key", "api_key", "apikey", "auth", "auth_token", "authorization", "client_secret",
+    "credential", "credentials", "id_token", "jwt", "passphrase", "passwd", "password", "private_key", "pwd",
+    "refresh_token", "secret", "session", "session_id", "sessionid", "sig", "signature", "token",
+    "x-amz-credential", "x-amz-security-token", "x-amz-signature", "x-goog-credential", "x-goog-signature",
+)
+
 LOGGING = Object(Logging, (
     Key("level", Choice(("debug", "info", "warning", "error", "critical")), "info",
         "Least level of the messages that are logged; access lines are not affected."),
     Key("access", Flag(), True,
         "One line for each request."),
+    Key("redact", ListOf("redact", Text(checks.parameter, "name", r"^[^&;=\s\[\]]+$"), str,
+                         "list of names of query parameters"), SECRETS,
+        "Their values are `***` in the log, whatever their case; also of `user[password]` and the like.",
+        examples=(["token", "password"],)),
 ))
 
 PEM_FILE = Text(str, "path of a PEM file", r"^.+$")
@@ -316,6 +328,9 @@ ROOT = Object(_config, (
     Key("forwarded", Choice(("x-forwarded", "forwarded", "both")), "x-forwarded",
         "How servers are told about the client: X-Forwarded-For, -Proto and -Host, or Forwarded (RFC 7239), "
         "or both. Where a trusted proxy sends both, the one named is believed (both: X-Forwarded-For)."),
+    Key("server_header", Text(checks.server_header, "text", r"^[!-~]([ -~]*[!-~])?$"), "pass",
+        "The Server header of responses: `pass`, the server's own, and none on answers of our own; `none`, "
+        "never one; any other text, that on all.", examples=("none", "Example")),
     Key("upgrade", ListOf("upgrade", Text(checks.protocol, "protocol name", f"^{checks.HEADER_NAME}$"), str,
                           "list of protocol names"), ("websocket",),
         "Protocols that a connection may be switched to (the Upgrade header); it is then a tunnel. "

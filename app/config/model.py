@@ -136,6 +136,7 @@ class Limits:
 class Logging:
     level: str
     access: bool
+    redact: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,7 @@ class Config:
     trusted_proxies: tuple[str, ...]
     proxy_protocol: tuple[str, ...]
     forwarded: str
+    server_header: str
     upgrade: tuple[str, ...]
     graceful_timeout: float
 

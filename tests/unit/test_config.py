@@ -39,6 +39,7 @@ from app.config import (
     to_json,
     warnings,
 )
+from app.config.keys import SECRETS
 
 PROJECT = Path(__file__).parents[2]
 ALGORITHMS = (
@@ -101,13 +102,14 @@ def test_an_empty_object_gives_the_documented_defaults() -> None:
         retries=configuration.Retries(2, ()),
         queue=configuration.Queue(1024, 3.0),
         limits=configuration.Limits(0, 0, 8190, 100, 8190, 32_768, 0, 0, 0),
-        logging=configuration.Logging("info", True),
+        logging=configuration.Logging("info", True, SECRETS),
         tls=None,
         backend_tls=configuration.BackendTls(True, None, None, None, None, "1.2"),
         send_proxy="off",
         trusted_proxies=(),
         proxy_protocol=(),
         forwarded="x-forwarded",
+        server_header="pass",
         upgrade=("websocket",),
         graceful_timeout=30.0,
     )
@@ -179,7 +181,7 @@ def test_every_key_can_be_set() -> None:
             "requests_per_connection": 13,
             "connections_per_client": 14,
         },
-        "logging": {"level": "debug", "access": False},
+        "logging": {"level": "debug", "access": False, "redact": ["Pin", "token"]},
         "backend_tls": {
             "verify": False,
             "ca": "d.pem",
@@ -199,6 +201,7 @@ def test_every_key_can_be_set() -> None:
         "trusted_proxies": ["10.0.0.0/8", "::1"],
         "proxy_protocol": ["10.0.0.5"],
         "forwarded": "both",
+        "server_header": "Example 1.0",
         "upgrade": ["WebSocket", "tcp"],
         "graceful_timeout": 0.5,
     }
@@ -232,7 +235,7 @@ def test_every_key_can_be_set() -> None:
         retries=configuration.Retries(1, (500, 503)),
         queue=configuration.Queue(7, 0.25),
         limits=configuration.Limits(10, 11, 300, 20, 400, 500, 12, 13, 14),
-        logging=configuration.Logging("debug", False),
+        logging=configuration.Logging("debug", False, ("pin", "token")),
         tls=configuration.Tls("a.pem", "b.pem", "1.3", "c.pem", http2=False),
         backend_tls=configuration.BackendTls(
             False, "d.pem", "app.internal", "e.pem", "f.pem", "1.3"
@@ -241,6 +244,7 @@ def test_every_key_can_be_set() -> None:
         trusted_proxies=("10.0.0.0/8", "::1/128"),
         proxy_protocol=("10.0.0.5/32",),
         forwarded="both",
+        server_header="Example 1.0",
         upgrade=("websocket", "tcp"),
         graceful_timeout=0.5,
     )
@@ -564,6 +568,12 @@ def test_the_longest_unix_path_is_taken() -> None:
         ('{"timeouts": {"read": -1e999}}',
          "timeouts.read: must be a finite number, got -Infinity"),
         ('{"retries": {"attempts": 17}}', "retries.attempts: must be ≤ 16, got 17"),
+        ('{"logging": {"redact": ["a=b"]}}',
+         'logging.redact[0]: must be the bare name of a query parameter, got "a=b"'),
+        ('{"logging": {"redact": ["a", "A"]}}',
+         "logging.redact[1]: is the same as redact[0] (a); keep one"),
+        ('{"server_header": " x"}',
+         'server_header: must be "pass", "none" or printable ASCII without spaces around it, got " x"'),
         ('{"limits": {"body": -1}}', "limits.body: must be ≥ 0, got -1"),
         ('{"limits": {"body": "10MB"}}', 'limits.body: must be a whole number, got "10MB"'),
         ('{"trusted_proxies": "10.0.0.0/8"}',
@@ -594,7 +604,8 @@ def test_the_longest_unix_path_is_taken() -> None:
         ('{"x": 1, "limits": {}, "x": 2}',
          "x: unknown key; there are $schema, host, port, workers, servers, algorithm, "
          "health_check, outlier_detection, sticky, timeouts, retries, queue, limits, logging, tls, "
-         "backend_tls, send_proxy, trusted_proxies, proxy_protocol, forwarded, upgrade, graceful_timeout"),
+         "backend_tls, send_proxy, trusted_proxies, proxy_protocol, forwarded, server_header, upgrade, "
+         "graceful_timeout"),
         ('{"tls": {"certificate": "a"}}', "tls.key: is required"),
         ('{"tls": {"certificate": "a", "key": "b", "minimum_version": "1.1"}}',
          'tls.minimum_version: must be one of "1.2", "1.3", got "1.1"; did you mean "1.3"?'),
@@ -985,7 +996,12 @@ def test_published_and_described_forms_round_trip(document: dict[str, Any]) -> N
 
 def test_describe_has_every_key_in_the_documented_order() -> None:
     """What check prints is complete, ordered like the reference, and easy to read."""
-    text = describe(parse('{"workers": 2, "servers": ["http://a:1"], "health_check": false}'))
+    text = describe(
+        parse(
+            '{"workers": 2, "servers": ["http://a:1"], "health_check": false, '
+            '"logging": {"redact": ["token"]}}'
+        )
+    )
     assert (
         text
         == """\
@@ -1031,7 +1047,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
     "requests_per_connection": 0,
     "connections_per_client": 0
   },
-  "logging": {"level": "info", "access": true},
+  "logging": {"level": "info", "access": true, "redact": ["token"]},
   "tls": false,
   "backend_tls": {
     "verify": true,
@@ -1045,6 +1061,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
   "trusted_proxies": [],
   "proxy_protocol": [],
   "forwarded": "x-forwarded",
+  "server_header": "pass",
   "upgrade": ["websocket"],
   "graceful_timeout": 30
 }

@@ -33,7 +33,9 @@ class Arbiter:
     def __init__(self, workers: int = 2) -> None:
         self.pid = os.getpid()
         self.reexec_pid = 0
-        self.cfg = SimpleNamespace(workers=workers, env_orig={})
+        self.cfg = SimpleNamespace(
+            workers=workers, env_orig={}, uid=os.geteuid(), gid=os.getegid(), initgroups=False
+        )
         self.LISTENERS: list[Any] = []
         self.WORKERS: dict[int, Any] = {}
         self.calls: list[str] = []
