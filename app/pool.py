@@ -231,6 +231,10 @@ class Pool:
             backend = snapshot.backends[snapshot.pick()]
             self.cells[backend.in_flight] += 1
             return backend
+        if snapshot.sticky is not None and request is not None:
+            bound = snapshot.sticky.get(request.head.sticky)
+            if bound is not None and bound not in tried:
+                return self._pick_bound(bound, tried, request)
         if snapshot.is_limited and self._queue.is_due():
             return self._queue.wait(tuple(tried))
         return self._find(snapshot, tried, request) or self._queue.wait(tuple(tried))
@@ -330,6 +334,9 @@ class Pool:
 
     def waiting_since(self) -> list[int]:
         return self.table.waiting_since()
+
+    def is_lost(self, backend: Backend) -> bool:
+        return not backend.is_available
 
     def candidates(self) -> Iterable[Backend]:
         """Some of those that may have room, next time the next ones."""
@@ -465,10 +472,6 @@ class Pool:
         The next keys after the first are made of it, so that the keys of a backend that cannot take them
         spread over all others, each always to the same one.
         """
-        if snapshot.sticky is not None and request is not None:
-            bound = snapshot.sticky.get(request.head.sticky)
-            if bound is not None and bound not in tried and self.take(bound):
-                return bound
         pick = snapshot.pick
         if pick is None:
             raise NoBackend(reason=snapshot.reason)
@@ -495,6 +498,21 @@ class Pool:
         if not full:
             raise NoBackend(reason="all_tried")
         return None
+
+    def _pick_bound(self, bound: Backend, tried: Iterable[Backend], request: Any) -> Backend:
+        """A place at the backend of a sticky client; where it is full, the client waits for it.
+
+        Only when it has waited in vain another serves it: its session is there and nowhere else (HAProxy's
+        queue of each server). One that leaves or is on trial is not waited for.
+        """
+        if self.take(bound):
+            return bound
+        if bound.is_available and not bound.is_on_trial:
+            try:
+                return self._queue.wait((), bound)
+            except NoBackend:
+                pass
+        return self.pick_now(tried, request)
 
     def _is_ready(self, backend: Backend) -> bool:
         return backend.server.state == "ready" and self._server_cell(backend, ADMIN) == READY

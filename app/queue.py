@@ -2,7 +2,8 @@
 
 Owns the order: first come, first served, in this worker exactly and over all workers nearly. Each worker
 announces since when its oldest request waits (one cell of its slot, cleared with the slot when it dies) and
-leaves places to workers that have waited longer. A place that is freed here is handed over at once; those
+leaves places to workers that have waited longer. A request may also wait for one backend alone: it takes no
+other's place, and so nobody has to wait behind it. A place that is freed here is handed over at once; those
 freed by other workers are looked for every POLL_SECONDS, only while somebody waits. Runs in workers, in a
 gevent hub. Must never know what a server is or why it has room: that is asked of app.pool.
 """
@@ -48,16 +49,23 @@ class Keeper(Protocol[B]):
     def candidates(self) -> Iterable[B]:
         """Backends that may have room. Raises NoBackend where waiting has no sense any more."""
 
+    def is_lost(self, backend: B) -> bool:
+        """Whether nobody should wait for it any more."""
+
 
 class Waiter(Generic[B]):
-    """One request that waits for any backend but those it has tried."""
+    """One request that waits for any backend but those it has tried, or for ``only``."""
 
-    __slots__ = ("result", "since", "tried")
+    __slots__ = ("only", "result", "since", "tried")
 
-    def __init__(self, tried: tuple[B, ...], since: int) -> None:
+    def __init__(self, tried: tuple[B, ...], only: B | None, since: int) -> None:
         self.tried = tried
+        self.only = only
         self.since = since
         self.result: Any = AsyncResult()
+
+    def can_use(self, backend: B) -> bool:
+        return backend not in self.tried if self.only is None else backend is self.only
 
 
 class Queue(Generic[B]):
@@ -89,17 +97,17 @@ class Queue(Generic[B]):
 
     def is_due(self) -> bool:
         """Whether a request that comes now has to wait behind others, of this worker or another."""
-        return self._size > 0 and (bool(self.waiting) or any(self._keeper.waiting_since()))
+        return self._size > 0 and (bool(self._oldest()) or any(self._keeper.waiting_since()))
 
-    def wait(self, tried: tuple[B, ...]) -> B:
-        """Wait for a place and take it. NoBackend if the queue is full or the time is over.
+    def wait(self, tried: tuple[B, ...], only: B | None = None) -> B:
+        """Wait for a place and take it. NoBackend if the queue is full, the time is over, or ``only`` lost.
 
         Whatever is thrown into the waiting greenlet (its client has gone) ends the wait, and a place that
         was handed over in the same moment is given back.
         """
         if len(self.waiting) >= self._size:
             raise NoBackend("the queue is full", reason="all_full")
-        waiter = Waiter(tried, monotonic_ns())
+        waiter = Waiter(tried, only, monotonic_ns())
         self.waiting.append(waiter)
         self._announce()
         self._start()
@@ -116,8 +124,10 @@ class Queue(Generic[B]):
 
     def hand_over(self, backend: B) -> bool:
         """Give a place at ``backend`` to the first who can use it, if it has one and it is our turn."""
-        waiter = next((one for one in self.waiting if backend not in one.tried), None)
-        if waiter is None or not self._is_our_turn() or not self._keeper.take(backend):
+        waiter = next((one for one in self.waiting if one.can_use(backend)), None)
+        if waiter is None or not (waiter.only is not None or self._is_our_turn()):
+            return False
+        if not self._keeper.take(backend):
             return False
         self._handed.append(monotonic_ns())
         self.waiting.remove(waiter)
@@ -136,7 +146,7 @@ class Queue(Generic[B]):
 
     def _is_our_turn(self) -> bool:
         """Whether no other worker's oldest request has waited longer than ours, or it has had its time."""
-        oldest = self.waiting[0].since
+        oldest = self._oldest()
         older = frozenset(since for since in self._keeper.waiting_since() if 0 < since < oldest)
         self._stuck &= older
         older -= self._stuck
@@ -159,6 +169,7 @@ class Queue(Generic[B]):
     def _look(self) -> None:
         """In the hub: end waits whose time is over, and find places that others have freed."""
         self._expire()
+        self._end_lost()
         try:
             if self.waiting:
                 for backend in self._keeper.candidates():
@@ -179,10 +190,19 @@ class Queue(Generic[B]):
             waiter.result.set_exception(NoBackend("queue.timeout is over", reason="all_full"))
         self._announce()
 
+    def _end_lost(self) -> None:
+        for waiter in [one for one in self.waiting if one.only and self._keeper.is_lost(one.only)]:
+            self.waiting.remove(waiter)
+            waiter.result.set_exception(NoBackend("it is not available", reason="none_healthy"))
+
     def _end_all(self, reason: str) -> None:
         while self.waiting:
             self.waiting.popleft().result.set_exception(NoBackend(reason=reason))
         self._announce()
 
     def _announce(self) -> None:
-        self._cells[WAITING_NS] = self.waiting[0].since if self.waiting else 0
+        self._cells[WAITING_NS] = self._oldest()
+
+    def _oldest(self) -> int:
+        """Since when the first of those who can use any place waits, 0 if there is none."""
+        return next((waiter.since for waiter in self.waiting if waiter.only is None), 0)

@@ -21,6 +21,7 @@ from harness import (
     free_port,
     handlers,
     health_check,
+    seconds,
     wait_until,
 )
 from harness.backend import probe_down, probe_up
@@ -233,11 +234,12 @@ def test_a_draining_server_keeps_its_clients_and_gets_no_others(servers: list[Ba
         assert visitor.is_renewed
 
 
-def test_a_full_server_is_left(servers: list[Backend]) -> None:
-    """Another one serves its client, and keeps it."""
+@pytest.mark.parametrize("is_patient", [True, False], ids=["waits", "moves"])
+def test_a_full_server(servers: list[Backend], is_patient: bool) -> None:
+    """Its client waits for it; but not for ever: then another one serves it, and keeps it."""
     gate = threading.Event()
     limited = [{"url": server.url, "max_connections": 1} for server in servers]
-    with Balancer(limited, sticky={}) as balancer:
+    with Balancer(limited, sticky={}, queue={"timeout": 30 if is_patient else 0.1}) as balancer:
         visitor = Visitor(balancer)
         home = visitor.visit()
         busy = named(servers, home)
@@ -248,12 +250,14 @@ def test_a_full_server_is_left(servers: list[Backend]) -> None:
         )
         held.start()
         busy.wait_for_request(2)
-        other = visitor.visit()
+        if is_patient:
+            threading.Timer(seconds(0.2), gate.set).start()
+        found = visitor.visit("/second")
         gate.set()
         held.join()
-        assert other != home
-        assert visitor.is_renewed
-        assert visitor.visit() == other
+        assert (found == home) == is_patient
+        assert visitor.is_renewed != is_patient
+        assert visitor.visit() == found
 
 
 def test_a_secret_made_at_start_outlives_reloads_and_upgrades(servers: list[Backend]) -> None:

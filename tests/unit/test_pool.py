@@ -804,14 +804,33 @@ def test_a_sticky_client_is_retried_elsewhere() -> None:
 
 
 def test_a_sticky_client_of_a_full_server_gets_another() -> None:
-    """Full over all workers."""
-    house = House(1, server(2, max_connections=2), 3, sticky=STICKY)
+    """Full over all workers, and there is no queue in which it could wait."""
+    house = House(1, server(2, max_connections=2), 3, sticky=STICKY, queue=False)
     house.load(2, 2)
     assert set(bound(house, 2)) == {1, 3}
     house.load(2, 1)
     assert house.pool.pick(
         (), SimpleNamespace(head=SimpleNamespace(sticky=house.backend(2).cookie))
     ) is house.backend(2)
+
+
+def test_a_sticky_client_waits_for_its_full_server() -> None:
+    """Though another one has room; and goes there when it has waited in vain, or its server is lost."""
+    house = House(1, server(2, max_connections=1), sticky=STICKY, queue={"timeout": 0.2})
+    request = SimpleNamespace(head=SimpleNamespace(sticky=house.backend(2).cookie))
+    first = house.pool.pick((), request)
+    assert first.server.port == 2
+    second = gevent.spawn(house.pool.pick, (), request)
+    gevent.sleep(0)
+    assert not second.ready()
+    house.pool.release(first)
+    assert second.get(timeout=1).server.port == 2
+    assert house.pool.pick((), request).server.port == 1
+
+    third = gevent.spawn(house.pool.pick, (), request)
+    gevent.sleep(0)
+    house.write(2, STATE, UNHEALTHY)
+    assert third.get(timeout=0.15).server.port == 1
 
 
 def test_a_key_is_asked_for_only_where_the_cookie_does_not_decide() -> None:

@@ -40,6 +40,7 @@ class House:
     def __init__(self, size: int = 10, timeout: float = 3.0, total: float = 0.0) -> None:
         self.free = {"a": 0, "b": 0}
         self.others: list[int] = []  # what other workers announce
+        self.lost: set[str] = set()
         self.reason = ""  # why there is no backend at all
         self.cells = memoryview(bytearray(8 * SLOT_HEADER)).cast("Q")
         self.queue: Queue[str] = Queue(self, self.cells)
@@ -61,17 +62,20 @@ class House:
     def waiting_since(self) -> list[int]:
         return [0, *self.others, self.cells[WAITING_NS]]
 
+    def is_lost(self, backend: str) -> bool:
+        return backend in self.lost
+
     def candidates(self) -> Iterable[str]:
         if self.reason:
             raise NoBackend(reason=self.reason)
         return list(self.free)
 
-    def come(self, name: str, *tried: str) -> gevent.Greenlet:
+    def come(self, name: str, *tried: str, only: str | None = None) -> gevent.Greenlet:
         """A request that waits from now on."""
 
         def wait() -> None:
             try:
-                self.ended.append((name, self.queue.wait(tried)))
+                self.ended.append((name, self.queue.wait(tried, only)))
             except NoBackend as error:
                 self.ended.append((name, error.reason))
             except ClientGone:
@@ -293,3 +297,56 @@ def test_an_empty_queue_is_quiet(house: House, act: Callable[[Any], object]) -> 
     """Nobody to give a place to."""
     act(house.queue)
     assert house.ended == []
+
+
+# --- requests that want one backend only ---------------------------------------------------------
+
+
+def test_who_wants_one_backend_waits_for_that(house: House) -> None:
+    """And leaves other places to those who came later."""
+    house.come("x", only="b")
+    house.come("y")
+    house.give("a")
+    assert house.ended == [("y", "a")]
+    house.free["b"] = 1
+    house.look()
+    assert house.ended == [("y", "a"), ("x", "b")]
+
+
+def test_nobody_waits_behind_one_who_wants_one_backend(house: House) -> None:
+    """Neither in this worker nor in others; but it waits behind all that came before it."""
+    house.come("x", only="b")
+    assert not house.queue.is_due()
+    assert house.cells[WAITING_NS] == 0
+    house.come("y")
+    assert house.queue.is_due()
+    house.come("z", only="b")
+    for expected in ("x", "y", "z"):
+        house.give("b")
+        assert house.ended[-1] == (expected, "b")
+    assert house.cells[WAITING_NS] == 0
+
+
+def test_other_workers_do_not_hold_up_who_wants_one_backend(house: House, clock: Clock) -> None:
+    """What they announce is about places that any of theirs could use."""
+    house.others = [clock.ns - SECOND]
+    house.come("x", only="b")
+    house.give("b")
+    assert house.ended == [("x", "b")]
+
+
+def test_a_wait_ends_when_its_backend_is_lost(house: House) -> None:
+    """At the next look, not at the end of its time."""
+    house.come("x", only="b")
+    house.come("y")
+    house.lost.add("b")
+    house.look()
+    assert house.ended == [("x", "none_healthy")]
+
+
+def test_a_wait_for_one_backend_has_its_time_too(house: House, clock: Clock) -> None:
+    """As any other."""
+    house.come("x", only="b")
+    clock.ns += 3 * SECOND
+    house.look()
+    assert house.ended == [("x", "all_full")]
