@@ -18,7 +18,7 @@ from time import monotonic, time_ns
 from typing import Any
 
 from app import config as configuration
-from app import log, retry_after
+from app import log, outcomes, retry_after
 from app.config import Algorithm, Config, HealthCheck, OutlierDetection, Server
 from app.errors import (
     Aborted,
@@ -42,10 +42,12 @@ from app.table import (
     DRAIN,
     EJECTED,
     EJECTION,
+    EJECTION_MS,
     EPOCH,
     ERROR_STREAK,
     FAILURES,
     IN_FLIGHT,
+    OUTCOMES,
     READY,
     RECOVERIES,
     REQUESTS,
@@ -287,7 +289,10 @@ class Pool:
             self._count_failure(backend, ERROR_STREAK)
         elif backend.troubled_at or backend.is_on_trial:
             cells, at = self.cells, SLOT_HEADER + backend.row * ROW_STRIDE
-            self._end_streaks(backend, at)
+            self._end_streaks(at)
+            _, bad = self._remember(backend, at, False)
+            if not bad:
+                self._calm(backend)
             cells[at + RECOVERIES] += 1
             cells[TROUBLES] += 1
 
@@ -534,18 +539,29 @@ class Pool:
         cells, at = self.cells, SLOT_HEADER + backend.row * ROW_STRIDE
         now = monotonic()
         if now - backend.troubled_at > _STREAK_SECONDS:
-            self._end_streaks(backend, at)
+            self._end_streaks(at)
+            cells[at + OUTCOMES] = 0
+        self._remember(backend, at, True)
         cells[at + streak] += 1
         cells[at + FAILURES] += 1
         cells[TROUBLES] += 1
         backend.troubled_at = now
-        backend.is_watched = True  # its next good answer ends the streak
+        backend.is_watched = True  # its next good answers end the streak, and thin out the failures
 
-    def _end_streaks(self, backend: Backend, at: int) -> None:
-        for streak in STREAKS:
-            self.cells[at + streak] = 0
+    def _remember(self, backend: Backend, at: int, is_bad: bool) -> tuple[int, int]:
+        """Add to the last outcomes; how many there are, and how many bad."""
+        stamp = self._server_cell(backend, EJECTION_MS)
+        recent = self.cells[at + OUTCOMES] = outcomes.add(self.cells[at + OUTCOMES], stamp, is_bad)
+        return outcomes.count(recent, stamp)
+
+    def _calm(self, backend: Backend) -> None:
+        """Nothing bad is left in its last outcomes."""
         backend.troubled_at = 0.0
         backend.is_watched = self._measures or backend.is_on_trial
+
+    def _end_streaks(self, at: int) -> None:
+        for streak in STREAKS:
+            self.cells[at + streak] = 0
 
 
 def _counted(settings: OutlierDetection | None) -> frozenset[int]:

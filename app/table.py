@@ -68,7 +68,8 @@ SUSPECTS, ANSWERED_MS = 5, 6  # servers that keep it waiting for long; when any 
 WAITING_NS = 7  # monotonic ns since its oldest request waits for a place, 0 if none does
 IN_FLIGHT, REQUESTS, FAILURES = 0, 1, 2
 STREAKS = CONNECT_STREAK, RESET_STREAK, ERROR_STREAK = 3, 4, 5  # failures in a row, by kind
-RECOVERIES = 6  # good answers that ended a streak, or a trial
+RECOVERIES = 6  # good answers while there was something bad to forget, or on trial
+OUTCOMES = 7  # the last ones, good and bad, since there was a bad one (app.outcomes)
 # What the worker waits for, written at each look and not by requests; times are monotonic ms.
 _WAITS = HEARD_MS, UNANSWERED, OLDEST_MS, USUAL_MS = 8, 9, 10, 11
 LEDGER = 0  # the slot that keeps the counters of workers that are gone
@@ -393,7 +394,7 @@ class Table:
     def _release(self, number: int) -> None:
         slot, ledger = self.slot(number), self.slot(LEDGER)
         for start in range(SLOT_HEADER, self._slot_cells, ROW_STRIDE):
-            for counter in (IN_FLIGHT, *STREAKS, RECOVERIES, *_WAITS):
+            for counter in (IN_FLIGHT, *STREAKS, RECOVERIES, OUTCOMES, *_WAITS):
                 slot[start + counter] = 0
             for counter in (REQUESTS, FAILURES):
                 if slot[start + counter]:

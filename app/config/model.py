@@ -77,12 +77,14 @@ class HealthCheck:
 class OutlierDetection:
     """Failures in a row that eject a server, by kind (0 = never), and for how many seconds.
 
+    ``failure_rate``: bad outcomes in percent of the last ones that do so too (0 = never).
     ``stall_after``: seconds of silence, with so many requests waiting, that make one stalled (0 = never).
     """
 
     connect_failures: int
     resets: int
     server_errors: int
+    failure_rate: int
     stall_after: float
     stall_requests: int
     ejection_time: float

@@ -12,9 +12,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from app import log
+from app import log, outcomes
 from app.config import Config, OutlierDetection, Server
-from app.health.outlier import REASONS, Suspicion, ejection_ms, may_eject, times_ejected
+from app.health.outlier import (
+    RATE,
+    RATE_MINIMUM,
+    REASONS,
+    TRIAL_ANSWERS,
+    TRIAL_ANSWERS_OTHERWISE,
+    Suspicion,
+    ejection_ms,
+    is_failing_often,
+    may_eject,
+    times_ejected,
+)
 from app.table import (
     CHANGED_MS,
     CHECKED_MS,
@@ -23,6 +34,7 @@ from app.table import (
     EJECTION_MS,
     EJECTIONS,
     FAILURES,
+    OUTCOMES,
     RECOVERIES,
     STALLED,
     STREAK,
@@ -165,29 +177,52 @@ class Ejector:
         table = self._table
         recoveries = table.count(subject.row, RECOVERIES)
         verdict = subject.suspicion.judge(self._streaks(subject), recoveries, self._limits)
+        if verdict is None and self._fails_often(subject, settings):
+            verdict = RATE, self._outcomes(subject)[1]
         state = self._state(subject)
         if state == TRIAL:
             if table.count(subject.row, FAILURES) != subject.failures:
                 self._eject(subject, settings, "trial_failed", 1, now_ms)
-            elif recoveries != subject.recoveries:
+            elif recoveries - subject.recoveries >= self._answers_needed(subject):
                 self._change(subject, TRUSTED, now_ms)
                 self._log(subject, "info", "backend returned", "trial_passed")
         elif state == TRUSTED and verdict is not None and self._may_eject(subject):
-            kind, consecutive = verdict
+            kind, failures = verdict
             subject.kind = REASONS[kind]
-            self._eject(subject, settings, subject.kind, consecutive, now_ms)
+            self._eject(subject, settings, subject.kind, failures, now_ms)
+
+    def _fails_often(self, subject: Subject, settings: OutlierDetection) -> bool:
+        mine = self._outcomes(subject)
+        if mine[1] < RATE_MINIMUM:  # the others are looked at only where it matters
+            return False
+        others = [self._outcomes(one) for one in self._tier(subject) if one is not subject]
+        return is_failing_often(settings.failure_rate, mine, others)
+
+    def _outcomes(self, subject: Subject) -> tuple[int, int]:
+        """How many outcomes all workers remember, and how many bad."""
+        stamp = self._table.cells[self._table.server(subject.row) + EJECTION_MS]
+        cells = self._table.counts(subject.row, OUTCOMES)
+        counts = [outcomes.count(cell, stamp) for cell in cells if cell]
+        return sum(seen for seen, _ in counts), sum(bad for _, bad in counts)
+
+    def _answers_needed(self, subject: Subject) -> int:
+        return TRIAL_ANSWERS.get(subject.kind, TRIAL_ANSWERS_OTHERWISE)
 
     def _may_eject(self, subject: Subject) -> bool:
-        """By the bounds of may_eject, among those that the checks find well: what is down anyway is no
-        reason to keep sending requests to a server that fails them."""
+        """By the bounds of may_eject, among those that serve: what is down anyway is no reason to keep
+        sending requests to a server that fails them."""
+        tier = self._tier(subject)
+        out = sum(self._state(one) != TRUSTED for one in tier)
+        return may_eject(len(tier), out, len(tier) - out - 1)
+
+    def _tier(self, subject: Subject) -> list[Subject]:
+        """Itself and those that serve beside it: primaries or backups, ready, and well by their checks."""
         is_backup = subject.server.backup
-        tier = [
+        return [
             one
             for one in self._subjects.values()
             if one is subject or (one.server.backup == is_backup and self._is_well(one))
         ]
-        out = sum(self._state(one) != TRUSTED for one in tier)
-        return may_eject(len(tier), out, len(tier) - out - 1)
 
     def _is_well(self, subject: Subject) -> bool:
         return subject.server.state == "ready" and self._table.is_healthy(subject.row)
@@ -197,7 +232,7 @@ class Ejector:
         subject: Subject,
         settings: OutlierDetection,
         reason: str,
-        consecutive: int,
+        failures: int,
         now_ms: int,
     ) -> None:
         at = self._table.server(subject.row)
@@ -213,7 +248,7 @@ class Ejector:
             "warning",
             "backend ejected",
             reason,
-            consecutive=consecutive,
+            failures=failures,
             ejections=times + 1,
             seconds=self._duration_ms(subject, settings) / 1000,
         )

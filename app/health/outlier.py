@@ -10,9 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# Kinds of trouble, in the order of their streaks.
-CONNECT, RESET, ERROR = range(3)
-REASONS = ("connect_failures", "resets", "server_errors")
+from app.outcomes import WINDOW
+
+# Kinds of trouble: the first three in the order of their streaks.
+CONNECT, RESET, ERROR, RATE = range(4)
+REASONS = ("connect_failures", "resets", "server_errors", "failure_rate")
+# Fewer failures than this are no rate, whatever their share.
+RATE_MINIMUM = 5
+# A server that fails like all others is not the one to blame.
+TIMES_OTHERS = 3
+# Good answers in a row that end a trial: half of the answers of one that was ejected for its answers may be
+# good, but one that can be connected to can be connected to.
+TRIAL_ANSWERS = {REASONS[CONNECT]: 1}
+TRIAL_ANSWERS_OTHERWISE = 3
 
 
 class Suspicion:
@@ -75,10 +85,26 @@ def _positive(streaks: Sequence[Sequence[int]]) -> dict[tuple[int, int], int]:
     }
 
 
+def is_failing_often(
+    percent: int, mine: tuple[int, int], others: Sequence[tuple[int, int]]
+) -> bool:
+    """Whether so many percent of the last outcomes were bad, and others do much better.
+
+    Outcomes as (how many, how many bad); of a server without any nothing was bad.
+    """
+    seen, bad = mine
+    if not percent or bad < RATE_MINIMUM or bad * 100 < percent * seen:
+        return False
+    others_seen = sum(max(seen, WINDOW) for seen, _ in others)
+    others_bad = sum(bad for _, bad in others)
+    return bad * others_seen >= TIMES_OTHERS * others_bad * seen
+
+
 def may_eject(servers: int, out: int, others_available: int) -> bool:
     """Whether one more of ``servers`` may be set aside while ``out`` are: at most half, one of two or three.
 
-    Never the last one that could serve: a server that fails is better than none.
+    Servers that checks have found ill do not count at all: they are no loss that we make. Never the last one
+    that could serve: a server that fails is better than none.
     """
     return others_available > 0 and out < max(1, servers // 2)
 

@@ -103,6 +103,36 @@ def test_failures_between_good_answers_eject_nobody(servers: list[Backend]) -> N
         assert messages(balancer, shaky) == []
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        handlers.answer(500),
+        handlers.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut"),
+    ],
+    ids=["500", "cut-body"],
+)
+def test_a_server_that_fails_every_second_time_is_ejected(servers: list[Backend], bad: Any) -> None:
+    """Never five in a row, but half of its last ones; clients see few of them."""
+    shaky = servers[0]
+
+    def answer(exchange: Any) -> None:
+        (bad if len(shaky.requests) % 2 else handlers.ok)(exchange)
+
+    with Balancer(servers, workers=2, outlier_detection={"ejection_time": 60}) as balancer:
+        burst(balancer.address, 40, clients=4)
+        shaky.clear()
+        shaky.handler = answer
+        with Load(balancer.address) as load:
+            wait_until(lambda: messages(balancer, shaky), seconds(10))
+            time.sleep(seconds(0.1))
+            shaky.clear()
+            load.wait_for_more(80)
+
+            assert shaky.requests == []
+            assert len(load.failures) <= 20
+        assert messages(balancer, shaky)[0][1] in {"failure_rate", "server_errors", "resets"}
+
+
 def test_half_of_the_servers_always_stay(servers: list[Backend]) -> None:
     """All answer 500: two of four are set aside, the others go on answering."""
     for server in servers:

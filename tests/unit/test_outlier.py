@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import config as configuration
-from app import log
+from app import log, outcomes
 from app.health import ejector as ejectors
 from app.health.ejector import Ejector
 from app.health.outlier import (
@@ -19,6 +19,7 @@ from app.health.outlier import (
     RESET,
     Suspicion,
     ejection_ms,
+    is_failing_often,
     may_eject,
     times_ejected,
 )
@@ -28,10 +29,12 @@ from app.table import (
     CONNECT_STREAK,
     EJECTED,
     EJECTION,
+    EJECTION_MS,
     EPOCH,
     ERROR_STREAK,
     FAILURES,
     HEALTHY,
+    OUTCOMES,
     RECOVERIES,
     RESET_STREAK,
     ROW_STRIDE,
@@ -123,6 +126,31 @@ def test_how_many_may_be_out(servers: int, out: int, others: int, allowed: bool)
     assert may_eject(servers, out, others) is allowed
 
 
+GOOD = (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("mine", "others", "verdict"),
+    [
+        ((10, 5), [GOOD], True),
+        ((5, 5), [GOOD], True),
+        ((4, 4), [GOOD], False),  # too few to be a share
+        ((11, 5), [GOOD], False),
+        ((40, 20), [GOOD, GOOD], True),
+        ((10, 6), [(20, 6)], False),  # they all fail
+        ((10, 6), [(20, 4)], True),
+        ((10, 6), [(40, 24), GOOD, GOOD, GOOD], False),
+        ((10, 6), [], True),
+    ],
+)
+def test_a_share_of_the_last_outcomes(
+    mine: tuple[int, int], others: list[tuple[int, int]], verdict: bool
+) -> None:
+    """Half of them, five at least, and three times the share of the others."""
+    assert is_failing_often(50, mine, others) is verdict
+    assert not is_failing_often(0, mine, others)
+
+
 @given(st.integers(1, 200), st.integers(0, 200))
 def test_never_all_of_them(servers: int, failing: int) -> None:
     """However many fail, at least half serve."""
@@ -198,6 +226,15 @@ class House:
             cells[counter] += count
         self.tick()
 
+    def alternate(self, port: int, count: int, slot: int = 1) -> None:
+        """A failure and a good answer, again and again."""
+        at = SLOT_HEADER + self.row(port) * ROW_STRIDE + OUTCOMES
+        cells, stamp = self.table.slot(slot), self.table.cells[self.at(port) + EJECTION_MS]
+        for number in range(count):
+            is_bad = number % 2 == 0
+            cells[at] = outcomes.add(cells[at], stamp, is_bad)
+            (self.fail if is_bad else self.answer)(port, slot=slot)
+
     def answer(self, port: int, slot: int = 1) -> None:
         """What app.pool writes for a good answer of a backend that was in trouble or on trial."""
         cells, at = self.table.slot(slot), SLOT_HEADER + self.row(port) * ROW_STRIDE
@@ -250,6 +287,47 @@ def test_each_kind_has_its_limit_and_reason(
     assert house.state(1) == TRUSTED
     house.fail(1, streak)
     assert house.events == [("backend ejected", "1", reason)]
+
+
+def test_every_second_answer_wrong_is_no_streak_and_ejects_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After five failures, those of all workers together; a single good answer does not end its trial."""
+    house = House(monkeypatch, 3)
+    house.alternate(1, 5, slot=1)
+    assert house.state(1) == TRUSTED
+    house.alternate(1, 4, slot=2)
+    assert house.events == [("backend ejected", "1", "failure_rate")]
+    house.tick(5)
+    assert house.state(1) == TRIAL
+    for _ in range(2):
+        house.answer(1)
+        assert house.state(1) == TRIAL
+    house.answer(1)
+    assert house.state(1) == TRUSTED
+
+
+def test_where_all_fail_alike_nobody_is_ejected_for_its_share(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is what they are asked, or what they all depend on."""
+    house = House(monkeypatch, 3)
+    for _ in range(10):
+        for port in (1, 2, 3):
+            house.alternate(port, 2)
+    assert house.events == []
+
+
+def test_servers_that_checks_found_ill_are_no_loss_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of four are dead: of the two that are left one may still be set aside, never both."""
+    house = House(monkeypatch, 4)
+    for port in (1, 2):
+        house.fail(port, count=3)
+        house.table.cells[house.at(port) + STATE] = UNHEALTHY
+    house.fail(3, ERROR_STREAK, 9)
+    assert house.state(3) == EJECTED
+    house.fail(4, ERROR_STREAK, 9)
+    assert house.state(4) == TRUSTED
 
 
 def test_never_the_last_one_and_at_most_half(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import gevent
 import pytest
 
 from app import config as configuration
-from app import log
+from app import log, outcomes
 from app import pool as pools
 from app.errors import (
     Aborted,
@@ -36,10 +36,12 @@ from app.table import (
     DRAIN,
     EJECTED,
     EJECTION,
+    EJECTION_MS,
     FAILURES,
     HEALTHY,
     IN_FLIGHT,
     MAINT,
+    OUTCOMES,
     READY,
     RECOVERIES,
     ROW_STRIDE,
@@ -617,6 +619,12 @@ def counts(house: House, port: int) -> list[int]:
     return [house.pool.cells[at + cell] for cell in (*STREAKS, FAILURES, RECOVERIES)]
 
 
+def window(house: House, port: int) -> tuple[int, int]:
+    """How many of its last outcomes this worker remembers, and how many bad."""
+    at = SLOT_HEADER + house.row(port) * ROW_STRIDE
+    return outcomes.count(house.pool.cells[at + OUTCOMES], house.read(port, EJECTION_MS))
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -663,6 +671,12 @@ def test_a_good_answer_ends_the_streaks() -> None:
     assert backend.is_watched
     house.pool.answered(backend, 200, 0.1)
     assert counts(house, 1) == [0, 0, 0, 2, 1]
+    assert window(house, 1) == (3, 2)
+    for _ in range(outcomes.WINDOW - 2):
+        assert backend.is_watched
+        house.pool.answered(backend, 200, 0.1)
+    assert window(house, 1) == (outcomes.WINDOW, 1)
+    house.pool.answered(backend, 200, 0.1)
     assert not backend.is_watched
 
 
@@ -694,6 +708,18 @@ def test_failures_far_apart_are_not_in_a_row(monkeypatch: pytest.MonkeyPatch) ->
         clock.now += pause
         house.pool.failed(house.backend(1), ConnectFailed())
     assert counts(house, 1) == [1, 0, 0, 3, 0]
+    assert window(house, 1) == (1, 1)
+
+
+def test_outcomes_from_before_an_ejection_are_forgotten() -> None:
+    """They say nothing about the server that came back."""
+    house = House(1, 2)
+    for _ in range(4):
+        house.pool.failed(house.backend(1), BackendReset())
+    house.write(1, EJECTION_MS, 77)
+    assert window(house, 1) == (0, 0)
+    house.pool.failed(house.backend(1), BackendReset())
+    assert window(house, 1) == (1, 1)
 
 
 def test_an_ejected_server_is_left_out_unless_there_is_no_other() -> None:
