@@ -112,6 +112,7 @@ class ClientConnection:
         "_first_head_by",
         "_grace",
         "_head_timeout",
+        "_idle_timeout",
         "_is_begun",
         "_is_new",
         "_keep",
@@ -163,6 +164,8 @@ class ClientConnection:
         self.read_body: Any = None
         self.splice_body: Any = None
         self._timeout: float = worker.timeouts.client or NEVER
+        keepalive: float = worker.timeouts.keepalive or NEVER
+        self._idle_timeout = min(PARK_SECONDS, keepalive) if stream.has_events else keepalive
         self._head_timeout = worker.head_timeout
         self._first_head_by = (monotonic() if opened_at is None else opened_at) + self._head_timeout
         self._requests_left: int = worker.limits.requests_per_connection
@@ -289,12 +292,9 @@ class ClientConnection:
         self.is_idle = True
         if self._is_new:
             return self._first_head_by
-        now = monotonic()
         if not self.worker.alive:
-            return max(self.worker.drains_until, now + POLL_SECONDS)
-        if self.stream.has_events:
-            return now + min(PARK_SECONDS, self.worker.timeouts.keepalive or NEVER)
-        return now + (self.worker.timeouts.keepalive or NEVER)
+            return max(self.worker.drains_until, monotonic() + POLL_SECONDS)
+        return deadlines.now + self._idle_timeout
 
     def _begin(self, head: RequestHead) -> None:
         """Set up for one exchange: what of the body is here, and how to get the rest."""
