@@ -140,6 +140,7 @@ class ClientConnection:
         "worker",
     )
 
+    resumes_body = True
     head: RequestHead
     deadline: Deadline
 

@@ -24,6 +24,7 @@ class Exchange(Protocol):
     there is none. ``start`` sends the response head, ``first`` with it; ``write`` and ``finish`` the rest;
     ``abort`` breaks the connection so that a cut response never looks whole. ``switch`` sends a 101 and gives
     the stream for a tunnel, with the bytes that came behind the request. They raise ClientGone.
+    ``resumes_body``: a ``read_body`` that is cut short loses nothing.
     ``failure`` is what is wrong with the part of the body that is here. ``bytes_in`` and ``bytes_out`` count
     body bytes. ``forwarded`` are the connection's prebuilt lines.
     """
@@ -36,6 +37,7 @@ class Exchange(Protocol):
     deadline: Deadline
     body: bytes
     read_body: ReadBody | None
+    resumes_body: bool
     splice_body: SpliceBody | None
     failure: ProxyError | None
     bytes_in: int

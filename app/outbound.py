@@ -11,6 +11,7 @@ from app.config import Config
 from app.deadlines import NEVER
 from app.exchange import Exchange
 from app.pool import Backend
+from app.replay import Replay
 from app.transport import Adapter
 from app.upstream.request import UpstreamRequest
 from app.wire import announce, hops
@@ -49,12 +50,22 @@ class Outbound:
         self._upgrades = frozenset(name.encode("ascii") for name in config.upgrade)
 
     def request(
-        self, exchange: Exchange, backend: Backend, request_id: str, expires_at: float
+        self,
+        exchange: Exchange,
+        backend: Backend,
+        request_id: str,
+        expires_at: float,
+        replay: Replay | None = None,
     ) -> UpstreamRequest:
         """The request as this backend gets it, rebuilt from its parsed form."""
         head = exchange.head
         target = head.target if not backend.prefix else _prefixed(backend.prefix, head.target)
-        body, read_body = exchange.body, exchange.read_body
+        if replay is None:
+            body, read_body = exchange.body, exchange.read_body
+            asks_first = head.expect_continue
+        else:
+            body, read_body = replay.body, None if replay.is_ended else replay.read
+            asks_first = head.expect_continue and not replay.has_begun
         if exchange.is_trusted or self._has_own_lines:
             forwarded = self._forwarding_lines(
                 head, exchange.peer, exchange.scheme, exchange.is_trusted
@@ -90,7 +101,7 @@ class Outbound:
                 body = encode_chunk(body) + end if body else end
             elif body:
                 body = encode_chunk(body)
-        expects_continue = head.expect_continue and read_body is not None
+        expects_continue = asks_first and read_body is not None
         pieces.append(b"Expect: 100-continue\r\n\r\n" if expects_continue else b"\r\n")
         request = UpstreamRequest(
             head.method,
@@ -111,7 +122,7 @@ class Outbound:
             request.expires_at = expires_at
         if read_body is not None:
             request.read_body = read_body
-            request.splice_body = exchange.splice_body
+            request.splice_body = exchange.splice_body if replay is None else None
             request.is_chunked = head.length == CHUNKED
             request.trailers = exchange.request_trailers
             request.expects_continue = expects_continue

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from time import monotonic, time_ns
 from typing import Any
 
@@ -200,6 +200,7 @@ class Pool:
     ) -> None:
         self.table = table
         self.cells = table.slot(slot)
+        self._is_private = slot < 0
         self._connect = connect
         self._disconnect = disconnect
         self._sequence = -1
@@ -322,6 +323,16 @@ class Pool:
         else:
             estimate = _UNKNOWN_SECONDS if self.snapshot.pick is None else 0.0
         return retry_after.seconds(estimate, random.random())
+
+    def has_other(self, tried: Sized) -> bool:
+        """Whether there are more backends to pick from than those and the one that is asked now."""
+        snapshot = self.snapshot
+        return len(snapshot.backends) + len(snapshot.backups) > len(tried) + 1
+
+    def total(self, cell: int) -> int:
+        """A slot's cell over all workers, also where there is no slot for this one."""
+        own = self.cells[cell] if self._is_private else 0
+        return self.table.total(cell) + own
 
     def refresh(self) -> None:
         """Build the snapshot anew from the table."""

@@ -14,7 +14,6 @@ from itertools import count
 from time import monotonic
 from typing import Any
 
-from app import retries
 from app.answers import error_body, prefers_text, server_header
 from app.config import Config
 from app.deadlines import NEVER
@@ -23,20 +22,19 @@ from app.errors import (
     BadRequest,
     ClientError,
     LoopDetected,
-    NoBackend,
     ProxyError,
-    StaleConnection,
 )
 from app.exchange import Exchange
 from app.log import AccessLog
 from app.outbound import Outbound
 from app.pool import Backend, Pool
 from app.redact import redactor
+from app.replay import Replay, replay_of
+from app.retrier import Course, Held, Retrier
 from app.status import ALLOWED_METHODS
 from app.table import INSTANCE
 from app.transport import Session
 from app.tunnel import Tunnel
-from app.upstream.request import UpstreamRequest
 from app.upstream.response import UpstreamResponse
 from app.wire import fields, hops
 from app.wire.forwarded import client_finder, is_https, trust_in, trusted_request_id
@@ -45,65 +43,6 @@ from app.wire.response import ResponseHead
 _SERVER = frozenset((b"server",))
 
 _PROTOCOLS = ("HTTP/1.0", "HTTP/1.1", "HTTP/2.0")  # the last as nginx logs it
-
-
-class Held:
-    """An answer that is not the client's yet: another backend is asked, whose answer would be better.
-
-    While its body has not all come the backend has a request in flight.
-    """
-
-    __slots__ = ("_pool", "attempt", "backend", "response")
-
-    sent = True
-
-    def __init__(
-        self, backend: Backend, response: Any, attempt: dict[str, Any], pool: Pool
-    ) -> None:
-        self.backend = backend
-        self.response = response
-        self.attempt = attempt
-        self._pool = pool
-        pool.keep(backend)
-
-    def drop(self) -> None:
-        """Give it up, or say that it was passed on."""
-        if not self.response.complete:
-            self.response.close()
-        self._pool.release(self.backend)
-
-
-class Course:
-    """What one request has met so far, from its first failure on."""
-
-    __slots__ = ("expires_at", "failure", "free", "held", "tried")
-
-    def __init__(self, expires_at: float) -> None:
-        self.expires_at = expires_at
-        self.tried: tuple[Backend, ...] = ()
-        self.free = 0  # attempts that do not count
-        self.failure: BackendError | None = None
-        self.held: Held | None = None
-
-    def take(self, backend: Backend, outcome: BackendError | Held) -> None:
-        """Remember how an attempt ended."""
-        if isinstance(outcome, Held):
-            self.drop()
-            self.held = outcome
-        else:
-            self.failure = outcome
-            if isinstance(outcome, StaleConnection):
-                # It says nothing about the backend: the next attempt may go there. And one is free: where
-                # its backend has died, that attempt may be refused, and another must get its chance.
-                self.free = 1
-                return
-        self.tried += (backend,)
-
-    def drop(self) -> None:
-        """No answer is held any more."""
-        if self.held is not None:
-            self.held.drop()
-            self.held = None
 
 
 class Proxy:
@@ -115,7 +54,9 @@ class Proxy:
         self.pool = pool
         self.session = session
         self.is_trusted = trust_in(config.trusted_proxies)
-        self._attempts = max(1, config.retries.attempts)
+        self._retrier = Retrier(config, pool)
+        self.may_move = self._retrier.may_move
+        self._per_try = config.retries.per_try_timeout > 0
         self._retry_statuses = frozenset(config.retries.statuses)
         self._find_client = client_finder(self.is_trusted, config.forwarded)
         self._mark = hops.mark(pool.table.cells[INSTANCE])
@@ -131,7 +72,9 @@ class Proxy:
         self.server_line = b"".join(self._server or ())  # of our own answers
         # 64 random bits for the worker, 64 for the request: unique without asking the kernel each time.
         self._id_prefix = os.urandom(8).hex()
-        self._id_count = count(int.from_bytes(os.urandom(4), "big"))
+        first_id = int.from_bytes(os.urandom(4), "big")
+        self._id_count = count(first_id)
+        self._not_asked = first_id  # what the count would show had nobody asked
 
     def handle(self, exchange: Exchange) -> None:
         """Forward one request and answer it, whatever happens. Never raises a ProxyError."""
@@ -160,21 +103,18 @@ class Proxy:
         if self._log is not None:
             self._log_access(exchange, request_id, started, status, reason, attempts, answer)
 
+    def tick(self, now: float) -> None:
+        """Ten times a second."""
+        # The count of ids is the count of requests, which so costs no request anything.
+        self._retrier.tick(now, next(self._id_count) - self._not_asked)
+        self._not_asked += 1
+
     def _check_body(self, exchange: Exchange) -> None:
         """Refuse a body for what is known of it before anything was sent."""
         if exchange.failure is not None:
             raise exchange.failure
         if 0 < self.body_limit < exchange.head.length:
             raise BadRequest("body over limits.body", status=413, reason="body_too_large")
-
-    def may_move(self, request: UpstreamRequest) -> bool:
-        """Whether a request that was sent and not answered yet may be given up and sent elsewhere."""
-        is_repeatable = request.raw_method in retries.IDEMPOTENT
-        return (
-            self._attempts > 1
-            and not request.is_last_attempt
-            and retries.is_safe(True, is_repeatable, request.read_body is None)
-        )
 
     def _check_via(self, exchange: Exchange) -> None:
         """Find a loop, whoever sends the field; LoopDetected. Then reduce it to what is passed on."""
@@ -205,7 +145,11 @@ class Proxy:
         """Pick, attempt, and again while the outcome asks for it; the attempt whose answer was sent."""
         cells = self.pool.cells
         expires_at = started + self._total_timeout if self._total_timeout else NEVER
-        course: Course | None = None
+        retrier = self._retrier
+        course = Course(expires_at) if self._per_try else None
+        replay: Replay | None = None
+        if exchange.read_body is not None and retrier.buffer:
+            replay = replay_of(exchange, retrier.buffer)
         backend = self.pool.pick((), exchange)
         try:
             while True:
@@ -220,20 +164,24 @@ class Proxy:
                 outcome: BackendError | Held
                 cells[backend.requests] += 1
                 try:
-                    request = self._request(exchange, backend, request_id, expires_at)
-                    if course is not None:
-                        request.is_last_attempt = len(attempts) - course.free >= self._attempts
+                    request = self._request(exchange, backend, request_id, expires_at, replay)
                     sent_at = monotonic()
+                    if course is not None:
+                        retrier.bound(request, course, exchange, sent_at)
                     response = self.session.send(request)
                     if request.connect_seconds is not None:
                         attempt["connect_ms"] = int(request.connect_seconds * 1e6) / 1e3
                     seconds = response.first_byte_at - sent_at
                     attempt["first_byte_ms"] = int(seconds * 1e6) / 1e3
                     attempt["status"] = status = response.head.status
+                    if self._per_try:
+                        request.expires_at = expires_at
                     # RFC 8470 §5.2: a 425 to a request that came early is the client's to act on.
                     if status not in self._retry_statuses or (
                         status == 425 and exchange.head.early_data
                     ):
+                        if replay is not None:
+                            replay.release()
                         self._deliver(exchange, backend, response, attempt, seconds)
                         return attempt
                     self.pool.answered(backend, status, seconds)
@@ -249,35 +197,15 @@ class Proxy:
                 finally:
                     self.pool.release(backend)
                 course = course or Course(expires_at)
-                course.take(backend, outcome)
-                other = self._next(course, exchange, request, outcome, len(attempts))
+                course.take(backend, outcome, len(attempts))
+                other, why_not = retrier.next(course, exchange, request, replay)
                 if other is None:
+                    attempt["not_retried"] = why_not
                     return self._end(course, exchange)
                 backend = other
         finally:
             if course is not None:
                 course.drop()
-
-    def _next(
-        self,
-        course: Course,
-        exchange: Exchange,
-        request: UpstreamRequest,
-        outcome: BackendError | Held,
-        attempts: int,
-    ) -> Backend | None:
-        """Where to send it once more; None: nowhere."""
-        if retries.is_over(attempts - course.free, self._attempts, monotonic(), course.expires_at):
-            return None
-        is_repeatable = exchange.head.method in retries.IDEMPOTENT
-        if not retries.is_safe(outcome.sent, is_repeatable, not request.began_body):
-            return None
-        # Who has an answer in hand does not wait for a place elsewhere.
-        pick = self.pool.pick if course.held is None else self.pool.pick_now
-        try:
-            return pick(course.tried, exchange)
-        except NoBackend:
-            return None
 
     def _end(self, course: Course, exchange: Exchange) -> dict[str, Any]:
         """No other attempt: what the last backend did says more than that there is no other."""

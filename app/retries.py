@@ -1,24 +1,85 @@
-"""Whether one request may be sent once more.
+"""Whether one request may be sent once more, and how long to wait before that.
 
-Decisions as functions over values: what of the request left, what it is, what was tried, how late it is. Runs
-in workers. Never picks a backend, never sends, reads no clock.
+Decisions as functions over values: what of the request left, what it is, what was tried, how late it is.
+Runs in workers. Never picks a backend, never sends, reads no clock.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 # RFC 9110 §9.2.2: sending these twice has the effect of sending them once.
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
+# A refused connect takes one round trip and nobody's work: that many servers may refuse one request before
+# they count as attempts. nginx by default asks every server there is.
+FREE_REFUSALS = 8
+# Before a server is asked again: long enough for a process that is just starting to listen, and doubled,
+# with a random part, so that the requests that failed together do not come back together (Envoy: 25–250 ms).
+FIRST_PAUSE = 0.025
+LONGEST_PAUSE = 0.25
 
 
-def is_over(made: int, attempts: int, now: float, expires_at: float) -> bool:
-    """Whether there is no attempt, or no time, left."""
-    return made >= attempts or now >= expires_at
+def is_repeatable(method: bytes, fields: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a request that was carried out may be sent again: by its method, or because its client says so.
 
-
-def is_safe(was_sent: bool, is_repeatable: bool, is_replayable: bool) -> bool:
-    """Whether sending again can do no harm, by what left the building.
-
-    Nothing taken by the backend's kernel: always. Otherwise it may have been acted upon, so the request
-    must be repeatable. A body of which a part is gone from our memory cannot be sent again.
+    Idempotency-Key (draft-ietf-httpapi-idempotency-key-header): the server knows a second one for what it is.
     """
-    return is_replayable and (is_repeatable or not was_sent)
+    return method in IDEMPOTENT or any(
+        value and name.lower() == b"idempotency-key" for name, value in fields
+    )
+
+
+def counted(made: int, stale: int, refused: int, attempts: int) -> int:
+    """How many of the attempts made count against ``attempts``.
+
+    One stale connection is free: where its backend has died, the next attempt may be refused there too, and
+    another backend must still get its chance. Refusals are free, unless no other server is wanted at all.
+    """
+    free = min(stale, 1)
+    if attempts > 1:
+        free += min(refused, FREE_REFUSALS)
+    return made - free
+
+
+def refusal(
+    *,
+    was_sent: bool,
+    is_repeatable: bool,
+    is_replayable: bool,
+    made: int,
+    attempts: int,
+    now: float,
+    expires_at: float,
+) -> str:
+    """Why there may be no other attempt, as a slug; "" if there may.
+
+    By what left the building: what no backend's kernel has taken may always be sent again. The rest may have
+    been carried out, so it must be repeatable. A body of which a part is gone cannot be sent again.
+    """
+    if made >= attempts:
+        return "attempts_used"
+    if now >= expires_at:
+        return "out_of_time"
+    if was_sent and not is_repeatable:
+        return "not_repeatable"
+    return "" if is_replayable else "body_gone"
+
+
+def costs(was_sent: bool, status: int) -> bool:
+    """Whether sending it again is work for servers that have enough of it already: the budget's affair.
+
+    A refused connect and bytes that nobody took are not. A timed-out connect is: a full queue looks like it.
+    """
+    return was_sent or status == 504
+
+
+def pause(was_answered: bool, status: int, rounds: int, chance: float) -> float:
+    """Seconds until servers that were all tried may be tried again; negative for never.
+
+    An answer is better than a repetition of it, and who took too long once (504) is not asked again.
+    ``rounds`` were made before; ``chance`` is in [0, 1).
+    """
+    if was_answered or status == 504:
+        return -1.0
+    longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**rounds)
+    return longest * (1.0 + chance) / 2.0

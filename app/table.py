@@ -37,7 +37,7 @@ VERSION = 2  # of the layout below; a new master with another one makes its own 
 CELL = 8
 HEADER_CELLS = 64
 SERVER_STRIDE = 16  # two cache lines: neighbours' checks do not share one
-SLOT_HEADER = 8
+SLOT_HEADER = 16
 ROW_STRIDE = 12  # for each server and worker; rows of one worker are written by that worker alone
 
 # Header cells. 0..5 are written once, by create().
@@ -66,6 +66,8 @@ TROUBLES = 3  # changes whenever the worker has counted a failure, or a good ans
 LOOKED_MS = 4  # monotonic ms of the worker's last look at what it waits for; as of then:
 SUSPECTS, ANSWERED_MS = 5, 6  # servers that keep it waiting for long; when any of all last answered
 WAITING_NS = 7  # monotonic ns since its oldest request waits for a place, 0 if none does
+ASKED = 8  # requests of the last ten seconds, as of the last tick
+RETRIES = 9  # retries of that time that the budget was charged for
 IN_FLIGHT, REQUESTS, FAILURES = 0, 1, 2
 STREAKS = CONNECT_STREAK, RESET_STREAK, ERROR_STREAK = 3, 4, 5  # failures in a row, by kind
 RECOVERIES = 6  # good answers while there was something bad to forget, or on trial
@@ -209,6 +211,10 @@ class Table:
         start = self._slots_at + cell
         return self.cells[start : start + self.slots * self._slot_cells : self._slot_cells].tolist()
 
+    def total(self, cell: int) -> int:
+        """One of the cells in front of each slot's counters, over all workers that are there."""
+        return sum(self.of_each_slot(cell))
+
     def suspicious_slots(self, since_ms: int) -> list[int]:
         """Workers that a server keeps waiting; one that has not looked since then is not believed."""
         suspects = self.of_each_slot(SUSPECTS)
@@ -338,6 +344,10 @@ class Table:
         start = HEADER_CELLS + IDENTITY
         identities = self.cells[start : self._slots_at : SERVER_STRIDE].tolist()
         return ((row, identity) for row, identity in enumerate(identities) if identity)
+
+    def _of_each_slot(self, cell: int) -> list[int]:
+        start = self._slots_at + cell
+        return self.cells[start : start + self.slots * self._slot_cells : self._slot_cells].tolist()
 
     def _column(self, row: int, counter: int) -> memoryview:
         start = self._slots_at + SLOT_HEADER + row * ROW_STRIDE + counter

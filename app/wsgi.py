@@ -121,11 +121,14 @@ class Application:
         for connections in self._caches:
             if connections.idle:
                 connections.sweep(now)
+        self.proxy.tick(now)
         self._sink.flush()
 
 
 class WsgiExchange:
     """The client's side of an exchange as an environ shows it (see app.exchange.Exchange)."""
+
+    resumes_body = False  # a server's input may gather several pieces before it returns
 
     def __init__(
         self,

@@ -164,11 +164,25 @@ TIMEOUTS = Object(Timeouts, (
 
 RETRIES = Object(Retries, (
     Key("attempts", Whole(0, 16), 2,
-        "Servers that may be tried for one request, the first included (0 or 1 = never another)."),
-    Key("statuses", ListOf("statuses", Whole(400, 599), str, "list of status codes 400–599"), (),
-        "Answers with these make another server be asked, where there is one and the method is idempotent "
-        "(GET, HEAD, OPTIONS, PUT, DELETE); the last answer is the client's.",
-        examples=([500, 502, 503, 504],)),
+        "Servers that may be asked for one request, the first included (0 or 1 = never another). Those that "
+        "refuse the connection are not counted, up to eight of them."),
+    Key("statuses", ListOf("statuses", Whole(400, 599), str, "list of status codes 400–599"),
+        (500, 502, 503, 504),
+        "Answers with these make another server be asked, where there is one and the request may be repeated "
+        "(its method is idempotent, or it has an `Idempotency-Key`). If that fails too, the last answer is "
+        "the client's.",
+        examples=([], [429, 503])),
+    Key("buffer", Whole(0, 2**30, "bytes"), 65_536,
+        "Request bodies up to this size are kept while they are sent, so that they can be sent again; "
+        "a longer one is not sent twice (0 = none is)."),
+    Key("per_try_timeout", Number(0, DAY_S), 0.0,
+        "For the first byte of an answer while another server could be asked instead (0 = `timeouts.read`); "
+        "the last attempt has `timeouts.read`."),
+    Key("budget", Number(0, 100, "percent"), 20.0,
+        "Retries, as a share of the requests of the last 10 s, all workers together; refused connections "
+        "are not charged. Over it, the failure is the client's."),
+    Key("min_per_second", Number(0, 1_000_000, "number"), 3.0,
+        "Retries that the budget allows in any case."),
 ))
 
 QUEUE = Object(Queue, (

@@ -107,8 +107,14 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Retries:
+    """``budget`` in percent of the requests, ``buffer`` in bytes; 0 = none."""
+
     attempts: int
     statuses: tuple[int, ...]
+    buffer: int
+    per_try_timeout: float
+    budget: float
+    min_per_second: float
 
 
 @dataclass(frozen=True, slots=True)

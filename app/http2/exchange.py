@@ -90,6 +90,7 @@ class Http2Exchange:
         "turn",
     )
 
+    resumes_body = True
     head: RequestHead
     deadline: Deadline
 

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -243,15 +244,36 @@ def test_refusing_servers_cost_one_attempt_each() -> None:
 
 
 def test_attempts_are_bounded() -> None:
-    """With every server refusing, as many are tried as ``retries.attempts`` allows, each once."""
-    refusing = [Backend() for _ in range(4)]
-    for backend in refusing:
+    """Of servers that break off, as many are asked as ``retries.attempts`` says, each once."""
+    breaking = [Backend(handlers.reset) for _ in range(4)]
+    with ExitStack() as stack:
+        for backend in breaking:
+            stack.enter_context(backend)
+        balancer = stack.enter_context(Balancer(breaking, timeouts=LIMITS, retries={"attempts": 3}))
+        check_refusal(balancer, "/nobody", 502, "reset_before_head")
+        tried = [each["server"] for each in balancer.access_line(target="/nobody")["attempts"]]
+
+    assert len(tried) == len(set(tried)) == 3
+    assert sum(len(backend.requests) for backend in breaking) == 3
+
+
+def _one(balancer: Balancer, method: str) -> int:
+    with balancer.connect() as client:
+        return client.request(method, "/x").status
+
+
+def test_servers_that_refuse_are_passed_over() -> None:
+    """Two of three are dead at once: the third gets every request, whatever the method."""
+    dead = [Backend(), Backend()]
+    for backend in dead:
         backend.down()
-    with Balancer(refusing, timeouts=LIMITS, retries={"attempts": 3}) as balancer:
-        check_refusal(balancer, "/nobody", 502, "connection_refused")
-        assert len(balancer.access_line(target="/nobody")["attempts"]) == 3
-    for backend in refusing:
+    with Backend() as good, Balancer([*dead, good], timeouts=LIMITS) as balancer:
+        statuses = [_one(balancer, method) for method in ("GET", "POST") * 6]
+    for backend in dead:
         backend.stop()
+
+    assert set(statuses) == {200}
+    assert len(good.requests) == len(statuses)
 
 
 def test_connection_that_is_never_made() -> None:

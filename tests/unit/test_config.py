@@ -99,7 +99,7 @@ def test_an_empty_object_gives_the_documented_defaults() -> None:
         outlier_detection=configuration.OutlierDetection(3, 5, 5, 50, 0.3, 3, 5.0, 300.0),
         sticky=None,
         timeouts=configuration.Timeouts(3.0, 60.0, 0.0, 0.0, 60.0, 75.0, 1.5, 3600.0),
-        retries=configuration.Retries(2, ()),
+        retries=configuration.Retries(2, (500, 502, 503, 504), 65_536, 0.0, 20.0, 3.0),
         queue=configuration.Queue(1024, 3.0),
         limits=configuration.Limits(0, 0, 8190, 100, 8190, 32_768, 0, 0, 0),
         logging=configuration.Logging("info", True, SECRETS),
@@ -169,7 +169,14 @@ def test_every_key_can_be_set() -> None:
             "backend_keepalive": 6,
             "tunnel": 7,
         },
-        "retries": {"attempts": 1, "statuses": [500, 503]},
+        "retries": {
+            "attempts": 1,
+            "statuses": [500, 503],
+            "buffer": 1024,
+            "per_try_timeout": 0.5,
+            "budget": 12.5,
+            "min_per_second": 0.1,
+        },
         "queue": {"size": 7, "timeout": 0.25},
         "limits": {
             "body": 10,
@@ -233,7 +240,7 @@ def test_every_key_can_be_set() -> None:
         outlier_detection=configuration.OutlierDetection(1, 0, 2, 40, 0.7, 4, 3.0, 4.5),
         sticky=configuration.Sticky("srv", "sixteen or more.", "secret", "/shop", 60),
         timeouts=configuration.Timeouts(0.1, 2, 3, 3.5, 4, 5, 6, 7),
-        retries=configuration.Retries(1, (500, 503)),
+        retries=configuration.Retries(1, (500, 503), 1024, 0.5, 12.5, 0.1),
         queue=configuration.Queue(7, 0.25),
         limits=configuration.Limits(10, 11, 300, 20, 400, 500, 12, 13, 14),
         logging=configuration.Logging("debug", False, ("pin", "token")),
@@ -575,6 +582,10 @@ def test_the_longest_unix_path_is_taken() -> None:
          "logging.redact[1]: is the same as redact[0] (a); keep one"),
         ('{"server_header": " x"}',
          'server_header: must be "pass", "none" or printable ASCII without spaces around it, got " x"'),
+        ('{"retries": {"buffer": "64k"}}', 'retries.buffer: must be a whole number, got "64k"'),
+        ('{"retries": {"budget": 101}}', "retries.budget: must be ≤ 100, got 101"),
+        ('{"retries": {"min_per_second": -1}}', "retries.min_per_second: must be ≥ 0, got -1"),
+        ('{"retries": {"per_try_timeout": -1}}', "retries.per_try_timeout: must be ≥ 0, got -1"),
         ('{"limits": {"body": -1}}', "limits.body: must be ≥ 0, got -1"),
         ('{"limits": {"body": "10MB"}}', 'limits.body: must be a whole number, got "10MB"'),
         ('{"trusted_proxies": "10.0.0.0/8"}',
@@ -594,7 +605,8 @@ def test_the_longest_unix_path_is_taken() -> None:
         ('{"interval": 1}', 'interval: unknown key; did you mean "health_check.interval"?'),
         ('{"retries": {"workers": 1}}', 'retries.workers: unknown key; "workers" belongs at '
          "top level"),
-        ('{"retries": {"x": 1}}', "retries.x: unknown key; there are attempts, statuses"),
+        ('{"retries": {"x": 1}}', "retries.x: unknown key; there are attempts, statuses, buffer, "
+         "per_try_timeout, budget, min_per_second"),
         ('{"limits": {"a b\\n": 1}}',
          'limits["a b\\n"]: unknown key; there are '
          + ", ".join(key.name for key in LIMITS.keys)),
@@ -1036,7 +1048,14 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
     "backend_keepalive": 1.5,
     "tunnel": 3600
   },
-  "retries": {"attempts": 2, "statuses": []},
+  "retries": {
+    "attempts": 2,
+    "statuses": [500, 502, 503, 504],
+    "buffer": 65536,
+    "per_try_timeout": 0,
+    "budget": 20,
+    "min_per_second": 3
+  },
   "queue": {"size": 1024, "timeout": 3},
   "limits": {
     "body": 0,

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from app import config as configuration
+from app import retrier
 from app.deadlines import Deadline
-from app.errors import BackendReset, ConnectFailed, NoBackend, ProxyError, StaleConnection, Stalled
+from app.errors import (
+    Aborted,
+    BackendError,
+    BackendReset,
+    ClientGone,
+    ConnectFailed,
+    ConnectTimeout,
+    NoBackend,
+    ProxyError,
+    ResponseTimeout,
+    StaleConnection,
+    Stalled,
+)
 from app.proxy import Proxy
+from app.table import ASKED, RETRIES, SLOT_HEADER
 from app.wire.request import read_head
 from app.wire.response import read_head as read_response_head
 
@@ -22,152 +37,424 @@ class Pool:
     sticky = None
 
     def __init__(self, count: int) -> None:
-        self.cells = [0] * 8
+        self.cells = [0] * (SLOT_HEADER + 2 * count)
         self.table = SimpleNamespace(cells=[0] * 8)
         self.backends = [
             SimpleNamespace(
                 name=f"server {number}", prefix=b"", authority=b"server", connections=None,
-                adapter=None, base_url="", is_watched=False, in_flight=2 * number,
-                requests=2 * number + 1,
+                adapter=None, base_url="", is_watched=False, in_flight=SLOT_HEADER + 2 * number,
+                requests=SLOT_HEADER + 2 * number + 1,
             )
             for number in range(count)
         ]  # fmt: skip
         self.turn = 0
+        self.others = 0  # retries of other workers
+        self.told: list[tuple[str, int | str]] = []
 
     def pick(self, tried: tuple[Any, ...], _exchange: Any = None) -> Any:
         for _ in self.backends:
             backend = self.backends[self.turn % len(self.backends)]
             self.turn += 1
             if backend not in tried:
+                self.keep(backend)
                 return backend
-        raise NoBackend
+        raise NoBackend(reason="all_tried")
 
     pick_now = pick
 
-    def keep(self, _backend: Any) -> None:
-        pass
+    def keep(self, backend: Any) -> None:
+        self.cells[backend.in_flight] += 1
 
-    release = keep
+    def release(self, backend: Any) -> None:
+        self.cells[backend.in_flight] -= 1
 
-    def failed(self, _backend: Any, _error: Any) -> None:
-        pass
+    def has_other(self, tried: tuple[Any, ...]) -> bool:
+        return len(self.backends) > len(tried) + 1
 
-    def answered(self, _backend: Any, _status: int, _seconds: float) -> None:
-        pass
+    def total(self, cell: int) -> int:
+        return self.cells[cell] + (self.others if cell == RETRIES else 0)
+
+    def in_flight(self) -> list[int]:
+        return [self.cells[backend.in_flight] for backend in self.backends]
+
+    def failed(self, backend: Any, error: Any) -> None:
+        self.told.append((backend.name, error.reason))
+
+    def answered(self, backend: Any, status: int, _seconds: float) -> None:
+        self.told.append((backend.name, status))
+
+
+class Answer:
+    """A response of one status; with ``rest`` its body is not all here, and may fail."""
+
+    def __init__(self, status: int, rest: ProxyError | bytes = b"") -> None:
+        raw = b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status
+        self.head = read_response_head(raw, b"GET")
+        self.first, self.trailers, self.first_byte_at = b"", list[Any](), 0.0
+        self.complete = not rest
+        self.is_closed = self.splices = False
+        self.upload = None
+        self._rest = rest
+
+    def read(self) -> bytes:
+        if isinstance(self._rest, ProxyError):
+            raise self._rest
+        piece, self._rest = self._rest, b""
+        self.complete = not piece
+        return piece
+
+    def close(self) -> None:
+        self.is_closed = self.complete = True
 
 
 class Session:
     """Does what it is told to, attempt after attempt; then it answers 200."""
 
-    def __init__(self, *outcomes: ProxyError | int) -> None:
+    def __init__(self, pool: Pool, outcomes: Iterable[ProxyError | int | Answer]) -> None:
+        self.pool = pool
         self.outcomes = list(outcomes)
         self.requests: list[Any] = []
+        self.in_flight: list[list[int]] = []
 
     def send(self, request: Any) -> Any:
         self.requests.append(request)
+        self.in_flight.append(self.pool.in_flight())
         outcome = self.outcomes.pop(0) if self.outcomes else 200
         if isinstance(outcome, ProxyError):
             raise outcome
-        head = read_response_head(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % outcome, b"GET")
-        return SimpleNamespace(
-            head=head, first=b"", complete=True, trailers=[], first_byte_at=0.0, close=lambda: None
-        )
+        return Answer(outcome) if isinstance(outcome, int) else outcome
 
 
-def taken(error: ProxyError, sent: bool) -> ProxyError:
+class Result:
+    """What came of one request."""
+
+    def __init__(self, pool: Pool, session: Session, line: dict[str, Any], sent: list[Any]) -> None:
+        self.pool, self.session, self.line, self.sent = pool, session, line, sent
+        self.status = sent[0]
+        self.movable: list[bool] = []
+        self.attempts = line["attempts"]
+        self.tried = [attempt["server"] for attempt in self.attempts]
+        self.why_not = self.attempts[-1].get("not_retried")
+
+
+@pytest.fixture(name="pauses", autouse=True)
+def _pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that were made, without waiting for them."""
+    pauses: list[float] = []
+    monkeypatch.setattr(retrier.gevent, "sleep", pauses.append)
+    return pauses
+
+
+def taken(error: BackendError, sent: bool) -> BackendError:
     error.sent = sent
     return error
 
 
 def forward(
     method: str,
-    *outcomes: ProxyError | int,
+    *outcomes: ProxyError | int | Answer,
     servers: int = 2,
-    attempts: int = 2,
-    statuses: tuple[int, ...] = (),
-    movable: list[bool] | None = None,
-) -> tuple[int, list[str]]:
-    """Status of a request that meets these failures, and which servers were tried."""
+    fields: str = "",
+    body: bytes = b"",
+    total: float = 0,
+    others: int = 0,
+    **settings: Any,
+) -> Result:
+    """One request that meets these outcomes, attempt after attempt."""
     config = configuration.parse(
-        json.dumps({"retries": {"attempts": attempts, "statuses": statuses}})
+        json.dumps({"retries": settings, "timeouts": {"total": total, "read": 9}})
     )
     lines: list[dict[str, Any]] = []
     log: Any = SimpleNamespace(write=lines.append)
-    session: Any = Session(*outcomes)
-    proxy = Proxy(config, Pool(servers), session, log)  # type: ignore[arg-type]
-    answered: list[int] = []
+    pool = Pool(servers)
+    session = Session(pool, outcomes)
+    proxy = Proxy(config, pool, session, log)  # type: ignore[arg-type]
+    pool.others = others
+    sent: list[Any] = []
+    if body:
+        fields += f"Content-Length: {len(body)}\r\n"
+
+    def start(head: Any, *_: Any) -> None:
+        sent.append(head.status)
+        exchange.is_begun = True
+
     exchange: Any = SimpleNamespace(
-        head=read_head(f"{method} / HTTP/1.1\r\nHost: a\r\n\r\n".encode()),
+        head=read_head(f"{method} / HTTP/1.1\r\nHost: a\r\n{fields}\r\n".encode()),
         peer="127.0.0.1", scheme="http", is_trusted=False, forwarded=b"", deadline=Deadline(),
-        body=b"", read_body=None, bytes_in=0, bytes_out=0, is_begun=False, interim=None,
-        start=lambda head, *_: answered.append(head.status),
-        answer=lambda status, *_: answered.append(status),
+        body=body, read_body=None, bytes_in=len(body), bytes_out=0, is_begun=False, interim=None,
+        failure=None, start=start, write=sent.append, finish=lambda _: None,
+        abort=lambda: sent.append("cut"), request_trailers=list,
+        answer=lambda status, *_: sent.append(status),
     )  # fmt: skip
     proxy.handle(exchange)
-    if movable is not None:
-        movable += map(proxy.may_move, session.requests)
-    return answered[0], [attempt["server"] for attempt in lines[0]["attempts"]]
+    assert pool.in_flight() == [0] * servers
+    result = Result(pool, session, lines[0], sent)
+    result.movable = [proxy.may_move(request) for request in session.requests]
+    return result
 
 
 def test_refused_after_a_stale_connection_still_leaves_the_other_server() -> None:
     """A server dies: its kept connection ends, it refuses the next, and the healthy one is asked."""
-    failures = (StaleConnection(), ConnectFailed(), ConnectFailed())
-    assert forward("GET", *failures[:2], servers=1)[0] == 502
-    status, tried = forward("GET", *failures[:2], servers=2)
-    assert (status, len(tried)) == (200, 3)
+    result = forward("GET", StaleConnection(), ConnectFailed())
+    assert (result.status, len(result.tried)) == (200, 3)
 
 
 def test_stale_connections_do_not_go_on_for_ever() -> None:
     """Only one of them is free."""
-    status, tried = forward("GET", *(StaleConnection() for _ in range(9)))
-    assert (status, len(tried)) == (502, 3)
+    result = forward("GET", *(StaleConnection() for _ in range(9)))
+    assert (result.status, len(result.tried)) == (502, 3)
 
 
-@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("POST", 502)])
-def test_what_may_have_been_acted_upon_is_not_sent_twice(method: str, status: int) -> None:
-    """A connection that ended after the request was taken: again only with an idempotent method."""
-    assert forward(method, BackendReset())[0] == status
+@pytest.mark.parametrize(
+    ("method", "fields", "status"),
+    [
+        ("GET", "", 200),
+        ("POST", "", 502),
+        ("POST", "Idempotency-Key: 7\r\n", 200),
+        ("PATCH", "idempotency-key: 7\r\n", 200),
+    ],
+)
+def test_what_may_have_been_acted_upon_is_not_sent_twice(
+    method: str, fields: str, status: int
+) -> None:
+    """A connection that ended after the request was taken: again only what may be repeated."""
+    result = forward(method, BackendReset(), fields=fields)
+    assert result.status == status
+    assert result.attempts[0].get("not_retried") == ("not_repeatable" if status == 502 else None)
 
 
 def test_what_was_never_taken_is_sent_again_whatever_the_method() -> None:
     """A stale connection whose peer acknowledged nothing."""
-    assert forward("POST", taken(StaleConnection(), False), ConnectFailed())[0] == 200
+    assert forward("POST", taken(StaleConnection(), False), ConnectFailed()).status == 200
 
 
-def test_attempts_bound_the_servers_tried() -> None:
+def test_attempts_bound_the_servers_asked() -> None:
     """With two attempts a third server is not asked."""
-    assert forward("GET", ConnectFailed(), ConnectFailed(), servers=3) == (
-        502,
-        ["server 0", "server 1"],
-    )
+    result = forward("GET", BackendReset(), BackendReset(), servers=3)
+    assert (result.status, result.tried) == (502, ["server 0", "server 1"])
+    assert result.why_not == "attempts_used"
+
+
+def test_servers_that_refuse_the_connection_are_not_counted() -> None:
+    """Nobody has had work with them: the third is asked, whatever the method."""
+    result = forward("POST", ConnectFailed(), ConnectFailed(), servers=3)
+    assert (result.status, result.tried) == (200, ["server 0", "server 1", "server 2"])
+
+
+def test_more_refusals_than_eight_are_counted() -> None:
+    """A request does not go through a thousand dead servers."""
+    result = forward("GET", *(ConnectFailed() for _ in range(99)), servers=99)
+    assert (result.status, len(result.tried)) == (502, 10)
+
+
+@pytest.mark.parametrize("attempts", [0, 1])
+def test_one_attempt_means_no_other_server(attempts: int) -> None:
+    """Not even for a refused connection."""
+    result = forward("GET", ConnectFailed(), attempts=attempts)
+    assert (result.status, result.tried) == (502, ["server 0"])
+
+
+def test_a_server_is_asked_again_after_a_pause_when_all_were(pauses: list[float]) -> None:
+    """Within the attempts: the second round begins after some 25 ms, a third after twice that."""
+    result = forward("GET", *[BackendReset()] * 9, servers=1, attempts=3)
+
+    assert (result.status, len(result.tried)) == (502, 3)
+    assert 0.0125 <= pauses[0] <= 0.025
+    assert 0.025 <= pauses[1] <= 0.05
+    assert len(pauses) == 2
+
+
+def test_there_is_no_pause_while_a_server_was_not_asked(pauses: list[float]) -> None:
+    """The other one is asked at once."""
+    assert forward("GET", BackendReset()).status == 200
+    assert pauses == []
+
+
+def test_refusals_count_once_all_servers_were_asked(pauses: list[float]) -> None:
+    """One dead server and two attempts are two attempts."""
+    result = forward("GET", *[ConnectFailed()] * 9, servers=1)
+    assert (result.status, len(result.tried), len(pauses)) == (502, 2, 1)
+
+
+@pytest.mark.parametrize("error", [ConnectTimeout, ResponseTimeout])
+def test_who_took_too_long_is_not_asked_again(
+    error: type[BackendError], pauses: list[float]
+) -> None:
+    """Another server may be asked, but there is no second round after a timeout."""
+    result = forward("GET", error(), servers=1)
+    assert (result.status, len(result.tried), pauses) == (504, 1, [])
+    assert result.why_not == "no_other_server"
+    assert forward("GET", error()).status == 200
+
+
+def test_there_is_no_second_round_past_the_deadline(pauses: list[float]) -> None:
+    """A pause that would end after timeouts.total is not begun."""
+    result = forward("GET", BackendReset(), servers=1, total=0.001)
+    assert (result.status, len(result.tried), pauses) == (502, 1, [])
 
 
 def test_a_status_is_passed_on_unless_it_is_listed() -> None:
-    """Off by default, as in nginx and HAProxy: the backend's answer is the client's."""
-    assert forward("GET", 500) == (500, ["server 0"])
+    """Without statuses the backend's answer is the client's."""
+    result = forward("GET", 500, statuses=[])
+    assert (result.status, result.tried) == (500, ["server 0"])
+    assert forward("GET", 501).status == 501
 
 
-@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("PUT", 200), ("POST", 500)])
-def test_a_listed_status_asks_another_server(method: str, status: int) -> None:
-    """With an idempotent method only: the request was acted upon."""
-    assert forward(method, 500, statuses=(500, 503))[0] == status
+@pytest.mark.parametrize("failed", [500, 502, 503, 504])
+def test_by_default_another_server_is_asked_after_a_failure_of_the_first(failed: int) -> None:
+    """Its answer is told to the pool, and the other's is the client's."""
+    result = forward("GET", failed)
+    assert (result.status, result.tried) == (200, ["server 0", "server 1"])
+    assert result.pool.told == [("server 0", failed)]
+    assert [attempt["status"] for attempt in result.attempts] == [failed, 200]
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "status"),
+    [
+        ("GET", "", 200),
+        ("PUT", "", 200),
+        ("POST", "", 500),
+        ("POST", "Idempotency-Key: 1\r\n", 200),
+    ],
+)
+def test_a_listed_status_asks_another_server(method: str, fields: str, status: int) -> None:
+    """With a request that may be repeated only: it was acted upon."""
+    result = forward(method, 500, fields=fields, statuses=[500, 503])
+    assert result.status == status
 
 
 def test_the_last_answer_is_the_clients() -> None:
     """Where no other server is left, or no other attempt, the answer is not given up for an error."""
-    assert forward("GET", 503, statuses=(503,), servers=1) == (503, ["server 0"])
-    assert forward("GET", 503, 503, 200, statuses=(503,), servers=3)[0] == 503
+    alone = forward("GET", 503, servers=1)
+    assert (alone.status, alone.tried, alone.why_not) == (503, ["server 0"], "no_other_server")
+    assert forward("GET", 503, 500, 200, servers=3).status == 500
+
+
+@pytest.mark.parametrize("failure", [ConnectFailed(), BackendReset(), ResponseTimeout()])
+def test_an_answer_is_not_lost_when_the_retry_fails(failure: BackendError) -> None:
+    """The held answer is the client's, and the line says which server it came from."""
+    first = Answer(503, b"rest of the body")
+    result = forward("GET", first, failure)
+
+    assert result.sent == [503, b"rest of the body"]
+    assert result.line["backend"] == "server 0"
+    assert result.line["reason"] is None
+    assert result.tried == ["server 0", "server 1"]
+    assert result.pool.told == [("server 0", 503), ("server 1", failure.reason)]
+
+
+def test_a_held_answer_is_in_flight_until_it_is_given_up() -> None:
+    """Its connection is closed as soon as the other server has answered."""
+    first = Answer(503, b"rest")
+    result = forward("GET", first)
+    assert result.session.in_flight == [[1, 0], [1, 1]]
+    assert first.is_closed
+
+
+def test_a_held_answer_that_breaks_off_is_cut() -> None:
+    """Once its head is out it is a broken answer like any other."""
+    result = forward("GET", Answer(503, Aborted(reason="truncated")), BackendReset())
+    assert result.sent == [503, "cut"]
+    assert (result.line["status"], result.line["reason"]) == (503, "truncated")
+    assert result.line["backend"] == "server 0"
+
+
+def test_a_client_that_leaves_ends_it() -> None:
+    """No retry for somebody who is gone."""
+    result = forward("GET", 503, ClientGone())
+    assert (result.sent, result.line["status"]) == (["cut"], 499)
+
+
+@pytest.mark.parametrize(
+    ("buffer", "failure", "status"),
+    [
+        (4, BackendReset(), 200),
+        (3, BackendReset(), 502),
+        (0, BackendReset(), 502),
+        (0, ConnectFailed(), 200),
+        (0, ConnectTimeout(), 200),
+        (0, 503, 503),
+    ],
+)
+def test_a_body_longer_than_the_buffer_is_not_sent_twice(
+    buffer: int, failure: ProxyError | int, status: int
+) -> None:
+    """Unless none of it was sent."""
+    result = forward("PUT", failure, body=b"body", buffer=buffer)
+    assert result.status == status
+    assert result.why_not == (None if status == 200 else "body_gone")
+
+
+def test_over_the_budget_the_failure_is_the_clients() -> None:
+    """All workers together have made as many retries as they may."""
+    assert forward("GET", BackendReset(), others=29).status == 200
+    result = forward("GET", BackendReset(), others=30)
+    assert (result.status, result.why_not) == (502, "over_budget")
+    assert forward("GET", 500, others=30).status == 500
+
+
+def test_a_retry_is_charged_to_the_worker_that_makes_it() -> None:
+    """Once for each that is made, and not for one that finds no other server."""
+    assert forward("GET", BackendReset()).pool.cells[RETRIES] == 1
+    assert forward("GET", 500).pool.cells[RETRIES] == 1
+    assert forward("GET", 500, servers=1).pool.cells[RETRIES] == 0
+    assert forward("GET", ConnectTimeout()).pool.cells[RETRIES] == 1
+
+
+def test_what_never_left_is_not_charged() -> None:
+    """A server that has died is no storm: everybody who is refused goes elsewhere."""
+    result = forward("GET", ConnectFailed(), others=30)
+    assert (result.status, result.pool.cells[RETRIES]) == (200, 0)
+    assert forward("POST", taken(BackendReset(), False), others=30).status == 200
+
+
+def test_the_time_for_one_try_bounds_all_but_the_last() -> None:
+    """The first attempt ends early, for there is another server; the second has the read timeout."""
+    result = forward("GET", ResponseTimeout(), per_try_timeout=1, total=5)
+    first, second = result.session.requests
+    assert second.expires_at - first.expires_at == pytest.approx(4, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("method", "servers", "attempts"), [("POST", 2, 2), ("GET", 1, 2), ("GET", 2, 1)]
+)
+def test_the_time_for_one_try_never_ends_the_only_one(
+    method: str, servers: int, attempts: int
+) -> None:
+    """A request that could not be sent elsewhere waits as long as without it."""
+    result = forward(method, servers=servers, attempts=attempts, per_try_timeout=0.5, total=60)
+    (request,) = result.session.requests
+    assert request.expires_at == pytest.approx(
+        forward("GET", total=60).session.requests[0].expires_at, abs=1
+    )
+
+
+def test_the_body_of_an_answer_has_more_time_than_its_first_byte() -> None:
+    """The time for one try is over with the head."""
+    result = forward("GET", per_try_timeout=0.5)
+    assert result.session.requests[0].expires_at == float("inf")
+
+
+def test_each_tick_counts_the_requests_so_far() -> None:
+    """From the ids that were given out, the tick's own not among them."""
+    config = configuration.parse("{}")
+    pool = Pool(1)
+    proxy = Proxy(config, pool, Session(pool, ()), None)  # type: ignore[arg-type]
+    proxy.tick(1.0)
+    assert pool.cells[ASKED] == 0
+    for _ in range(3):
+        proxy.refuse("127.0.0.1", ClientGone(), 0.0)
+    proxy.tick(2.0)
+    proxy.tick(3.0)
+    assert pool.cells[ASKED] == 3
 
 
 def test_what_may_be_moved_from_a_stalled_server() -> None:
     """What may be repeated, while an attempt is left: a wait is not given up for an error."""
-
-    def movable(method: str, *outcomes: ProxyError, attempts: int) -> list[bool]:
-        found: list[bool] = []
-        forward(method, *outcomes, servers=3, attempts=attempts, movable=found)
-        return found
-
-    assert movable("GET", Stalled(), attempts=2) == [True, False]
-    assert movable("PUT", StaleConnection(), Stalled(), attempts=2) == [True, True, False]
-    assert movable("GET", attempts=1) == [False]
-    assert movable("POST", ConnectFailed(), attempts=3) == [False, False]
+    assert forward("GET", Stalled(), servers=3).movable == [True, False]
+    assert forward("PUT", StaleConnection(), Stalled(), servers=3).movable == [True, True, False]
+    assert forward("GET", servers=3, attempts=1).movable == [False]
+    assert forward("POST", ConnectFailed(), servers=3, attempts=3).movable == [False, False]
+    assert forward("PUT", body=b"body", buffer=3).movable == [False]
+    assert forward("GET", others=30).movable == [False]
