@@ -32,6 +32,7 @@ from app.redact import redactor
 from app.replay import Replay, replay_of
 from app.retrier import Course, Held, Retrier
 from app.status import ALLOWED_METHODS
+from app.sticky import StickyCookie
 from app.table import INSTANCE
 from app.transport import Session
 from app.tunnel import Tunnel
@@ -230,8 +231,7 @@ class Proxy:
         """
         status = response.head.status
         if self.pool.sticky is not None and exchange.head.sticky != backend.cookie:
-            is_secure = is_https(exchange.head, exchange.scheme, exchange.is_trusted)
-            response.head.lines += self.pool.sticky.lines(backend.cookie, is_secure)
+            self._bind(self.pool.sticky, exchange, backend, response)
         try:
             if status == 101:
                 if backend.is_watched and seconds is not None:
@@ -255,6 +255,15 @@ class Proxy:
         finally:
             if not response.complete:
                 response.close()
+
+    def _bind(
+        self, sticky: StickyCookie, exchange: Exchange, backend: Backend, response: Any
+    ) -> None:
+        """Have the answer bring the client back to this backend."""
+        head = exchange.head
+        if sticky.covers(head.target):
+            is_secure = is_https(head, exchange.scheme, exchange.is_trusted)
+            response.head.lines += sticky.lines(backend.cookie, is_secure)
 
     def _relay(self, exchange: Exchange, response: Any) -> None:
         """The rest of an answer's body. Raises Aborted, ClientGone."""

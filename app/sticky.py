@@ -23,12 +23,13 @@ VALUE_DIGITS = 32
 class StickyCookie:
     """The cookie of one configuration."""
 
-    __slots__ = ("_attributes", "_name", "_pieces", "_secret")
+    __slots__ = ("_attributes", "_name", "_path", "_secret")
 
     def __init__(self, settings: Sticky) -> None:
         assert settings.secret is not None  # the master has seen to that
         self._name = settings.cookie.encode("ascii")
         self._secret = settings.secret.encode()
+        self._path = settings.path.encode("ascii")
         age = f"; Max-Age={settings.max_age}" if settings.max_age else ""
         self._attributes = f"; Path={settings.path}{age}; HttpOnly; SameSite=Lax".encode("ascii")
 
@@ -45,6 +46,16 @@ class StickyCookie:
         if value is not None:
             head.lines = without_cookie(head.lines, self._name)
         return value
+
+    def covers(self, target: bytes) -> bool:
+        """Whether a client that has the cookie sends it with this target (RFC 6265 §5.1.4).
+
+        One that would not send it has not lost it: giving it another would move its session.
+        """
+        path, asked = self._path, target.partition(b"?")[0]
+        if path[-1:] == b"/":
+            return asked.startswith(path) or path == b"/"
+        return asked == path or asked.startswith(path + b"/")
 
     def lines(self, value: bytes, is_secure: bool) -> tuple[bytes, ...]:
         """The fields, as flat pieces, with which an answer gives the client this value.

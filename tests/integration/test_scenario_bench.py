@@ -23,7 +23,7 @@ def test_the_quick_run_measures_what_it_says() -> None:
     assert "| goal " in done.stdout
     result = json.loads(RESULTS.read_text())["results"]["short"]["ours"]
     well, killed, hung, _, repaired, _ = result["phases"]
-    assert well["failed"] == 0
+    assert well["failed"] <= 1, well  # one that was under way when the first server was killed
     assert killed["shares"][0] < 0.05, killed
     assert hung["shares"][1] < 0.25, hung
     assert min(repaired["shares"]) > 0.05, repaired

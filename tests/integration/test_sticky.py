@@ -134,7 +134,9 @@ def test_name_path_and_age_are_configured(servers: list[Backend]) -> None:
     """And the default name is then nothing special."""
     settings = {"cookie": "srv", "path": "/shop", "max_age": 600}
     with Balancer(servers[:1], sticky=settings) as balancer:
-        (line,) = balancer.get("/", [("Cookie", "lb=theirs")]).get_all("Set-Cookie")
+        assert balancer.get("/logo.png").get_all("Set-Cookie") == []
+        servers[0].clear()
+        (line,) = balancer.get("/shop", [("Cookie", "lb=theirs")]).get_all("Set-Cookie")
         assert re.fullmatch(
             r"srv=[0-9a-f]{32}; Path=/shop; Max-Age=600; HttpOnly; SameSite=Lax", line
         )

@@ -82,6 +82,27 @@ def test_other_fields_are_not_touched() -> None:
     assert without_cookie(lines, b"lb") == lines
 
 
+@pytest.mark.parametrize(
+    ("path", "target", "is_covered"),
+    [
+        ("/", "/", True),
+        ("/", "/a?b", True),
+        ("/", "*", True),
+        ("/shop", "/shop", True),
+        ("/shop", "/shop?id=/1", True),
+        ("/shop", "/shop/cart", True),
+        ("/shop", "/shopping", False),
+        ("/shop", "/", False),
+        ("/shop", "/img?/shop/", False),
+        ("/shop/", "/shop/cart", True),
+        ("/shop/", "/shop", False),
+    ],
+)
+def test_it_is_set_only_where_clients_send_it(path: str, target: str, is_covered: bool) -> None:
+    """Else every picture outside of the path would move the client to another server."""
+    assert sticky(path=path).covers(target.encode()) is is_covered
+
+
 def test_fields_that_set_it() -> None:
     """A cookie of the session, out of reach for scripts, not sent along from other sites' forms."""
     assert b"".join(sticky().lines(b"v", is_secure=False)) == (
