@@ -28,6 +28,8 @@ if _config.proxy_protocol:
     proxy_allow_ips = ",".join(_config.proxy_protocol)
 
 worker_class = "app.worker.Worker"
+# For other workers, as with -k gevent: the faster one takes a bare LF for a line end, and spare spaces.
+http_parser = "python"
 workers = _config.workers
 # Of one worker. Far above what a process's descriptors allow, so that those are the limit.
 worker_connections = _config.limits.connections or 65536

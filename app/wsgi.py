@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
+import struct
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
@@ -45,6 +47,7 @@ from app.wire.upgrade import switching_lines
 
 # The server writes its own Date and Server; the other two are in a 426.
 _NOT_AN_APPLICATIONS = frozenset((b"date", b"server", b"connection", b"upgrade"))
+_PROTOCOLS = (None, "HTTP/1.0", "HTTP/1.1", "HTTP/2", "HTTP/2.0")
 
 StartResponse = Callable[..., Callable[[bytes], object]]
 
@@ -77,6 +80,7 @@ class Application:
             except ProxyError as error:
                 peer = str(environ.get("REMOTE_ADDR") or "")
                 body = self.proxy.refuse(peer, error, monotonic())
+                _close_after(start_response)
                 _start_answer(start_response, error.status, (), len(body))
                 return [body]
             self.proxy.handle(exchange)
@@ -176,6 +180,8 @@ class WsgiExchange:
             if lines[at].lower() not in _NOT_AN_APPLICATIONS
         ]
         phrase = head.reason.decode("latin-1") or STATUS_TEXT.get(head.status, "Unknown")
+        if self._left or not self.head.keep_alive:
+            _close_after(self._start_response)
         self._write = self._start_response(f"{head.status} {phrase}", fields)
         if first:
             self.write(first)
@@ -201,6 +207,8 @@ class WsgiExchange:
 
     def answer(self, status: int, lines: Iterable[tuple[str, str]], body: bytes) -> None:
         """Answer in the place of a backend."""
+        if 400 <= status < 500 or self._left or not self.head.keep_alive:
+            _close_after(self._start_response)
         _start_answer(self._start_response, status, lines, len(body))
         if self.head.method != b"HEAD":
             self.rest = [body]
@@ -232,7 +240,13 @@ class WsgiExchange:
             raise ClientGone(str(error)) from error
 
     def abort(self) -> None:
-        """Have the application raise, upon which a server cuts the connection."""
+        """Have the application raise, upon which a server cuts the connection.
+
+        gunicorn ends it with a FIN, which is how a body that lasts until then ends well: it is reset first.
+        """
+        if self.is_begun and isinstance(self._socket, GeventSocket):
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._socket.close()
         self.broken = ConnectionAbortedError("the response cannot be finished")
 
     def request_trailers(self) -> list[tuple[bytes, bytes]]:
@@ -250,6 +264,8 @@ class WsgiExchange:
                 return b""
             else:
                 data = self._input.read(BODY_READ_SIZE)
+                if not data:
+                    self._left = 0
         except ProxyError:
             raise
         except TimeoutError as error:
@@ -301,13 +317,24 @@ def _head_from(environ: dict[str, Any]) -> wire_request.RequestHead:
     ]
     if content_type := environ.get("CONTENT_TYPE"):
         pairs.append((b"Content-Type", content_type.encode("latin-1")))
-    if "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
-        pairs.append((b"Transfer-Encoding", b"chunked"))
+    if coding := environ.get("HTTP_TRANSFER_ENCODING"):
+        # De-chunked by the server, but of "gzip, chunked" only the one is undone.
+        pairs.append((b"Transfer-Encoding", str(coding).encode("latin-1")))
     elif length := environ.get("CONTENT_LENGTH"):
         pairs.append((b"Content-Length", str(length).encode("latin-1")))
-    minor = 0 if environ.get("SERVER_PROTOCOL") == "HTTP/1.0" else 1
+    protocol = environ.get("SERVER_PROTOCOL")
+    if protocol not in _PROTOCOLS:  # gunicorn takes any HTTP/1.x
+        raise BadRequest(f"protocol {protocol}", status=505, reason="version_not_supported")
+    minor = 0 if protocol == "HTTP/1.0" else 1
     method = environ["REQUEST_METHOD"].encode("latin-1")
     return wire_request.head_from(method, target.encode("latin-1"), minor, pairs)
+
+
+def _close_after(start_response: StartResponse) -> None:
+    """Have gunicorn say that the connection ends; other servers know for themselves when it has to."""
+    force_close = getattr(getattr(start_response, "__self__", None), "force_close", None)
+    if force_close is not None:
+        force_close()
 
 
 def _start_answer(

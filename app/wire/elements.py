@@ -23,8 +23,6 @@ _NODE = re.compile(
     rb"(?:([0-9.]{7,15})|\[([0-9A-Fa-f:.]{2,45})\])(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?"
 )
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*")
-# A quoted value may hold commas, so that the next one to the left is tried, but not for ever.
-_MOST_COMMAS = 8
 
 
 class Element(NamedTuple):
@@ -38,13 +36,11 @@ class Element(NamedTuple):
 def last(value: bytes) -> tuple[Element, bytes] | None:
     """The element at the right end, and what stands left of it; None where there is none."""
     at = len(value)
-    for _ in range(_MOST_COMMAS):
+    while at >= 0:  # a quoted value may hold commas: then the next one to the left is it
         at = value.rfind(b",", 0, at)
         if _PAIRS.fullmatch(value, at + 1):
             element = _element(value[at + 1 :])
             return None if element is None else (element, value[: max(at, 0)])
-        if at < 0:
-            break
     return None
 
 

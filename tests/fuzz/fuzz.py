@@ -17,6 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(HERE.parent / "wire"), str(ROOT)]
+TARGETS = ("request", "response", "chunked", "forwarded", "proxy")
 # Small enough that the corpus is read, not only stored.
 KEEP = 60
 
@@ -49,7 +50,7 @@ def run(target: str, seconds: int, artifacts: Path, keep: bool) -> int:
             "-timeout=5",
             "-print_final_stats=1",
         ]
-        flags += [f"-artifact_prefix={artifacts}/{target}-", "-verbosity=1"]
+        flags += [f"-artifact_prefix={artifacts}/{target}-", "-verbosity=0"]
         command = [sys.executable, str(HERE / "fuzz.py"), "--child", target, "--"]
         status = subprocess.run([*command, *flags, str(work), str(start)], check=False).returncode
         if keep and status == 0:
@@ -74,7 +75,7 @@ def main() -> int:
     parser.add_argument("--artifacts", type=Path, default=ROOT / "build" / "fuzz")
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
-    names = options.targets or ["request", "response", "chunked", "proxy"]
+    names = options.targets or TARGETS
     share = max(1, options.seconds // len(names))
     statuses = [run(name, share, options.artifacts, options.keep) for name in names]
     return 1 if any(statuses) else 0

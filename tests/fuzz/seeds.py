@@ -9,10 +9,28 @@ from replay import corpus
 CORPUS = Path(__file__).parent / "corpus"
 MAX_SEED = 2048
 
+_FORWARDED = (
+    b'for="[2001:db9::7]:4711";proto=https;host="a.example:8443", for=10.0.0.2',
+    b"for=_hidden;by=unknown, for=203.0.113.9 ; host=a",
+    b'for="x, for=203.0.113.9;proto=http',
+)
+_OTHERS = (
+    b"203.0.113.9, 10.0.0.2\n1.0 fred, HTTP/1.1 load-balancer-0123456789abcdef (x)\nhttps\na.example:80",
+    b"[2001:db9::7]:99\n1.1 p (a, b)\nhttp",
+    b"",
+)
+
 
 def seeds(target: str) -> list[bytes]:
     """Inputs for one target."""
     found = [path.read_bytes() for path in sorted((CORPUS / target).glob("*"))]
+    if target == "forwarded":
+        found += [
+            bytes((mode,)) + first + b"\n" + rest
+            for mode in range(6)
+            for first in _FORWARDED
+            for rest in _OTHERS
+        ]
     for case in corpus.load():
         if target == "request" and not case.is_about_responses:
             found.append(case.request)

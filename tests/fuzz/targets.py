@@ -14,7 +14,16 @@ from gunicorn.http.unreader import IterUnreader
 from replay import others
 
 from app.errors import BadRequest, BadResponse
-from app.wire import chunked, proxy_protocol, request, response
+from app.wire import (
+    chunked,
+    elements,
+    fields,
+    forwarded,
+    hops,
+    proxy_protocol,
+    request,
+    response,
+)
 
 _LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*\r\n")
 _TARGET = re.compile(rb"\*|/[\x21-\x7e]*")
@@ -167,9 +176,58 @@ def fuzz_proxy(data: bytes) -> None:
         assert ours in (theirs, getattr(theirs, "ipv4_mapped", None)), "gunicorn reads another"
 
 
+_MODES = (forwarded.X_FORWARDED, forwarded.FORWARDED, forwarded.BOTH)
+_PROXIES = forwarded.trust_in(("10.0.0.0/8", "2001:db8::/32"))
+_MARK = hops.mark(0x1234)
+
+
+def fuzz_forwarded(data: bytes) -> None:
+    """Claims of a client or a proxy: the first byte chooses how they are judged, lines are fields."""
+    if not data:
+        return
+    mode, believed = _MODES[data[0] % 3], bool(data[0] & 4)
+    names = (b"Forwarded", b"X-Forwarded-For", b"Via", b"X-Forwarded-Proto", b"Host")
+    claims = [
+        (name, value.strip(b" \t"))
+        for name, value in zip(names, data[1:].split(b"\n"), strict=False)
+        if value and fields.VALUE.fullmatch(value)
+    ]
+    if b"Host" not in dict(claims):
+        claims.append((b"Host", b"a.example"))
+    try:
+        head = request.head_from(b"GET", b"/", 1, claims)
+    except BadRequest:
+        return
+    peer = "10.0.0.1"
+    address = forwarded.client_finder(_PROXIES, mode)(head, peer)
+    ipaddress.ip_address(address)
+    lines = forwarded.lines_writer(_PROXIES, mode)(head, peer, "https", believed)
+    written = {}
+    for line in lines.splitlines(keepends=True):
+        assert _LINE.fullmatch(line), line
+        name, _, value = line[:-2].partition(b": ")
+        assert name not in written, f"{name!r} twice"
+        written[name] = value
+    assert (b"X-Forwarded-For" in written) == (mode != forwarded.FORWARDED)
+    if mode != forwarded.X_FORWARDED:
+        last = elements.last(written[b"Forwarded"])
+        assert last is not None, "nobody reads our own element"
+        assert last[0] == (peer, b"https", head.host)
+    if not believed:
+        for name, own in ((b"X-Forwarded-For", peer.encode()), (b"X-Forwarded-Proto", b"https")):
+            assert written.get(name, own) == own, "a stranger is believed"
+    via = head.via
+    if via is not None and not believed:
+        via = b", ".join(hops.marks(via))
+    line = hops.line(1, via, _MARK)
+    assert _LINE.fullmatch(line), line
+    assert hops.is_loop(line[5:-2], _MARK), "our own mark is not found again"
+
+
 TARGETS = {
     "request": fuzz_request,
     "response": fuzz_response,
     "chunked": fuzz_chunked,
+    "forwarded": fuzz_forwarded,
     "proxy": fuzz_proxy,
 }

@@ -16,5 +16,5 @@ for folder in (HERE, HERE.parent / "integration"):
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What goes through a real balancer is an integration test."""
     for item in items:
-        if item.path == HERE / "test_online.py":
+        if item.path.name in ("test_online.py", "test_gevent.py"):
             item.add_marker(pytest.mark.integration)

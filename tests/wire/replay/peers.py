@@ -139,7 +139,7 @@ def started(product: str, backend: int) -> Iterator[int]:
     with tempfile.TemporaryDirectory(prefix="wire-peers-") as folder:
         path = Path(folder) / "config"
         env: dict[str, str] = {}
-        if product == "ours":
+        if product in ("ours", "gevent"):
             config = {
                 "servers": [f"http://127.0.0.1:{backend}"],
                 "workers": 1,
@@ -154,6 +154,7 @@ def started(product: str, backend: int) -> Iterator[int]:
                 "-c",
                 "gunicorn.conf.py",
                 "app:application",
+                *(["-k", "gevent"] if product == "gevent" else []),
             ]
         else:
             template = NGINX if product == "nginx" else HAPROXY
