@@ -9,7 +9,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run test check fmt docs lock bench bench-quick bench-micro bench-failures wire-peers fuzz clean
+.PHONY: help demo run test check fmt docs lock bench bench-quick bench-micro bench-failures bench-slow wire-peers fuzz clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench-quick: $(VENV)/.run ## small GET beside nginx, Envoy and Caddy; under 2 mi
 
 bench-micro: $(VENV)/.run ## what each step of a request costs, in ns
 	$(BIN)/python -m bench.micro $(ARGS)
+
+bench-slow: $(VENV)/.run ## 2,000 clients that drip a byte a second, beside honest ones; 3 minutes
+	$(BIN)/python -m bench.slow_clients $(ARGS)
 
 bench-failures: $(VENV)/.run ## servers fail by script, ours and the peers (docs/failures.md); ARGS="--quick"
 	$(BIN)/python -m bench.scenarios $(ARGS)

@@ -45,7 +45,7 @@ def main() -> None:
     options = _options()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    _raise_file_limit()
+    raise_file_limit()
     problems = install.prepare(BUILD, offline=options.offline)
     chosen, missing = _candidates(options.candidate, options.case, problems)
     if not chosen:
@@ -56,7 +56,7 @@ def main() -> None:
     results: dict[str, report.Result] = {}
     interrupted = False
     try:
-        with _table(settings) as lab:
+        with table(settings) as lab:
             lab.reference = next((one for one in chosen if one.name == REFERENCE), None)
             for case in wanted:
                 results[case.name] = report.Result(case.title, case.note)
@@ -152,7 +152,7 @@ def _measure(lab: Lab, case: Case, chosen: list[Candidate], result: report.Resul
 
 
 @contextlib.contextmanager
-def _table(settings: Settings) -> Iterator[Lab]:
+def table(settings: Settings) -> Iterator[Lab]:
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
         raise SystemExit("the bench needs two cores: one for the proxy, one for the load")
@@ -218,7 +218,7 @@ def _brief(sample: cases.Sample) -> str:
     )
 
 
-def _raise_file_limit() -> None:
+def raise_file_limit() -> None:
     """For 10,000 servers with a connection each; inherited by everything started."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES_NEEDED if hard == resource.RLIM_INFINITY else min(FILES_NEEDED, hard)

@@ -15,6 +15,7 @@ from harness import (
     Client,
     Response,
     handlers,
+    processes,
     seconds,
     wait_until,
 )
@@ -231,3 +232,30 @@ def test_body_rate() -> None:
         with balancer.connect() as fast:
             size = 3 << 20
             assert fast.request("POST", "/fast", body=b"x" * size).status == 200
+
+
+@pytest.mark.parametrize("start", [b"GET / HTTP/1.1\r\nHost: a\r\nX: ", b""], ids=["head", "line"])
+def test_many_that_drip_hold_nobody_up(start: bytes) -> None:
+    """Others are served meanwhile, and at the deadline every one of them is answered 408 and gone."""
+    with Backend() as backend, Balancer([backend], timeouts={"head": seconds(2)}) as balancer:
+        (worker,) = balancer.worker_pids()
+        assert balancer.get("/").status == 200
+        before = processes.open_files(worker)
+        dripping = [balancer.connect() for _ in range(200)]
+        began = time.monotonic()
+        try:
+            for client in dripping:
+                client.send(start)
+            while time.monotonic() - began < seconds(1.5):
+                for client in dripping:
+                    client.send(b"A")
+                asked = time.monotonic()
+                assert balancer.get("/honest").status == 200
+                assert time.monotonic() - asked < PROMPT
+            for client in dripping:
+                assert client.read_response().status == 408
+            assert time.monotonic() - began < seconds(5)
+        finally:
+            for client in dripping:
+                client.close()
+        wait_until(lambda: processes.open_files(worker) <= before, seconds(5))
