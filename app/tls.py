@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ssl
 from functools import partial
+from importlib.util import find_spec
 
 from app import backend_tls
-from app.config import Config, Tls
+from app.config import Config, ConfigError, Problem, Tls
 from app.pem import VERSIONS, Followed, load_authorities, load_chain
 
 
@@ -18,6 +19,9 @@ def require(config: Config) -> None:
     """Raise ConfigError if TLS is wanted, on either side, and its files are not fit for it."""
     if config.tls is not None:
         make_context(config.tls)
+        if config.tls.http2 and find_spec("h2") is None:
+            remedy = "install requirements.lock again, or set it to false"
+            raise ConfigError([Problem("tls.http2", f"the package h2 is not installed: {remedy}")])
     if any(server.scheme == "https" for server in config.servers):
         backend_tls.require(config.backend_tls)
 

@@ -144,6 +144,8 @@ def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamRespo
                 deadline.request = None
                 connection.cache.heard_at = monotonic()
                 _pass_interim(request, upload, head, interims)
+                # Sending has used the same deadline, and a backend that hints begins its time anew.
+                deadline.at = request.next_deadline(monotonic())
                 data = data[head.consumed :]
                 head = wire_response.read_head(data, method)
             if head is not None:

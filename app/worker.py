@@ -15,7 +15,7 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import socket as gevent_socket
@@ -36,6 +36,9 @@ from app.tls_stream import AnyStream, TlsSocketStream, TlsStream
 from app.wire.forwarded import trust_in
 from app.wire.proxy_protocol import BadProxyHeader, Header
 from app.wire.request import HeadLimits
+
+if TYPE_CHECKING:
+    from app.http2.connection import Http2Connection
 
 # While draining, an idle client may send one more request for this long and gets it answered with
 # "Connection: close"; closing at once would race with requests that are already on their way.
@@ -88,9 +91,14 @@ class Worker(GeventWorker):
         # Without a file of ours gunicorn's own flags decide (--certfile …).
         self._tls = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
         self._certificates: Followed | None = None
+        self._http2: type[Http2Connection] | None = None
         if self.application is not None and (tls := self.application.config.tls) is not None:
             # gunicorn's own handler would serve the streams of a connection one after another.
-            self._certificates = certificates(tls, tls.http2 and not self._is_gunicorns)
+            if tls.http2 and not self._is_gunicorns:
+                from app.http2.connection import Http2Connection
+
+                self._http2 = Http2Connection
+            self._certificates = certificates(tls, self._http2 is not None)
             deadlines.every_tick(self._certificates.look)
         listeners = [Listener(sock, partial(self._accepted, sock)) for sock in self.sockets]
         for listener in listeners:
@@ -196,10 +204,8 @@ class Worker(GeventWorker):
             return
         scheme = "http" if stream is plain else "https"
         connection: ClientConnection | Http2Connection
-        if isinstance(stream, TlsStream) and stream.protocol == "h2":
-            from app.http2.connection import Http2Connection  # 4 MB that plain workers do without
-
-            connection = Http2Connection(self, stream, peer, scheme, opened_at, leave)
+        if self._http2 is not None and isinstance(stream, TlsStream) and stream.protocol == "h2":
+            connection = self._http2(self, stream, peer, scheme, opened_at, leave)
         else:
             connection = ClientConnection(self, stream, peer, scheme, opened_at, leave)
         if refusal is not None:

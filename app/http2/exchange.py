@@ -199,11 +199,11 @@ class Http2Exchange:
         limit = self._body_limit
         if 0 < limit < self.bytes_in:
             raise BadRequest("body over limits.body", status=413, reason="body_too_large")
-        if self._owed and not self.has_all:
+        if self._owed >= self._window // 4 and not self.has_all:
             grown = min(self._window, LARGEST_WINDOW - self._window) if self.read_body else 0
             self._window += grown
             self._outlet.open_window(self, self._owed + grown)
-        self._owed = 0
+            self._owed = 0
         return data
 
     def request_trailers(self) -> Fields:

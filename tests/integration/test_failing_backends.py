@@ -72,6 +72,23 @@ def test_hung_backend(impatient: Balancer, impatient_backend: Backend) -> None:
     assert request.connection.closed_by_peer.wait(seconds(2))
 
 
+def test_hung_behind_an_interim_answer(impatient: Balancer, impatient_backend: Backend) -> None:
+    """An interim answer ends no waiting: 504 when the final one does not come."""
+
+    def hint(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        handlers.hang(exchange)
+
+    impatient_backend.handler = hint
+    with impatient.connect() as client:
+        client.send_head("GET", "/hinted")
+        assert client.read_head().status == 103
+        started = time.monotonic()
+        assert client.read_response().status == 504
+        assert time.monotonic() - started < BOUND
+    assert impatient.access_line(target="/hinted")["reason"] == "response_timeout"
+
+
 def test_dripping_head(impatient: Balancer, impatient_backend: Backend) -> None:
     """A head that comes byte by byte never trips the limit between bytes; the total limit ends it."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"

@@ -11,6 +11,7 @@ import pytest
 import trustme
 
 from app import log
+from app import tls as tls_module
 from app.config import ConfigError, Tls, parse
 from app.pem import LOOK_SECONDS
 from app.tls import certificates, make_context, require
@@ -91,6 +92,18 @@ def test_only_wanted_tls_is_required(tmp_path: Path) -> None:
     require(parse("{}"))
     with pytest.raises(ConfigError):
         require(parse('{"tls": {"certificate": "%s", "key": "x"}}' % (tmp_path / "none")))
+
+
+def test_http2_wants_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only the code was replaced; clients would agree upon what nobody here speaks."""
+    store(tmp_path)
+    files = f'"certificate": "{tmp_path}/crt", "key": "{tmp_path}/key"'
+    text = f'{{"tls": {{{files}, "http2": %s}}}}'
+    require(parse(text % "true"))
+    monkeypatch.setattr(tls_module, "find_spec", lambda name: None)
+    require(parse(text % "false"))
+    with pytest.raises(ConfigError, match=r"tls\.http2: the package h2 is not installed: "):
+        require(parse(text % "true"))
 
 
 class Watched:
