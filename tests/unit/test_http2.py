@@ -201,6 +201,20 @@ def test_what_is_made_is_bounded(make: Callable[..., World]) -> None:
     assert world.connection.outlet._size < 3 * OUT_BYTES
 
 
+def test_heads_are_bounded_too(make: Callable[..., World]) -> None:
+    """They are not flow controlled: a hundred streams' could be megabytes."""
+    head = answer_head()
+    head.lines = [b"X-Fill", b": ", b"y" * 30_000, b"\r\n"]
+    world = make(lambda exchange: exchange.start(head, b"", True, []))
+    world.line.open.clear()
+    world.say(*[world.ask(number) for number in range(1, 201, 2)])
+    assert world.connection.outlet._size < 2 * OUT_BYTES
+    world.line.open.set()
+    for _ in range(20):
+        settle()
+    assert all(world.line.of(number) for number in range(1, 201, 2))
+
+
 def test_reading_stops_while_our_words_are_not_taken(make: Callable[..., World]) -> None:
     """Data on a stream that is gone is answered with a reset each: not more than a buffer of them."""
     world = make(lambda exchange: exchange.abort())
