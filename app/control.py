@@ -47,15 +47,19 @@ def _watch(table: Table, master: int) -> None:
     from app import config, log
     from app.health.checker import Checker
     from app.health.ejector import Ejector
+    from app.health.panic import PanicLog
+    from app.health.slow_start import SlowStart
     from app.health.staller import Staller
 
     # Look-ups of names run in threads; a few names that hang must not keep the others waiting.
     gevent.get_hub().threadpool.maxsize = 64
     _raise_descriptor_limit()
     log.event("control", "info", "control process started", pid=os.getpid(), master_pid=master)
-    checker = Checker(table)
-    ejector = Ejector(table, checker.hasten)
+    slow_start = SlowStart(table)
+    checker = Checker(table, slow_start)
+    ejector = Ejector(table, checker.hasten, slow_start)
     staller = Staller(table, ejector, checker.question)
+    panic_log = PanicLog(table)
     adopted = 0
     # A predecessor may have been killed between a change and its bump.
     table.bump()
@@ -64,12 +68,16 @@ def _watch(table: Table, master: int) -> None:
         if table.cells[PROPOSED] != adopted:
             adopted, blob = table.proposed()
             adopting = config.from_json(blob)
+            slow_start.adopt(adopting)
             checker.adopt(adopted, adopting)
             ejector.adopt(adopting)
             staller.adopt(adopting)
+            panic_log.adopt(adopting)
         now_ms = time.monotonic_ns() // 1_000_000
         ejector.tick(now_ms)
         staller.tick(now_ms)
+        slow_start.tick(now_ms)
+        panic_log.tick()
         log.stdout().flush()
         gevent.sleep(POLL_SECONDS)
     reason = "stopped" if os.getppid() == master else "master_gone"

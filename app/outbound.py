@@ -7,10 +7,10 @@ in workers. Never sends or picks.
 
 from __future__ import annotations
 
+from app.backend import Backend
 from app.config import Config
 from app.deadlines import NEVER
 from app.exchange import Exchange
-from app.pool import Backend
 from app.replay import Replay
 from app.transport import Adapter
 from app.upstream.request import UpstreamRequest

@@ -2,70 +2,43 @@
 
 Facts about backends change rarely and are paid for when they change: the worker compares one cell of the
 shared table (the epoch) and, when it differs, builds a new immutable snapshot of the available backends
-with a policy over them. Picking then tests no health. ``available = healthy and not ejected and ready and
-not full`` is computed here and nowhere else: the first three by ``_build``, the last by ``take``. Where all
-are full a request waits (app.queue). What requests meet at a backend is counted here, and judged by the
-control process. Runs in workers, no I/O but log lines. Of a request it knows only that it may have a key,
-which app.wire.key finds.
+(app.availability) with a policy over them (app.algorithm). Picking then tests no health, only whether there
+is a place (``take``); where all are full a request waits (app.queue). Runs in workers, no I/O but log lines.
+Of a request it knows only that it may have a key, which app.wire.key finds, and a cookie of ours.
 """
 
 from __future__ import annotations
 
-import errno
 import random
 from collections.abc import Callable, Iterable, Mapping, Sized
 from time import monotonic, time_ns
 from typing import Any
 
 from app import config as configuration
-from app import log, outcomes, retry_after
-from app.config import Algorithm, Config, HealthCheck, OutlierDetection, Server
+from app import retry_after
+from app.algorithm import Algorithm
+from app.availability import choose, standing_of
+from app.backend import Backend
+from app.config import Config, HealthCheck, Server
 from app.errors import (
-    Aborted,
-    BackendError,
     BadRequest,
-    ConnectFailed,
-    ConnectTimeout,
     NoBackend,
-    ProxyError,
-    StaleConnection,
-    Stalled,
 )
-from app.latency import Latency
-from app.policies import POLICIES, Guard, Inputs, KeyMissing, Policy, PolicyError, load_custom, make
+from app.policies import KeyMissing, Policy
 from app.queue import Queue
 from app.sticky import StickyCookie
 from app.table import (
-    ADMIN,
     CHECKED_MS,
-    CONNECT_STREAK,
-    DRAIN,
-    EJECTED,
     EJECTION,
-    EJECTION_MS,
     EPOCH,
-    ERROR_STREAK,
-    FAILURES,
-    IN_FLIGHT,
-    OUTCOMES,
     READY,
-    RECOVERIES,
-    REQUESTS,
-    RESET_STREAK,
-    ROW_STRIDE,
-    SLOT_HEADER,
-    STALLED,
     STREAK,
-    STREAKS,
     TRIAL,
-    TROUBLES,
     Table,
     identity_of,
 )
-from app.wire.forwarded import client_finder, trust_in
-from app.wire.key import key_reader
+from app.tally import Tally
 
-ROUND_ROBIN = Algorithm("round_robin")
 # Retries look for a backend that was not tried; the policy gets this many chances before its order is
 # given up for a plain search.
 _PICKS_BEFORE_SEARCH = 8
@@ -76,73 +49,6 @@ _CLAIMS = 4
 _LOOKS = 64
 # Where we cannot know when there will be a server: an operator has taken all out, or there are none.
 _UNKNOWN_SECONDS = 5.0
-# Failures further apart are not "in a row", whatever came between them in other workers.
-_STREAK_SECONDS = 30.0
-# Statuses that say something about the server and not about what it was asked (RFC 9110 §15.6).
-_NOT_ITS_FAULT = (501, 505)
-_OUT = (EJECTED, STALLED)
-# We ran out of descriptors, memory or ports: no server is to blame.
-_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
-
-
-class Backend:
-    """One server as this worker sees it. ``connections`` and ``adapter`` belong to the transport.
-
-    ``in_flight`` and ``requests`` are indexes into the worker's cells. ``limit``: the most requests in flight
-    over all workers, 0 for any number. ``is_watched``: its answers are to be told (``answered``).
-    ``cookie`` is what its sticky clients say.
-    """
-
-    __slots__ = (
-        "adapter",
-        "authority",
-        "base_url",
-        "connections",
-        "cookie",
-        "in_flight",
-        "is_available",
-        "is_on_trial",
-        "is_watched",
-        "latency",
-        "limit",
-        "name",
-        "prefix",
-        "requests",
-        "row",
-        "server",
-        "troubled_at",
-        "url",
-    )
-
-    def __init__(self, server: Server, row: int, connections: Any, adapter: Any) -> None:
-        self.server = server
-        self.row = row
-        self.name = server.name
-        self.url = server.url
-        self.prefix = server.prefix.encode("ascii")
-        self.base_url = server.url[: len(server.url) - len(server.prefix)]
-        self.authority = authority(server)
-        self.cookie = b""
-        self.limit = server.max_connections
-        self.connections = connections
-        self.adapter = adapter
-        self.in_flight = SLOT_HEADER + row * ROW_STRIDE + IN_FLIGHT
-        self.requests = SLOT_HEADER + row * ROW_STRIDE + REQUESTS
-        self.is_available = False  # but for being full
-        self.is_watched = False
-        self.is_on_trial = False
-        self.latency = Latency()
-        self.troubled_at = 0.0  # the last failure counted in its streaks; 0.0 if they are 0
-
-    def __repr__(self) -> str:
-        return f"<Backend {self.name} row {self.row}>"
-
-
-def authority(server: Server) -> bytes:
-    """The Host of a request that has none of its own: a client of HTTP/1.0, or a probe."""
-    if server.scheme == "unix":
-        return b"localhost"
-    return server.name.removesuffix(server.prefix).encode("ascii")
 
 
 class Snapshot:
@@ -206,16 +112,16 @@ class Pool:
         self._sequence = -1
         self._epoch = -1
         self._epoch_cells = table.cells
-        self._algorithm = ROUND_ROBIN
-        self._guard: Guard | None = None
-        self._key_of: Callable[[Any], bytes | None] | None = None
-        self._measures = False
+        self._algorithm = Algorithm(table)
         self.sticky: StickyCookie | None = None
-        self._counted: frozenset[int] = frozenset()  # streaks that the configuration limits
+        self._tally = Tally(table, self.cells)
+        self.answered = self._tally.answered
+        self.failed = self._tally.failed
         self._queue: Queue[Backend] = Queue(self, self.cells)
         self._waiting = self._queue.waiting
         self._looked_at = 0
         self._health_check: HealthCheck | None = None
+        self._panic_threshold = 0
         self._healthy_in = (-1.0, 0.0)  # when it was found out, and what
         self.backends: tuple[Backend, ...] = ()
         self.snapshot = Snapshot((), None, "none_healthy")
@@ -281,32 +187,6 @@ class Pool:
         self.cells[backend.in_flight] -= 1
         if self._waiting and backend.is_available:
             self._queue.hand_over(backend)
-
-    def answered(self, backend: Backend, status: int, seconds: float) -> None:
-        """A whole answer, its head after that time: told of each 5xx, and of all of a watched backend."""
-        if self._measures:
-            backend.latency.observe(seconds, monotonic())
-        if status >= 500 and status not in _NOT_ITS_FAULT and ERROR_STREAK in self._counted:
-            self._count_failure(backend, ERROR_STREAK)
-        elif backend.troubled_at or backend.is_on_trial:
-            cells, at = self.cells, SLOT_HEADER + backend.row * ROW_STRIDE
-            self._end_streaks(at)
-            _, bad = self._remember(backend, at, False)
-            if not bad:
-                self._calm(backend)
-            cells[at + RECOVERIES] += 1
-            cells[TROUBLES] += 1
-
-    def failed(self, backend: Backend, error: ProxyError) -> None:
-        """An attempt has ended without a whole answer; whether the backend is to blame is found here."""
-        if isinstance(error, (ConnectFailed, ConnectTimeout)):
-            if getattr(error.__context__, "errno", None) not in _OURS:
-                self._count_failure(backend, CONNECT_STREAK)
-        # A stale connection is a race that nobody lost; a stall has been judged as one.
-        elif isinstance(error, (BackendError, Aborted)) and not isinstance(
-            error, (StaleConnection, Stalled)
-        ):
-            self._count_failure(backend, RESET_STREAK)
 
     def serves(self, backend: Backend) -> bool:
         """Whether requests are sent to it now."""
@@ -397,66 +277,46 @@ class Pool:
             for backend in backends:
                 backend.cookie = self.sticky.value_of(backend.url)
         if config is not None:
-            self._counted = _counted(config.outlier_detection)
+            self._algorithm.adopt(config)
+            self._tally.adopt(config.outlier_detection, self._algorithm.measures)
             self._queue.adopt(config.queue, config.timeouts.total)
-            self._health_check = config.health_check
-            self._adopt_algorithm(config)
-
-    def _adopt_algorithm(self, config: Config) -> None:
-        algorithm = config.algorithm
-        if algorithm.is_custom and (algorithm != self._algorithm or self._guard is None):
-            self._guard = _guard(algorithm)
-        elif not algorithm.is_custom:
-            self._guard = None
-        self._algorithm = algorithm if self._guard or not algorithm.is_custom else ROUND_ROBIN
-        reads = POLICIES[self._algorithm.name].reads if self._guard is None else {"key", "latency"}
-        is_keyed = "key" in reads
-        find_client = client_finder(trust_in(config.trusted_proxies), config.forwarded)
-        self._key_of = key_reader(algorithm.hash_on, find_client) if is_keyed else None
-        self._measures = "latency" in reads
+            check = self._health_check = config.health_check
+            self._panic_threshold = check.panic_threshold if check is not None else 0
 
     def _build(self) -> Snapshot:
-        table = self.table
-        healthy = [backend for backend in self.backends if table.is_healthy(backend.row)]
-        ready = [backend for backend in healthy if self._is_ready(backend)]
-        for backend in self.backends:
-            backend.is_on_trial = self._server_cell(backend, EJECTION) == TRIAL
+        cells, server = self.table.cells, self.table.server
+        backends = self.backends
+        standings = []
+        for backend in backends:
+            at = server(backend.row)
+            standings.append(standing_of(backend.server, cells, at))
+            backend.is_on_trial = cells[at + EJECTION] == TRIAL
             backend.limit = 1 if backend.is_on_trial else backend.server.max_connections
+            backend.is_watched = self._tally.watches(backend)
             backend.is_available = False
-            backend.is_watched = self._measures or backend.is_on_trial or backend.troubled_at != 0.0
-        trusted = [one for one in ready if self._server_cell(one, EJECTION) not in _OUT]
-        # Backups serve when no primary can (nginx's meaning), ejected ones when there is nobody else.
-        primaries = [backend for backend in trusted if not backend.server.backup]
-        available = tuple(primaries or trusted or ready)
-        if not available:
-            is_draining = healthy or (self.backends and not any(map(self._is_ready, self.backends)))
-            reason = "all_draining" if is_draining else "none_healthy"
-            return Snapshot((), None, reason, sticky=self._sticky(healthy, ()))
-        backups = tuple(one for one in trusted if one.server.backup) if primaries else ()
-        for backend in available + backups:
+        choice = choose(standings, self._panic_threshold)
+        first = tuple(backends[index] for index in choice.first)
+        backups = tuple(backends[index] for index in choice.backups)
+        for backend in first + backups:
             backend.is_available = True
-        policy = self._policy(available)
-        has_key = self._key_of is not None
-        sticky = self._sticky(healthy, (*available, *backups))
-        return Snapshot(available, policy, backups=backups, has_key=has_key, sticky=sticky)
-
-    def _sticky(
-        self, healthy: Iterable[Backend], available: Iterable[Backend]
-    ) -> Mapping[bytes | None, Backend] | None:
-        """By their cookie, the backends that keep their clients: draining ones too."""
-        if self.sticky is None:
-            return None
-        draining = [backend for backend in healthy if self._is_draining(backend)]
-        return {backend.cookie: backend for backend in (*available, *draining)}
+        sticky: dict[bytes | None, Backend] | None = None
+        if self.sticky is not None:  # draining ones keep their clients
+            draining = tuple(backends[index] for index in choice.draining)
+            sticky = {backend.cookie: backend for backend in first + backups + draining}
+        policy = self._algorithm.policy(first) if first else None
+        has_key = self._algorithm.key_of is not None
+        return Snapshot(first, policy, choice.reason, backups, has_key, sticky)
 
     def _until_healthy(self, check: HealthCheck) -> float:
         found_at, estimate = self._healthy_in
         now = monotonic()
         if not found_at <= now < found_at + 0.1:  # with all servers down every request asks
+            cells, server = self.table.cells, self.table.server
+            starts = ((one, server(one.row)) for one in self.backends)
             checks = (
-                (self._server_cell(one, CHECKED_MS), self._server_cell(one, STREAK))
-                for one in self.backends
-                if self._is_ready(one)
+                (cells[at + CHECKED_MS], cells[at + STREAK])
+                for one, at in starts
+                if standing_of(one.server, cells, at).admin == READY
             )
             interval, threshold = check.interval, check.healthy_threshold
             estimate = retry_after.until_healthy(
@@ -464,23 +324,6 @@ class Pool:
             )
             self._healthy_in = now, estimate
         return estimate
-
-    def _policy(self, available: tuple[Backend, ...]) -> Policy:
-        table = self.table
-        rows = [backend.row for backend in available]
-        latencies = [backend.latency for backend in available]
-        inputs = Inputs(
-            weights=tuple(backend.server.weight for backend in available),
-            names=tuple(backend.url for backend in available),
-            ticket=table.ticket,
-            in_flight=lambda index: table.in_flight(rows[index]),
-            latency=lambda index: latencies[index].read(monotonic()),
-            capacity=tuple(backend.limit for backend in available),
-            random=random.random,
-        )
-        if self._guard is not None:
-            return self._guard.build(inputs)
-        return make(self._algorithm.name, dict(self._algorithm.options), inputs)
 
     def _find(self, snapshot: Snapshot, tried: Iterable[Backend], request: Any) -> Backend | None:
         """A backend that was not tried, with a place taken there; None if all are full.
@@ -491,7 +334,8 @@ class Pool:
         pick = snapshot.pick
         if pick is None:
             raise NoBackend(reason=snapshot.reason)
-        key = self._key_of(request) if self._key_of is not None and request is not None else None
+        key_of = self._algorithm.key_of
+        key = key_of(request) if key_of is not None and request is not None else None
         full = False
         try:
             for attempt in range(_PICKS_BEFORE_SEARCH):
@@ -529,75 +373,3 @@ class Pool:
             except NoBackend:
                 pass
         return self.pick_now(tried, request)
-
-    def _is_ready(self, backend: Backend) -> bool:
-        return backend.server.state == "ready" and self._server_cell(backend, ADMIN) == READY
-
-    def _is_draining(self, backend: Backend) -> bool:
-        """Whether it gets no new clients, and is otherwise fit for requests."""
-        if self._is_ready(backend) or self._server_cell(backend, EJECTION) in _OUT:
-            return False
-        is_in_use = self._server_cell(backend, ADMIN) in (READY, DRAIN)
-        return is_in_use and backend.server.state != "maint"
-
-    def _server_cell(self, backend: Backend, cell: int) -> int:
-        return self.table.cells[self.table.server(backend.row) + cell]
-
-    def _count_failure(self, backend: Backend, streak: int) -> None:
-        """Write it where the control process sees it."""
-        if streak not in self._counted:
-            return
-        cells, at = self.cells, SLOT_HEADER + backend.row * ROW_STRIDE
-        now = monotonic()
-        if now - backend.troubled_at > _STREAK_SECONDS:
-            self._end_streaks(at)
-            cells[at + OUTCOMES] = 0
-        self._remember(backend, at, True)
-        cells[at + streak] += 1
-        cells[at + FAILURES] += 1
-        cells[TROUBLES] += 1
-        backend.troubled_at = now
-        backend.is_watched = True  # its next good answers end the streak, and thin out the failures
-
-    def _remember(self, backend: Backend, at: int, is_bad: bool) -> tuple[int, int]:
-        """Add to the last outcomes; how many there are, and how many bad."""
-        stamp = self._server_cell(backend, EJECTION_MS)
-        recent = self.cells[at + OUTCOMES] = outcomes.add(self.cells[at + OUTCOMES], stamp, is_bad)
-        return outcomes.count(recent, stamp)
-
-    def _calm(self, backend: Backend) -> None:
-        """Nothing bad is left in its last outcomes."""
-        backend.troubled_at = 0.0
-        backend.is_watched = self._measures or backend.is_on_trial
-
-    def _end_streaks(self, at: int) -> None:
-        for streak in STREAKS:
-            self.cells[at + streak] = 0
-
-
-def _counted(settings: OutlierDetection | None) -> frozenset[int]:
-    """The streaks that can get a backend ejected."""
-    if settings is None:
-        return frozenset()
-    limits = (settings.connect_failures, settings.resets, settings.server_errors)
-    return frozenset(streak for streak, limit in zip(STREAKS, limits, strict=True) if limit)
-
-
-def _guard(algorithm: Algorithm) -> Guard | None:
-    """A user's class, guarded; None, with a log line, if it cannot be loaded here."""
-
-    def report(reason: str, detail: str) -> None:
-        log.event(
-            "pool",
-            "error",
-            "algorithm failed, round robin picks instead",
-            algorithm=algorithm.name,
-            reason=reason,
-            detail=detail,
-        )
-
-    try:
-        return Guard(load_custom(algorithm.name), dict(algorithm.options), monotonic, report)
-    except PolicyError as error:  # it was there when the master tried it
-        report("load_failed", str(error))
-        return None

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any
 
 from app.answers import error_body, prefers_text, server_header
+from app.backend import Backend
 from app.config import Config
 from app.deadlines import NEVER
 from app.errors import (
@@ -27,7 +28,7 @@ from app.errors import (
 from app.exchange import Exchange
 from app.log import AccessLog
 from app.outbound import Outbound
-from app.pool import Backend, Pool
+from app.pool import Pool
 from app.redact import redactor
 from app.replay import Replay, replay_of
 from app.retrier import Course, Held, Retrier

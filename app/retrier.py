@@ -14,11 +14,12 @@ from typing import Any
 import gevent
 
 from app import log, retries
+from app.backend import Backend
 from app.budget import WINDOW, Lately, limit
 from app.config import Config
 from app.errors import BackendError, ConnectFailed, ConnectTimeout, NoBackend, StaleConnection
 from app.exchange import Exchange
-from app.pool import Backend, Pool
+from app.pool import Pool
 from app.replay import Replay
 from app.table import ASKED, RETRIES
 from app.upstream.request import UpstreamRequest

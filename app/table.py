@@ -53,11 +53,13 @@ _SEALS = 24  # for each of the two blobs: sequence, length, crc32, spare
 
 # Server cells, relative to server(row).
 IDENTITY, SEQUENCE, ADMIN = 0, 1, 2
+RAMP, SINCE_MS = 3, 4  # slow start: tenths of its weight, else 0; begun when (monotonic ms)
 STATE, STREAK, CHANGED_MS, CHECKED_MS, STATUS = 8, 9, 10, 11, 12
 EJECTION, EJECTION_MS, EJECTIONS = 13, 14, 15  # state, since when (monotonic ms), how often lately
 
 UNCHECKED, HEALTHY, UNHEALTHY = 0, 1, 2  # STATE
 READY, DRAIN, MAINT = 0, 1, 2  # ADMIN
+FULL_RAMP = 10
 TRUSTED, EJECTED, TRIAL, STALLED = 0, 1, 2, 3  # EJECTION
 
 # Slot cells, then the counters of each row.
@@ -345,10 +347,6 @@ class Table:
         identities = self.cells[start : self._slots_at : SERVER_STRIDE].tolist()
         return ((row, identity) for row, identity in enumerate(identities) if identity)
 
-    def _of_each_slot(self, cell: int) -> list[int]:
-        start = self._slots_at + cell
-        return self.cells[start : start + self.slots * self._slot_cells : self._slot_cells].tolist()
-
     def _column(self, row: int, counter: int) -> memoryview:
         start = self._slots_at + SLOT_HEADER + row * ROW_STRIDE + counter
         end = self._slots_at + self.slots * self._slot_cells
@@ -398,7 +396,7 @@ class Table:
     def _forget_health(self, at: int) -> None:
         for cell in (STATE, STREAK, CHANGED_MS, CHECKED_MS, STATUS):
             self.cells[at + cell] = 0
-        for cell in (EJECTION, EJECTION_MS, EJECTIONS):
+        for cell in (EJECTION, EJECTION_MS, EJECTIONS, RAMP, SINCE_MS):
             self.cells[at + cell] = 0
 
     def _release(self, number: int) -> None:

@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import ceil, exp
 
+from app.backend import Backend
 from app.config import OutlierDetection
 from app.deadlines import TICK, Deadline, Deadlines
 from app.errors import Stalled
-from app.pool import Backend, Pool
+from app.pool import Pool
 from app.table import (
     ANSWERED_MS,
     EJECTION,

@@ -116,6 +116,9 @@ HEALTH_CHECK = Object(health_check_from, (
         "Extra headers of the check.", examples=({"X-Probe": "load-balancer"},)),
     Key("jitter", Number(0, 0.5, "share of interval"), 0.1,
         "Each wait is longer or shorter by up to this share, so that checks do not come in bursts."),
+    Key("panic_threshold", Whole(0, 100, "percent"), 0,
+        "When fewer than that share of the ready servers are healthy, all of them are used: the checks are "
+        "believed to be wrong then (0 = never)."),
 ), or_false=True)
 
 OUTLIER_DETECTION = Object(OutlierDetection, (
@@ -320,6 +323,9 @@ ROOT = Object(_config, (
     Key("queue", QUEUE, QUEUE.defaults,
         "Where requests wait while all available servers have their `max_connections`; false: they are "
         "answered 503 at once."),
+    Key("slow_start", Number(0, DAY_S), 0.0,
+        "A server that is new, healthy again or back from an ejection gets its share little by little over "
+        "this time: from a tenth of its weight to all of it (0 = at once). Not with `hash` and `first`."),
     Key("limits", LIMITS, LIMITS.defaults,
         "How much clients may ask for."),
     Key("logging", LOGGING, LOGGING.defaults,

@@ -71,6 +71,7 @@ class HealthCheck:
     host: str | None
     headers: tuple[tuple[str, str], ...]
     jitter: float
+    panic_threshold: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +199,7 @@ class Config:
     timeouts: Timeouts
     retries: Retries
     queue: Queue | None
+    slow_start: float
     limits: Limits
     logging: Logging
     tls: Tls | None

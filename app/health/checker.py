@@ -20,6 +20,7 @@ from app.backend_tls import Trust
 from app.config import BackendTls, Config, HealthCheck, Server
 from app.health.pace import Doubt, pause
 from app.health.probe import Outcome, ProbeRequest, ProbeSession, probe
+from app.health.slow_start import SlowStart
 from app.health.verdicts import Health, Thresholds, observe
 from app.table import (
     CHANGED_MS,
@@ -87,9 +88,14 @@ class Checker:
     """Checks the servers of the configuration it adopted last."""
 
     def __init__(
-        self, table: Table, check: Check | None = None, later: Later = gevent.spawn_later
+        self,
+        table: Table,
+        slow_start: SlowStart,
+        check: Check | None = None,
+        later: Later = gevent.spawn_later,
     ) -> None:
         self._table = table
+        self._slow_start = slow_start
         self._later = later
         self._check = check or _checks()
         self._watches: dict[int, Watch] = {}
@@ -232,6 +238,8 @@ class Checker:
         (self._healthy.add if health.verdict == HEALTHY else self._healthy.discard)(watch.identity)
         if turned:
             cells[at + CHANGED_MS] = health.changed_ms
+            if ok:
+                self._slow_start.begin(watch.row)
             cells[at + STATE] = health.verdict
             self._bump()
             _log_turn(watch, outcome, ok, before.streak + 1)
@@ -252,6 +260,8 @@ class Checker:
     def _trust(self, rows: Iterable[int]) -> None:
         """Without health checks every server counts as healthy."""
         for row in rows:
+            if not self._table.is_healthy(row):
+                self._slow_start.begin(row)
             self._table.cells[self._table.server(row) + STATE] = HEALTHY
         self._table.bump()
 

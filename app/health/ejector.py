@@ -26,6 +26,7 @@ from app.health.outlier import (
     may_eject,
     times_ejected,
 )
+from app.health.slow_start import SlowStart
 from app.table import (
     CHANGED_MS,
     CHECKED_MS,
@@ -63,9 +64,10 @@ class Subject:
 class Ejector:
     """Watches the servers of the configuration it adopted last."""
 
-    def __init__(self, table: Table, hasten: Callable[[int], None]) -> None:
+    def __init__(self, table: Table, hasten: Callable[[int], None], slow_start: SlowStart) -> None:
         self._table = table
         self._hasten = hasten  # have the server of a row checked now
+        self._slow_start = slow_start
         self._subjects: dict[int, Subject] = {}
         self._settings: OutlierDetection | None = None
         self._limits: tuple[int, ...] = ()
@@ -184,6 +186,7 @@ class Ejector:
             if table.count(subject.row, FAILURES) != subject.failures:
                 self._eject(subject, settings, "trial_failed", 1, now_ms)
             elif recoveries - subject.recoveries >= self._answers_needed(subject):
+                self._slow_start.begin(subject.row)
                 self._change(subject, TRUSTED, now_ms)
                 self._log(subject, "info", "backend returned", "trial_passed")
         elif state == TRUSTED and verdict is not None and self._may_eject(subject):

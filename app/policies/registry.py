@@ -58,12 +58,13 @@ class Option:
 @dataclass(frozen=True, slots=True)
 class Definition:
     """One built-in policy. ``reads`` names what it asks for: key, in_flight, latency,
-    capacity."""
+    capacity. ``ramps``: a slow start may change its weights for a while."""
 
     name: str
     build: Callable[..., Policy]
     summary: str
     reads: frozenset[str] = frozenset()
+    ramps: bool = True
     options: tuple[Option, ...] = ()
 
     def problems(self, options: Mapping[str, object]) -> list[tuple[str, str]]:
@@ -122,6 +123,7 @@ _DEFINITIONS = (
         hash_policy,
         "the same key to the same backend, consistently",
         reads=_LOAD | {"key"},
+        ramps=False,  # each step would move keys, of servers that do not ramp too
         options=(
             Option(
                 "missing_key",

@@ -16,9 +16,11 @@ from harness import (
     Balancer,
     Client,
     Exchange,
+    Load,
     Truncated,
     burst,
     handlers,
+    health_check,
     processes,
     seconds,
     wait_until,
@@ -271,6 +273,50 @@ def test_a_stopped_worker_keeps_nobody_else_from_being_served(
         assert meter.most == 1
         for client in stalled + served:
             client.close()
+
+
+def test_a_server_that_comes_back_gets_its_share_little_by_little(server: Backend) -> None:
+    """A tenth of its weight in the first fifth of slow_start, all of it at the end."""
+    window = seconds(2)
+    with Backend() as stays:
+        server.handler = handlers.ok
+        server.probe = handlers.answer(503)
+        check = health_check(0.1, healthy_threshold=1, unhealthy_threshold=1)
+        servers, settings = [stays, server], {"health_check": check, "slow_start": window}
+        with Balancer(servers, workers=2, **settings) as balancer, Load(balancer.address) as load:
+            time.sleep(1.2 * window)  # the other one has had its own
+            assert server.requests == []
+            server.probe = handlers.answer(200)
+            first = server.wait_for_request()
+            time.sleep(max(0.0, first.arrived + window / 10 - time.time()))
+            others = [request for request in stays.requests if request.arrived >= first.arrived]
+            assert 0.05 * len(others) <= len(server.requests) <= 0.15 * len(others)
+            time.sleep(max(0.0, first.arrived + 1.2 * window - time.time()))
+            for backend in servers:
+                backend.clear()
+            load.wait_for_more(400)
+            assert abs(len(server.requests) - len(stays.requests)) <= 20
+
+
+def test_when_nearly_all_checks_fail_all_servers_are_used() -> None:
+    """Said once by the whole balancer, and once when it is over."""
+    with Backend() as one, Backend() as two, Backend() as three:
+        check = health_check(0.1, healthy_threshold=1, unhealthy_threshold=1, panic_threshold=60)
+        servers = [one, two, three]
+        with Balancer(servers, workers=2, health_check=check) as balancer:
+            for backend in servers:
+                backend.probe = handlers.answer(503)
+            (said,) = balancer.log.wait_for(1, "pool", reason="panic")
+            assert (said["ready"], said["threshold"]) == (3, 60)
+            wait_until(lambda: len(balancer.health_lines(healthy=False)) == 3, seconds(5))
+            responses = burst(balancer.address, 90, clients=4)
+            assert {response.status for response in responses} == {200}
+            assert all(len(backend.requests) >= 25 for backend in servers)
+            for backend in servers:
+                backend.probe = handlers.answer(200)
+            balancer.log.wait_for(1, "pool", reason="healthy_again")
+            wait_until(lambda: len(balancer.health_lines(healthy=True)) == 6, seconds(5))
+            assert len(balancer.log.select("pool")) == 2
 
 
 def test_it_holds_under_the_stock_worker_too(server: Backend, meter: Meter) -> None:

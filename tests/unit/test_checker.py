@@ -20,6 +20,7 @@ from app.health import probe as probes
 from app.health.checker import BUMP_SECONDS, START_PACE_SECONDS, Checker, Watch
 from app.health.pace import FAST_CHECKS_PER_SECOND
 from app.health.probe import BadHead, Outcome, ProbeRequest, ProbeSession, probe
+from app.health.slow_start import SlowStart
 from app.table import (
     CHECKED,
     EJECTED,
@@ -76,7 +77,8 @@ class House:
     def successor(self) -> Checker:
         """The checker of a new control process, as after the death of the former."""
         self.later = Later()
-        return Checker(self.table, lambda server, config: lambda: OK, self.later)
+        slow_start = self.slow_start = SlowStart(self.table)
+        return Checker(self.table, slow_start, lambda server, config: lambda: OK, self.later)
 
     def adopt(self, *ports: int, **health_check: Any) -> int:
         config = configure(*ports, **health_check)
@@ -116,6 +118,24 @@ def test_acknowledges_once_every_new_server_has_a_verdict(house: House) -> None:
     house.checker.record(house.watch(2), FAILED)
     assert house.table.cells[CHECKED] == sequence
     assert (house.healthy(1), house.healthy(2)) == (True, False)
+
+
+def test_who_becomes_healthy_starts_slowly(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """New ones and those that come back; not who was healthy all along, and before workers see it."""
+    begun: list[tuple[int, bool]] = []
+
+    def begin(row: int) -> None:
+        begun.append((row, house.table.is_healthy(row)))
+
+    monkeypatch.setattr(house.slow_start, "begin", begin)
+    house.adopt(1, 2, unhealthy_threshold=1, healthy_threshold=1)
+    watch = house.watch(1)
+    for outcome in (OK, OK, FAILED, OK):
+        house.checker.record(watch, outcome)
+    house.checker.record(house.watch(2), FAILED)
+    assert begun == [(watch.row, False)] * 2
+    house.adopt(1, 2, off=True)
+    assert begun[2:] == [(house.watch(2).row, False)]
 
 
 def test_without_servers_there_is_nothing_to_wait_for(house: House) -> None:

@@ -95,12 +95,14 @@ def test_an_empty_object_gives_the_documented_defaults() -> None:
             host=None,
             headers=(),
             jitter=0.1,
+            panic_threshold=0,
         ),
         outlier_detection=configuration.OutlierDetection(3, 5, 5, 50, 0.3, 3, 5.0, 300.0),
         sticky=None,
         timeouts=configuration.Timeouts(3.0, 60.0, 0.0, 0.0, 60.0, 75.0, 1.5, 3600.0),
         retries=configuration.Retries(2, (500, 502, 503, 504), 65_536, 0.0, 20.0, 3.0),
         queue=configuration.Queue(1024, 3.0),
+        slow_start=0.0,
         limits=configuration.Limits(0, 0, 8190, 100, 8190, 32_768, 0, 0, 0),
         logging=configuration.Logging("info", True, SECRETS),
         tls=None,
@@ -141,6 +143,7 @@ def test_every_key_can_be_set() -> None:
             "host": "app.example:8443",
             "headers": {"X-Probe": "a b", "Accept": "*/*"},
             "jitter": 0,
+            "panic_threshold": 50,
         },
         "outlier_detection": {
             "connect_failures": 1,
@@ -178,6 +181,7 @@ def test_every_key_can_be_set() -> None:
             "min_per_second": 0.1,
         },
         "queue": {"size": 7, "timeout": 0.25},
+        "slow_start": 2.5,
         "limits": {
             "body": 10,
             "connections": 11,
@@ -236,12 +240,14 @@ def test_every_key_can_be_set() -> None:
             host="app.example:8443",
             headers=(("X-Probe", "a b"), ("Accept", "*/*")),
             jitter=0.0,
+            panic_threshold=50,
         ),
         outlier_detection=configuration.OutlierDetection(1, 0, 2, 40, 0.7, 4, 3.0, 4.5),
         sticky=configuration.Sticky("srv", "sixteen or more.", "secret", "/shop", 60),
         timeouts=configuration.Timeouts(0.1, 2, 3, 3.5, 4, 5, 6, 7),
         retries=configuration.Retries(1, (500, 503), 1024, 0.5, 12.5, 0.1),
         queue=configuration.Queue(7, 0.25),
+        slow_start=2.5,
         limits=configuration.Limits(10, 11, 300, 20, 400, 500, 12, 13, 14),
         logging=configuration.Logging("debug", False, ("pin", "token")),
         tls=configuration.Tls("a.pem", "b.pem", "1.3", "c.pem", http2=False),
@@ -616,8 +622,9 @@ def test_the_longest_unix_path_is_taken() -> None:
         ('{"limits": {"body": 1, "body": 2}}', "limits.body: appears more than once; keep one"),
         ('{"x": 1, "limits": {}, "x": 2}',
          "x: unknown key; there are $schema, host, port, workers, servers, algorithm, "
-         "health_check, outlier_detection, sticky, timeouts, retries, queue, limits, logging, tls, "
-         "backend_tls, send_proxy, trusted_proxies, proxy_protocol, forwarded, server_header, upgrade, "
+         "health_check, outlier_detection, sticky, timeouts, retries, queue, slow_start, limits, "
+         "logging, tls, backend_tls, send_proxy, trusted_proxies, proxy_protocol, forwarded, "
+         "server_header, upgrade, "
          "graceful_timeout"),
         ('{"tls": {"certificate": "a"}}', "tls.key: is required"),
         ('{"tls": {"certificate": "a", "key": "b", "minimum_version": "1.1"}}',
@@ -977,6 +984,7 @@ documents = st.fixed_dictionaries(
             {},
             optional={"interval": seconds, "timeout": seconds, "healthy_threshold": thresholds,
                       "unhealthy_threshold": thresholds,
+                      "panic_threshold": st.integers(0, 100),
                       "expected_status": st.lists(st.integers(100, 599), min_size=1),
                       "host": st.none() | hosts, "jitter": st.floats(0, 0.5),
                       "headers": st.dictionaries(labels.map("X-{}".format), header_values)}),
@@ -1057,6 +1065,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
     "min_per_second": 3
   },
   "queue": {"size": 1024, "timeout": 3},
+  "slow_start": 0,
   "limits": {
     "body": 0,
     "connections": 0,

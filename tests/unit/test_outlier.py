@@ -23,6 +23,7 @@ from app.health.outlier import (
     may_eject,
     times_ejected,
 )
+from app.health.slow_start import SlowStart
 from app.table import (
     CHANGED_MS,
     CHECKED_MS,
@@ -192,7 +193,7 @@ class House:
         self.wall_ms = WALL_MS
         monkeypatch.setattr(log, "event", self._event)
         monkeypatch.setattr(ejectors.time, "time_ns", lambda: self.wall_ms * 1_000_000)
-        self.ejector = Ejector(self.table, self.hastened.append)
+        self.ejector = Ejector(self.table, self.hastened.append, SlowStart(self.table))
         self.adopt(count, **settings)
 
     def _event(self, logger: str, level: str, message: str, **fields: Any) -> None:
@@ -381,6 +382,18 @@ def test_after_its_time_one_request_decides(monkeypatch: pytest.MonkeyPatch) -> 
     ]
 
 
+def test_who_returns_starts_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its good answer on, not while it is on trial; workers see the one with the other."""
+    house = House(monkeypatch, 2)
+    begun: list[int] = []
+    monkeypatch.setattr(SlowStart, "begin", lambda _, row: begun.append(house.state(row + 1)))
+    house.fail(1, count=3)
+    house.tick(5)
+    assert begun == []
+    house.answer(1)
+    assert begun == [TRIAL]
+
+
 def test_a_failed_trial_ejects_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any one failure, and twice the time."""
     house = House(monkeypatch, 2)
@@ -454,7 +467,7 @@ def test_a_successor_goes_on_where_the_former_was(monkeypatch: pytest.MonkeyPatc
     """The control process died: who is out stays out, and comes back through a trial."""
     house = House(monkeypatch, 2)
     house.fail(1, count=3)
-    house.ejector = Ejector(house.table, house.hastened.append)
+    house.ejector = Ejector(house.table, house.hastened.append, SlowStart(house.table))
     house.adopt(2)
     assert house.state(1) == EJECTED
     house.tick(5)

@@ -11,9 +11,12 @@ from typing import Any
 import gevent
 import pytest
 
+from app import algorithm as algorithms
 from app import config as configuration
 from app import log, outcomes
 from app import pool as pools
+from app import tally as tallies
+from app.backend import Backend
 from app.errors import (
     Aborted,
     BackendReset,
@@ -29,7 +32,7 @@ from app.errors import (
     ShuttingDown,
     StaleConnection,
 )
-from app.pool import Backend, Pool
+from app.pool import Pool
 from app.table import (
     ADMIN,
     CHECKED_MS,
@@ -42,6 +45,7 @@ from app.table import (
     IN_FLIGHT,
     MAINT,
     OUTCOMES,
+    RAMP,
     READY,
     RECOVERIES,
     ROW_STRIDE,
@@ -372,6 +376,70 @@ def test_waiting_ends_with_the_last_server() -> None:
     assert waiting.value == "none_healthy"
 
 
+# --- slow start, panic ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ["round_robin", "random", "random_two", "peak_ewma"])
+def test_in_a_slow_start_a_server_gets_its_part_of_the_weight(algorithm: str) -> None:
+    """Tenths of it, the others as before among themselves; then all of it again."""
+    house = House(server(1, weight=2), 2, 3, algorithm=algorithm, slow_start=30)
+    house.write(1, RAMP, 3)
+    counts = Counter(house.picks(2600))
+    expected = {1: 600, 2: 1000, 3: 1000}
+    slack = 0 if algorithm == "round_robin" else 150
+    assert all(abs(counts[port] - expected[port]) <= slack for port in expected), counts
+    house.write(1, RAMP, 0)
+    counts = Counter(house.picks(2600))
+    assert abs(counts[1] - 1300) <= slack
+
+
+def test_servers_that_start_together_share_as_ever() -> None:
+    """With a whole pool of new ones there is nobody to take the rest."""
+    house = House(1, server(2, weight=3), slow_start=30)
+    for port in (1, 2):
+        house.write(port, RAMP, 1)
+    assert Counter(house.picks(40)) == {1: 10, 2: 30}
+
+
+def test_under_load_a_slow_start_is_a_part_of_the_requests_in_flight() -> None:
+    """least_connections divides by the weight as it is now."""
+    house = House(1, 2, algorithm="least_connections", slow_start=30)
+    house.write(2, RAMP, 2)
+    for _ in range(60):
+        house.pool.pick()
+    assert [house.table.in_flight(house.row(port)) for port in (1, 2)] == [50, 10]
+
+
+def test_hash_keeps_its_keys_in_a_slow_start() -> None:
+    """Each step would move keys, and those that move back had a warm server."""
+    house = House(1, 2, 3, algorithm={"name": "hash", "hash_on": "path"}, slow_start=30)
+    asked = [request(f"/{number}") for number in range(60)]
+    before = [house.pool.pick((), one) for one in asked]
+    house.write(2, RAMP, 1)
+    assert [house.pool.pick((), one) for one in asked] == before
+
+
+def test_without_slow_start_nobody_looks_for_it() -> None:
+    """A cell left behind by an earlier configuration means nothing."""
+    house = House(1, 2)
+    house.write(1, RAMP, 1)
+    assert Counter(house.picks(20)) == {1: 10, 2: 10}
+
+
+def test_panic_uses_all_that_are_ready() -> None:
+    """Below the threshold, and only as long."""
+    house = House(1, 2, 3, server(4, state="drain"), health_check={"panic_threshold": 50})
+    house.write(1, STATE, UNHEALTHY)
+    assert house.available() == {2, 3}
+    house.write(2, STATE, UNHEALTHY)
+    assert house.available() == {1, 2, 3}
+    house.write(3, STATE, UNHEALTHY)
+    assert house.available() == {1, 2, 3}
+    house.write(1, STATE, HEALTHY)
+    house.write(2, STATE, HEALTHY)
+    assert house.available() == {1, 2}
+
+
 # --- when to come back ---------------------------------------------------------------------------
 
 
@@ -555,7 +623,8 @@ def test_peak_ewma_prefers_the_faster_and_forgets(monkeypatch: pytest.MonkeyPatc
     """Answers are watched, and a server that was slow once is tried again after a rest."""
     house = House(1, 2, algorithm="peak_ewma")
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(pools, "monotonic", lambda: clock.now)
+    for module in (algorithms, tallies):
+        monkeypatch.setattr(module, "monotonic", lambda: clock.now)
     assert all(backend.is_watched for backend in house.pool.backends)
     house.pool.answered(house.backend(1), 200, 1.0)
     house.pool.answered(house.backend(2), 200, 0.01)
@@ -702,7 +771,8 @@ def test_a_kind_that_is_switched_off_is_not_counted() -> None:
 def test_failures_far_apart_are_not_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is hardly used: one failure an hour is no streak."""
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(pools, "monotonic", lambda: clock.now)
+    for module in (algorithms, tallies):
+        monkeypatch.setattr(module, "monotonic", lambda: clock.now)
     house = House(1, 2)
     for pause in (0.0, 10.0, 31.0):
         clock.now += pause

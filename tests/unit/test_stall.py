@@ -13,6 +13,7 @@ from app import log, waits
 from app.errors import Stalled
 from app.health.ejector import Ejector
 from app.health.probe import Outcome
+from app.health.slow_start import SlowStart
 from app.health.stall import TIMES_UNCONFIRMED, Silence, limit_ms, together
 from app.health.staller import ASK_AGAIN_MS, BELIEVED_MS, Staller
 from app.pool import Pool
@@ -90,7 +91,7 @@ class House:
         self.can_ask = True
         self.questions: list[tuple[Any, Any]] = []
         monkeypatch.setattr(log, "event", self._event)
-        self.ejector = Ejector(self.table, self.hastened.append)
+        self.ejector = Ejector(self.table, self.hastened.append, SlowStart(self.table))
         self.staller = self.successor()
         self.adopt(count, **settings)
 

@@ -1,0 +1,59 @@
+"""Says that too few servers are healthy: the control process's part of ``panic_threshold``.
+
+Workers decide by the same function of the same cells whom they use (app.availability), each when it looks;
+this is only where the change is logged, once for the whole balancer and not once for each worker. Runs in
+the control process. Must never know how health is found out.
+"""
+
+from __future__ import annotations
+
+from app import log
+from app.availability import choose, standing_of
+from app.config import Config, Server
+from app.table import CHECKED, EPOCH, PROPOSED, READY, Table, identity_of
+
+
+class PanicLog:
+    """Watches the servers of the configuration it adopted last."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._servers: list[tuple[Server, int]] = []  # and where their cells begin
+        self._threshold = 0
+        self._epoch = 0
+        self._is_panic = False
+
+    def __repr__(self) -> str:
+        return f"<PanicLog {len(self._servers)} servers, panic: {self._is_panic}>"
+
+    def adopt(self, config: Config) -> None:
+        """Watch these servers from now on."""
+        rows = self._table.row_index()
+        found = ((server, rows.get(identity_of(server.url), -1)) for server in config.servers)
+        self._servers = [(server, self._table.server(row)) for server, row in found if row >= 0]
+        check = config.health_check
+        self._threshold = check.panic_threshold if check is not None else 0
+        self._epoch = 0
+
+    def tick(self) -> None:
+        """Look again if anything has changed, and all have had their first check."""
+        cells = self._table.cells
+        epoch = cells[EPOCH]
+        if epoch == self._epoch or not (self._threshold or self._is_panic):
+            return
+        if cells[CHECKED] != cells[PROPOSED]:
+            return
+        self._epoch = epoch
+        standings = [standing_of(server, cells, at) for server, at in self._servers]
+        is_panic = choose(standings, self._threshold).is_panic
+        if is_panic != self._is_panic:
+            self._is_panic = is_panic
+            log.event(
+                "pool",
+                "warning" if is_panic else "info",
+                "too few servers are healthy, all are used" if is_panic else "panic is over",
+                reason="panic" if is_panic else "healthy_again",
+                healthy=sum(one.is_healthy and one.admin == READY for one in standings),
+                ready=sum(one.admin == READY for one in standings),
+                threshold=self._threshold,
+            )

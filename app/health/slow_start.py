@@ -1,0 +1,74 @@
+"""Brings a server that is fit again up to its weight step by step: the control process's part of slow_start.
+
+Envoy's rule, rounded down to tenths: weight × max(1/10, time since it is fit / slow_start). The step stands
+in the server's RAMP cell, of which this is the only writer, so all workers have the same weights at the same
+time and none looks at a clock; what changes is told with one bump of the epoch. Steps of many servers are
+taken together, at most LOOKS times in a window, because each bump makes every worker build its snapshot
+anew. Runs in the control process. Must never know why a server is fit: ``begin`` is told.
+"""
+
+from __future__ import annotations
+
+import time
+
+from app.config import Config
+from app.table import FULL_RAMP, RAMP, SINCE_MS, Table, identity_of
+
+LOOKS = 20
+
+
+class SlowStart:
+    """The servers that are below their weight."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._window_ms = 0
+        self._rows: set[int] = set()
+        self._looked_ms = 0
+
+    def __repr__(self) -> str:
+        return f"<SlowStart over {self._window_ms} ms, {len(self._rows)} rows below their weight>"
+
+    def adopt(self, config: Config) -> None:
+        """Go on with what a predecessor began; without slow_start all have their weight at once."""
+        self._window_ms = int(config.slow_start * 1000)
+        rows, cells = self._table.row_index(), self._table.cells
+        known = (rows.get(identity_of(server.url), -1) for server in config.servers)
+        self._rows = {row for row in known if row >= 0 and cells[self._table.server(row) + RAMP]}
+        if not self._window_ms and self._rows:
+            for row in self._rows:
+                cells[self._table.server(row) + RAMP] = 0
+            self._rows = set()
+            self._table.bump()
+
+    def begin(self, row: int) -> None:
+        """A server is about to be used (again). To be called before workers can see that."""
+        if self._window_ms:
+            at = self._table.server(row)
+            self._table.cells[at + SINCE_MS] = time.monotonic_ns() // 1_000_000
+            self._table.cells[at + RAMP] = 1
+            self._rows.add(row)
+
+    def tick(self, now_ms: int) -> None:
+        """Take the steps that are due. ``now_ms`` is monotonic."""
+        if not self._rows or (now_ms - self._looked_ms) * LOOKS < self._window_ms:
+            return
+        self._looked_ms = now_ms
+        cells, has_changed = self._table.cells, False
+        for row in tuple(self._rows):
+            at = self._table.server(row)
+            step = step_after(now_ms - cells[at + SINCE_MS], self._window_ms)
+            # The row of a server that has gone has been wiped for another one.
+            if not cells[at + RAMP] or step == FULL_RAMP:
+                self._rows.discard(row)
+                step = 0
+            if cells[at + RAMP] != step:
+                cells[at + RAMP] = step
+                has_changed = True
+        if has_changed:
+            self._table.bump()
+
+
+def step_after(elapsed_ms: int, window_ms: int) -> int:
+    """Tenths of the weight, 1 to FULL_RAMP."""
+    return min(max(1, elapsed_ms * FULL_RAMP // window_ms), FULL_RAMP)
