@@ -181,7 +181,7 @@ def is_https(head: RequestHead, scheme: str, is_trusted: bool) -> bool:
     if is_trusted and head.forwarded_proto:
         return head.forwarded_proto.partition(b",")[0].strip(b" \t").lower() == b"https"
     if is_trusted and head.forwarded and (found := elements.last(head.forwarded)) is not None:
-        return (found[0].proto or b"").lower() == b"https"
+        scheme = (found[0].proto or scheme.encode()).decode("latin-1").lower()
     return scheme == "https"
 
 

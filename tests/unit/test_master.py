@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from app import config as configuration
 from app import log, master
 from app.table import (
     CHECKED,
@@ -449,3 +451,28 @@ def test_the_next_generation_is_executed_so_that_its_imports_work(
     arbiter.START_CTX["args"] = command
     master.pre_exec(arbiter)
     assert command == executed
+
+
+@pytest.mark.parametrize(
+    ("secret", "is_taken_over"),
+    [("made at start: 0123", True), ("chosen by the operator", False), (None, False)],
+)
+def test_a_secret_of_sticky_sessions_is_taken_over_if_a_master_made_it(
+    secret: str | None, is_taken_over: bool
+) -> None:
+    """One that an operator chose, and has taken out since, is not to be used again."""
+    config = configuration.parse(json.dumps({"sticky": {"secret": secret}}))
+    table = Table.create(rows=1, slots=1, blob_bytes=10_000)
+    assert master._secret_of(table) is None
+    table.publish(table.propose(configuration.to_json(config), []))
+    assert master._secret_of(table) == (secret if is_taken_over else None)
+
+
+def test_a_secret_is_made_only_where_one_is_wanted() -> None:
+    """Not without sticky sessions, and not beside the operator's own."""
+    for text in ("{}", '{"sticky": {"secret": "chosen by the operator"}}'):
+        config = configuration.parse(text)
+        assert master.with_secret(config, "made") is config
+    made = master.with_secret(configuration.parse('{"sticky": {}}'), "made").sticky
+    assert made is not None
+    assert made.secret == "made"

@@ -331,8 +331,13 @@ def test_other_workers_do_not_hold_up_who_wants_one_backend(house: House, clock:
     """What they announce is about places that any of theirs could use."""
     house.others = [clock.ns - SECOND]
     house.come("x", only="b")
+    house.come("y")
     house.give("b")
     assert house.ended == [("x", "b")]
+    house.give("b")
+    assert house.ended == [("x", "b")]  # the other's turn
+    house.others = []
+    house.look()
 
 
 def test_a_wait_ends_when_its_backend_is_lost(house: House) -> None:

@@ -14,6 +14,7 @@ from app.wire.forwarded import (
     client_address,
     client_finder,
     connection_lines,
+    is_https,
     lines_writer,
     trust_in,
     trusted_request_id,
@@ -262,3 +263,25 @@ def test_a_request_id_that_is_fit(given: bytes) -> None:
 def test_a_request_id_that_is_not(given: bytes) -> None:
     """It would go into logs and other services' headers."""
     assert trusted_request_id(head(b"X-Request-Id: " + given)) is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "scheme", "is_trusted", "expected"),
+    [
+        ((), "http", True, False),
+        ((), "https", False, True),
+        ((b"X-Forwarded-Proto: https",), "http", True, True),
+        ((b"X-Forwarded-Proto: HTTPS, http",), "http", True, True),
+        ((b"X-Forwarded-Proto: http",), "https", True, False),
+        ((b"X-Forwarded-Proto: https",), "http", False, False),
+        ((b"Forwarded: for=192.0.2.1;proto=https",), "http", True, True),
+        ((b"Forwarded: for=192.0.2.1;proto=http",), "https", True, False),
+        ((b"Forwarded: for=192.0.2.1",), "https", True, True),
+        ((b"Forwarded: for=192.0.2.1;proto=https",), "http", False, False),
+    ],
+)
+def test_whether_the_client_speaks_https(
+    lines: tuple[bytes, ...], scheme: str, is_trusted: bool, expected: bool
+) -> None:
+    """Of a trusted proxy's word the first scheme, of a stranger's nothing, and else our own connection."""
+    assert is_https(head(*lines), scheme, is_trusted) is expected
