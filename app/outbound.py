@@ -17,6 +17,7 @@ from app.upstream.request import UpstreamRequest
 from app.wire import announce, hops
 from app.wire.chunked import encode_chunk, last_chunk
 from app.wire.forwarded import X_FORWARDED, client_finder, lines_writer, trust_in
+from app.wire.mend import reader
 from app.wire.request import CHUNKED
 from app.wire.upgrade import offer
 
@@ -30,6 +31,7 @@ class Outbound:
         "_forwarding_lines",
         "_has_own_lines",
         "_mark",
+        "_read_head",
         "_read_timeout",
         "_send_proxy",
         "_upgrades",
@@ -47,6 +49,7 @@ class Outbound:
         self._connect_timeout = config.timeouts.connect
         self._read_timeout = config.timeouts.read
         self._send_proxy = config.send_proxy if config.send_proxy != "off" else ""
+        self._read_head = reader(config.mend_responses) if config.mend_responses else None
         self._upgrades = frozenset(name.encode("ascii") for name in config.upgrade)
 
     def request(
@@ -116,6 +119,8 @@ class Outbound:
             request.connections = backend.connections.lane(self._announcement(exchange))
         if offered:
             request.upgrade = offered
+        if self._read_head is not None:
+            request.read_head = self._read_head
         request.adapter = backend.adapter
         request.base_url = backend.base_url
         if expires_at != NEVER:

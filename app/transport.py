@@ -37,7 +37,6 @@ from app.upstream.connections import Connection, ConnectionCache
 from app.upstream.request import UpstreamRequest
 from app.upstream.response import UpstreamResponse, adapted
 from app.upstream.upload import Upload
-from app.wire import response as wire_response
 from app.wire.response import ResponseHead
 from app.wire.upgrade import accepts
 
@@ -112,6 +111,7 @@ def _open(request: UpstreamRequest, connections: ConnectionCache | Lane) -> Conn
 def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamResponse:
     """Write the request, read until the head of its final answer. Raises _Lost, BadResponse, …"""
     stream, deadline, method = connection.stream, request.deadline, request.raw_method
+    read_head = request.read_head
     upload: Upload | None = None
     data = b""
     seen = interims = 0
@@ -138,7 +138,7 @@ def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamRespo
             if not piece:
                 raise _Lost("connection closed before the response head", not data)
             data = data + piece if data else piece
-            head = wire_response.read_head(data, method, seen)
+            head = read_head(data, method, seen)
             while head is not None and head.status < 200 and head.status != 101:
                 interims += 1
                 deadline.request = None
@@ -147,7 +147,7 @@ def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamRespo
                 # Sending has used the same deadline, and a backend that hints begins its time anew.
                 deadline.at = request.next_deadline(monotonic())
                 data = data[head.consumed :]
-                head = wire_response.read_head(data, method)
+                head = read_head(data, method, 0)
             if head is not None:
                 break
             seen = len(data)

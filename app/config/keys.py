@@ -339,6 +339,10 @@ ROOT = Object(_config, (
     Key("send_proxy", Choice(("off", "v1", "v2")), "off",
         "Each connection to a server begins with a header of the PROXY protocol that tells the client's "
         "address; a connection is then used again for that address and port only."),
+    Key("mend_responses", ListOf("mend_responses", Choice(("bare_lf", "obs_fold")), str,
+                                 'list of "bare_lf" and "obs_fold"'), (),
+        "Faults in the heads of servers' responses that are mended instead of answered with 502: lines that "
+        "end in LF alone, fields that go on in a second line.", examples=(["obs_fold"],)),
     Key("trusted_proxies", ListOf("trusted_proxies", Text(checks.network, "address or CIDR"), str,
                                   "list of addresses and CIDRs"), (),
         "Proxies in front of this one, whose X-Forwarded-*, Forwarded and X-Request-Id are believed.",

@@ -205,6 +205,7 @@ class Config:
     tls: Tls | None
     backend_tls: BackendTls
     send_proxy: str
+    mend_responses: tuple[str, ...]
     trusted_proxies: tuple[str, ...]
     proxy_protocol: tuple[str, ...]
     forwarded: str

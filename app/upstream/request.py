@@ -15,7 +15,9 @@ from app.deadlines import NEVER, Deadline
 from app.splice import SpliceBody
 from app.upstream.announced import Lane
 from app.upstream.connections import ConnectionCache
+from app.wire.mend import ReadHead
 from app.wire.response import ResponseHead
+from app.wire.response import read_head as read_response_head
 
 ReadBody = Callable[[Deadline], bytes]
 Interim = Callable[[ResponseHead], None]
@@ -36,6 +38,7 @@ class UpstreamRequest(requests.PreparedRequest):
     trailers: Callable[[], list[tuple[bytes, bytes]]] = list
     expects_continue = False
     began_body = False
+    read_head: ReadHead = staticmethod(read_response_head)
     upgrade = b""  # the protocols that a 101 may switch to
     on_interim: Interim | None = None
     connect_seconds: float | None = None

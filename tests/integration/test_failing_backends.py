@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 from harness import (
+    GUNICORN,
     PROMPT,
+    STOCK_WORKER,
     Backend,
     Balancer,
     Exchange,
@@ -407,6 +409,26 @@ def test_a_failing_server_does_not_hold_up_others() -> None:
         for thread in threads:
             thread.join()
         assert results.count(504) == 10
+
+
+@pytest.mark.parametrize("command", [GUNICORN, STOCK_WORKER], ids=["ours", "stock"])
+def test_a_head_is_mended_where_the_configuration_forgives(command: tuple[str, ...]) -> None:
+    """Bare LF and folds of an old server arrive as proper fields; another fault is still refused."""
+    old = (
+        b"HTTP/1.1 103 Early Hints\nLink: </a>\n\n"
+        b"HTTP/1.1 200 OK\nX-Long: one,\n  two\nContent-Length: 2\n\nok"
+    )
+    with (
+        Backend(handlers.raw(old, keep=True)) as backend,
+        Balancer([backend], command=command, mend_responses=["bare_lf", "obs_fold"]) as balancer,
+    ):
+        for target in ("/one", "/two"):
+            response = balancer.get(target)
+            assert (response.status, response.body) == (200, b"ok")
+            assert response.get("X-Long") == "one, two"
+        assert backend.requests[0].connection is backend.requests[1].connection
+        backend.handler = handlers.raw(old.replace(b"X-Long: ", b"X-Long : "), keep=True)
+        check_refusal(balancer, "/bad", 502, "bad_response")
 
 
 def test_certificate_that_cannot_be_verified(tmp_path: Path) -> None:

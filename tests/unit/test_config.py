@@ -108,6 +108,7 @@ def test_an_empty_object_gives_the_documented_defaults() -> None:
         tls=None,
         backend_tls=configuration.BackendTls(True, None, None, None, None, "1.2"),
         send_proxy="off",
+        mend_responses=(),
         trusted_proxies=(),
         proxy_protocol=(),
         forwarded="x-forwarded",
@@ -203,6 +204,7 @@ def test_every_key_can_be_set() -> None:
             "minimum_version": "1.3",
         },
         "send_proxy": "v2",
+        "mend_responses": ["obs_fold"],
         "tls": {
             "certificate": "a.pem",
             "key": "b.pem",
@@ -255,6 +257,7 @@ def test_every_key_can_be_set() -> None:
             False, "d.pem", "app.internal", "e.pem", "f.pem", "1.3"
         ),
         send_proxy="v2",
+        mend_responses=("obs_fold",),
         trusted_proxies=("10.0.0.0/8", "::1/128"),
         proxy_protocol=("10.0.0.5/32",),
         forwarded="both",
@@ -623,9 +626,8 @@ def test_the_longest_unix_path_is_taken() -> None:
         ('{"x": 1, "limits": {}, "x": 2}',
          "x: unknown key; there are $schema, host, port, workers, servers, algorithm, "
          "health_check, outlier_detection, sticky, timeouts, retries, queue, slow_start, limits, "
-         "logging, tls, backend_tls, send_proxy, trusted_proxies, proxy_protocol, forwarded, "
-         "server_header, upgrade, "
-         "graceful_timeout"),
+         "logging, tls, backend_tls, send_proxy, mend_responses, trusted_proxies, proxy_protocol, "
+         "forwarded, server_header, upgrade, graceful_timeout"),
         ('{"tls": {"certificate": "a"}}', "tls.key: is required"),
         ('{"tls": {"certificate": "a", "key": "b", "minimum_version": "1.1"}}',
          'tls.minimum_version: must be one of "1.2", "1.3", got "1.1"; did you mean "1.3"?'),
@@ -636,6 +638,8 @@ def test_the_longest_unix_path_is_taken() -> None:
         ('{"backend_tls": {"server_name": "a b"}}',
          "backend_tls.server_name: must be an IP address or a host name, without port or brackets, "
          'got "a b"'),
+        ('{"mend_responses": ["bare_cr"]}',
+         'mend_responses[0]: must be one of "bare_lf", "obs_fold", got "bare_cr"; did you mean "bare_lf"?'),
         ('{"send_proxy": true}', 'send_proxy: must be one of "off", "v1", "v2", got true'),
         ('{"tls": true}', "tls: must be an object or false, got true"),
         ('{"sticky": true}', "sticky: must be an object or false, got true"),
@@ -1088,6 +1092,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
     "minimum_version": "1.2"
   },
   "send_proxy": "off",
+  "mend_responses": [],
   "trusted_proxies": [],
   "proxy_protocol": [],
   "forwarded": "x-forwarded",
