@@ -1,18 +1,22 @@
-"""How long a backend takes to answer, as one number: a moving average that believes bad news at once.
+"""How long a backend takes to answer, as one number that believes bad news at once and forgets them soon.
 
 The peak-sensitive average of Finagle (twitter/finagle, finagle-core loadbalancer/PeakEwma.scala): a sample
-above it replaces it, one below moves it in proportion to the time since the last one, and while none comes
-it decays towards 0, so that a backend that was slow once is tried again. Each worker keeps its own: samples
-are plentiful, the requests in flight that the average is multiplied with are counted over all workers, and
-a cell written for each answer would cost more than it tells. Pure: ``now`` is a parameter.
+above it replaces it, one below moves it in proportion to the time since the last one. Finagle's decays with
+one constant of 10 s, and a backend that was 50 times slower is then tried again after 40 s; here it is
+forgotten in FORGET_SECONDS whether samples come or not, so that a slow backend costs one slow request in
+some seven seconds, and one that is repaired has its share back about as soon. Each worker keeps its own:
+samples are plentiful, the requests in flight that it is multiplied with are counted over all workers, and a
+cell written for each answer would cost more than it tells. Pure: ``now`` is a parameter.
 """
 
 from __future__ import annotations
 
 from math import exp
 
-# Finagle's default. After a peak of 50 times the usual latency a backend is tried again in 40 s.
+# Finagle's default: what a sample weighs against those before it.
 DECAY_SECONDS = 10.0
+# To a third in this time. At 1 s slow backends are asked twice as often, at 3 s repaired ones wait 9 s.
+FORGET_SECONDS = 2.0
 
 
 class Latency:
@@ -29,13 +33,18 @@ class Latency:
 
     def observe(self, seconds: float, now: float) -> None:
         """Take one answer into account."""
-        if seconds > self.read(now) or not self._value:
+        value = self.read(now)
+        if seconds > value:
             self._value = seconds
         else:
             kept = exp((self._at - now) / DECAY_SECONDS)
-            self._value = self._value * kept + seconds * (1.0 - kept)
+            self._value = value * kept + seconds * (1.0 - kept)
         self._at = now
 
     def read(self, now: float) -> float:
         """The average as of now."""
-        return self._value * exp((self._at - now) / DECAY_SECONDS)
+        return self._value * exp((self._at - now) / FORGET_SECONDS)
+
+    def forget(self) -> None:
+        """It was out of service: what comes back is not what went."""
+        self._value = 0.0

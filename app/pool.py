@@ -286,6 +286,7 @@ class Pool:
     def _build(self) -> Snapshot:
         cells, server = self.table.cells, self.table.server
         backends = self.backends
+        away = {backend for backend in backends if not backend.is_available}
         standings = []
         for backend in backends:
             at = server(backend.row)
@@ -299,6 +300,8 @@ class Pool:
         backups = tuple(backends[index] for index in choice.backups)
         for backend in first + backups:
             backend.is_available = True
+            if backend in away:
+                backend.latency.forget()
         sticky: dict[bytes | None, Backend] | None = None
         if self.sticky is not None:  # draining ones keep their clients
             draining = tuple(backends[index] for index in choice.draining)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+from app.latency import Latency
 from app.policies import Inputs, make
 
 # Weight of one sample in the moving average.
@@ -71,3 +72,43 @@ def simulate(
         took = draws.expovariate(1 / means[index])
         heapq.heappush(ends, (now + took, index, took))
     return run
+
+
+def repaired(
+    *, rate: float, slow: float, until: float, after: float, seed: int = 3
+) -> list[list[float]]:
+    """Shares of four backends second by second under ``peak_ewma`` and an open load.
+
+    The first is ``slow`` times slower ``until`` that second, then as the others; their samples go through
+    the worker's own average.
+    """
+    draws = random.Random(seed)
+    averages = [Latency() for _ in range(4)]
+    load = [0] * 4
+    now = 0.0
+    inputs = Inputs(
+        weights=(1,) * 4,
+        names=("a", "b", "c", "d"),
+        ticket=count().__next__,
+        in_flight=load.__getitem__,
+        latency=lambda index: averages[index].read(now),
+        capacity=(0,) * 4,
+        random=random.Random(seed + 1).random,
+    )
+    policy = make("peak_ewma", {}, inputs)
+    ends: list[tuple[float, int, float]] = []
+    counts = [[0] * 4 for _ in range(int(until + after))]
+    while (now := now + draws.expovariate(rate)) < len(counts):
+        at = now
+        while ends and ends[0][0] <= at:
+            now, index, took = heapq.heappop(ends)
+            load[index] -= 1
+            averages[index].observe(took, now)
+        now = at
+        index = policy.pick()
+        load[index] += 1
+        counts[int(now)][index] += 1
+        factor = slow if index == 0 and now < until else 1.0
+        took = 0.0045 * factor * draws.uniform(0.9, 1.5)
+        heapq.heappush(ends, (now + took, index, took))
+    return [[number / max(1, sum(second)) for number in second] for second in counts]

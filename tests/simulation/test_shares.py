@@ -14,7 +14,7 @@ from itertools import count
 import pytest
 
 from app.policies import Guard, Inputs, make
-from tests.simulation.pool import simulate
+from tests.simulation.pool import repaired, simulate
 
 PICKS = 100_000
 DEVIATIONS = 5
@@ -135,6 +135,15 @@ def test_a_backend_50_times_slower_gets_few(name: str, most: float) -> None:
     run = simulate(name, [1] * 4, concurrency=32, service=[0.5, 0.01, 0.01, 0.01], picks=20_000)
     share = run.requests[0] / sum(run.requests.values())
     assert share < most, share
+
+
+@pytest.mark.parametrize("rate", [40, 400])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_backend_that_was_slow_has_its_share_back_soon(rate: float, seed: int) -> None:
+    """50 times slower for 15 s it gets next to nothing; repaired, a quarter again well before 40 s."""
+    shares = [second[0] for second in repaired(rate=rate, slow=50, until=15, after=25, seed=seed)]
+    assert sum(shares[2:15]) / 13 < 0.02
+    assert sum(shares[25:]) / 15 == pytest.approx(0.25, abs=0.05)
 
 
 def test_two_choices_shorten_the_longest_queue() -> None:

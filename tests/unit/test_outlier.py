@@ -202,7 +202,11 @@ class House:
         self.events.append((message, port, fields["reason"]))
 
     def adopt(self, count: int, **settings: Any) -> None:
-        document = {"servers": [url(port) for port in range(1, count + 1)], "health_check": False}
+        document = {
+            "servers": [url(port) for port in range(1, count + 1)],
+            "health_check": False,
+            "outlier_detection": {"ejection_time": 5},
+        }
         config = configuration.from_json(json.dumps({**document, **settings}).encode())
         identities = [identity_of(server.url) for server in config.servers]
         self.table.publish(self.table.propose(configuration.to_json(config), identities))

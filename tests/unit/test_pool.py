@@ -803,6 +803,19 @@ def test_an_ejected_server_is_left_out_unless_there_is_no_other() -> None:
     assert house.available() == {1}
 
 
+def test_what_comes_back_into_service_has_no_latency_yet() -> None:
+    """It may have been repaired: its share must not wait until the old times are forgotten."""
+    house = House(1, 2, algorithm="peak_ewma")
+    for port in (1, 2):
+        house.pool.answered(house.backend(port), 200, 5.0)
+    for state in (UNHEALTHY, HEALTHY):
+        house.write(1, STATE, state)
+        house.pool.refresh()
+    now = pools.monotonic()
+    assert house.backend(1).latency.read(now) == 0.0
+    assert house.backend(2).latency.read(now) > 4.0
+
+
 def test_on_trial_it_gets_one_request_at_a_time() -> None:
     """Of all workers; its answer is watched."""
     house = House(1, 2)

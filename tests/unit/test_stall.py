@@ -112,7 +112,7 @@ class House:
 
     def adopt(self, count: int, **settings: Any) -> None:
         servers = [url(port) for port in range(1, count + 1)]
-        document = {"servers": servers, "outlier_detection": settings}
+        document = {"servers": servers, "outlier_detection": {"ejection_time": 5, **settings}}
         if settings.get("off"):
             document["outlier_detection"] = False
         config = configuration.from_json(json.dumps(document).encode())
