@@ -71,7 +71,8 @@ class Proxy:
         )
         self._redact = redactor(config.logging.redact)
         self._server = server_header(config.server_header)
-        self.server_line = b"".join(self._server or ())  # of our own answers
+        self.server_line = b"".join(self._server or ())  # of our own answers, and as a field
+        self.server_field = [("Server", self._server[2].decode())] if self._server else []
         # 64 random bits for the worker, 64 for the request: unique without asking the kernel each time.
         self._id_prefix = os.urandom(8).hex()
         first_id = int.from_bytes(os.urandom(4), "big")
@@ -305,8 +306,7 @@ class Proxy:
             lines.append(("Retry-After", str(self.pool.retry_after(error.reason))))
         elif error.status == 405:
             lines.append(("Allow", ALLOWED_METHODS.decode()))
-        if self._server:
-            lines.append(("Server", self._server[2].decode()))
+        lines += self.server_field
         try:
             exchange.answer(error.status, lines, error_body(error, request_id, is_text))
         except ClientError:

@@ -66,6 +66,7 @@ class Worker(GeventWorker):
         self.connections: set[Held] = set()
         self.parked: dict[ClientConnection, float] = {}
         self.handed_over = 0
+        self.arriving = 0  # in their TLS handshake
         self.drains_until = NEVER
         # Whoever wraps the application in middleware gets a real environ, from gunicorn's own handler.
         self._sends_header: Callable[[str], bool] | None = None
@@ -183,21 +184,20 @@ class Worker(GeventWorker):
         if isinstance(address, tuple):
             peer = address[0]
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        by = opened_at + self.head_timeout
         plain = Stream(raw)
         if self._sends_header is not None and self._sends_header(peer):
-            header = self._header_of(plain, peer, opened_at + self.head_timeout)
+            header = self._header_of(plain, peer, by)
             if header is None:
                 plain.close()
                 return
             peer = header.source or peer
         refusal, leave = self._count_in(peer)
-        by = opened_at + self.head_timeout
-        stream: AnyStream | None = plain
-        if self._certificates is not None:
-            stream = self._agree(TlsStream(plain, self._certificates.context, is_server=True), by)
-        elif self._tls is not None:
-            unwatched = RawSocket(raw.family, raw.type, 0, fileno=plain.detach())
-            stream = self._agree_as_gunicorn(listener, unwatched, address, by)
+        self.arriving += 1
+        try:
+            stream = self._secure(plain, listener, address, by)
+        finally:
+            self.arriving -= 1
         if stream is None:
             if leave is not None:
                 leave()
@@ -212,6 +212,16 @@ class Worker(GeventWorker):
             connection.turn_away(refusal)
         else:
             connection.run()
+
+    def _secure(self, plain: Stream, listener: Any, address: Any, by: float) -> AnyStream | None:
+        """The stream behind its TLS handshake, where there is TLS; None, and closed, if that failed."""
+        if self._certificates is not None:
+            return self._agree(TlsStream(plain, self._certificates.context, is_server=True), by)
+        if self._tls is None:
+            return plain
+        raw = plain.raw
+        unwatched = RawSocket(raw.family, raw.type, 0, fileno=plain.detach())
+        return self._agree_as_gunicorn(listener, unwatched, address, by)
 
     def _header_of(self, stream: Stream, peer: str, by: float) -> Header | None:
         """What a proxy in front says about a connection; None if it says nothing that can be believed."""
@@ -230,7 +240,8 @@ class Worker(GeventWorker):
 
     def _count_in(self, peer: str) -> tuple[ProxyError | None, Callable[[], None] | None]:
         """Why a new connection is turned away, if it is; what to call at its end, if it is counted."""
-        if 0 < self.limits.connections <= len(self.connections) + len(self.parked):
+        held = len(self.connections) + len(self.parked) + self.arriving
+        if 0 < self.limits.connections <= held:
             return NoBackend("over limits.connections", reason="too_many_connections"), None
         crowd = self._crowd
         # A trusted proxy's connections are many clients'.

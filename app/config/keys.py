@@ -357,7 +357,8 @@ ROOT = Object(_config, (
         "or both. Where a trusted proxy sends both, the one named is believed (both: X-Forwarded-For)."),
     Key("server_header", Text(checks.server_header, "text", r"^[!-~]([ -~]*[!-~])?$"), "pass",
         "The Server header of responses: `pass`, the server's own, and none on answers of our own; `none`, "
-        "never one; any other text, that on all.", examples=("none", "Example")),
+        "never one; any other text, that on all. Under `-k gevent` it is gunicorn's.",
+        examples=("none", "Example")),
     Key("upgrade", ListOf("upgrade", Text(checks.protocol, "protocol name", f"^{checks.HEADER_NAME}$"), str,
                           "list of protocol names"), ("websocket",),
         "Protocols that a connection may be switched to (the Upgrade header); it is then a tunnel. "

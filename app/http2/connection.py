@@ -368,7 +368,7 @@ class Http2Connection:
                 self._log(stream.gone)
             elif stream.refusal is not None:
                 body = self.worker.proxy.refuse(self.peer, stream.refusal, monotonic())
-                stream.refuse(stream.refusal, body)
+                stream.refuse(stream.refusal, body, self.worker.proxy.server_field)
             else:
                 stream.begin()
                 self.worker.proxy.handle(stream)

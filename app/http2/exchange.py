@@ -258,9 +258,9 @@ class Http2Exchange:
             self.bytes_out = len(body)
             self._outlet.send_body(self, body, True)
 
-    def refuse(self, error: ProxyError, body: bytes) -> None:
+    def refuse(self, error: ProxyError, body: bytes, more: list[tuple[str, str]]) -> None:
         """Answer a request whose head could not be read."""
-        lines = [("Content-Type", "application/json")]
+        lines = [("Content-Type", "application/json"), *more]
         if error.status == 405:
             lines.append(("Allow", ALLOWED_METHODS.decode()))
         self.answer(error.status, lines, body)

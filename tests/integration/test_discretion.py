@@ -98,6 +98,13 @@ def test_server_header(setting: str, expected: list[str], own: list[str]) -> Non
         assert (failed.status, failed.get_all("Server")) == (502, own)
 
 
+def test_one_server_header_under_the_stock_worker() -> None:
+    """gunicorn names itself; the backend's is not added to that."""
+    backend_says = handlers.answer(200, b"ok", ("Server", "Apache/2.4"))
+    with Backend(backend_says) as backend, Balancer([backend], command=STOCK_WORKER) as balancer:
+        assert balancer.get("/").get_all("Server") == ["gunicorn"]
+
+
 @BOTH
 def test_answers_of_our_own_tell_nothing_of_the_inside(command: tuple[str, ...]) -> None:
     """Neither a backend's address, nor its error, nor what the request said."""

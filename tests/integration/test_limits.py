@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import trustme
 from harness import (
     GUNICORN,
     PROMPT,
@@ -259,3 +262,33 @@ def test_many_that_drip_hold_nobody_up(start: bytes) -> None:
             for client in dripping:
                 client.close()
         wait_until(lambda: processes.open_files(worker) <= before, seconds(5))
+
+
+def test_handshakes_that_do_not_come(tmp_path: Path) -> None:
+    """They count as connections of the worker, and are over when a head would be."""
+    certificate = trustme.CA().issue_cert("127.0.0.1")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "crt")
+    certificate.private_key_pem.write_to_path(tmp_path / "key")
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    tls = {"certificate": str(tmp_path / "crt"), "key": str(tmp_path / "key")}
+
+    def status_of_one_more() -> int:
+        with balancer.connect() as plain, context.wrap_socket(plain.socket) as secure:
+            secure.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            return int(secure.recv(65536).split()[1])
+
+    with (
+        Backend() as backend,
+        Balancer(
+            [backend], tls=tls, limits={"connections": 2}, timeouts={"head": seconds(2)}
+        ) as balancer,
+    ):
+        silent = [balancer.connect() for _ in range(2)]
+        began = time.monotonic()
+        wait_until(lambda: status_of_one_more() == 503, PROMPT)
+        for client in silent:
+            assert client.is_closed(seconds(5))
+            client.close()
+        assert time.monotonic() - began > seconds(1)
+        wait_until(lambda: status_of_one_more() == 200, PROMPT)
