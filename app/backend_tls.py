@@ -101,9 +101,9 @@ class Trust:
                 )
 
 
-def is_refusal(error: OSError) -> bool:
+def is_refusal(error: ssl.SSLError) -> bool:
     """Whether a server has refused our certificate, or that there is none."""
-    return isinstance(error, ssl.SSLError) and getattr(error, "reason", None) in _REFUSALS
+    return getattr(error, "reason", None) in _REFUSALS
 
 
 def reason(error: ssl.SSLError) -> str:

@@ -153,7 +153,9 @@ def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamRespo
             seen = len(data)
     except OSError as failure:
         raise (
-            _from_client(upload) or _unconnected(failure) or _Lost(str(failure), not data)
+            _from_client(upload)
+            or _unconnected(connection, failure)
+            or _Lost(str(failure), not data)
         ) from None
     except BaseException:
         error = _from_client(upload)
@@ -181,11 +183,12 @@ def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamRespo
     return answer
 
 
-def _unconnected(failure: OSError) -> ConnectFailed | None:
+def _unconnected(connection: Connection, failure: OSError) -> ConnectFailed | None:
     """With TLS 1.3 a server judges our certificate after we have spoken: what it refused, it has not read."""
-    if not backend_tls.is_refusal(failure):
+    if not isinstance(failure, ssl.SSLError) or not backend_tls.is_refusal(failure):
         return None
-    return ConnectFailed(str(failure), reason="tls_error")
+    connection.cache.complain(failure)
+    return ConnectFailed(backend_tls.words(failure), reason="tls_error")
 
 
 def _extended(request: UpstreamRequest, upload: Upload | None) -> float:

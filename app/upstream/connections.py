@@ -146,6 +146,22 @@ class ConnectionCache:
             session = tls.session
             if session is not None and (session.has_ticket or session.id):
                 self._session = session
+                self._complaint = ""  # this is what it looks like when all is well
+
+    def complain(self, error: ssl.SSLError) -> None:
+        """Log why a handshake failed, once until another reason or a success."""
+        detail = backend_tls.words(error)
+        if detail != self._complaint:
+            self._complaint = detail
+            host, port = self.address
+            log.event(
+                "tls",
+                "error",
+                "handshake with backend failed",
+                backend=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+                reason=backend_tls.reason(error),
+                detail=detail,
+            )
 
     def sweep(self, now: float) -> None:
         """Close what has been idle too long; the oldest are first."""
@@ -190,29 +206,13 @@ class ConnectionCache:
         except ssl.SSLError as error:
             self._session = None  # if it was to blame: the next one is a full handshake
             stream.close()
-            self._complain(error)
+            self.complain(error)
             raise
         except BaseException:
             stream.close()
             raise
-        self._complaint = ""
         self._newest = tls
         return tls
-
-    def _complain(self, error: ssl.SSLError) -> None:
-        """Log why a handshake failed, once until another reason or a success."""
-        detail = backend_tls.words(error)
-        if detail != self._complaint:
-            self._complaint = detail
-            host, port = self.address
-            log.event(
-                "tls",
-                "error",
-                "handshake with backend failed",
-                backend=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-                reason=backend_tls.reason(error),
-                detail=detail,
-            )
 
 
 def _addresses(host: str, port: int) -> list[tuple[int, Any]]:
