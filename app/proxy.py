@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from time import monotonic
 from typing import Any
@@ -26,6 +27,7 @@ from app.errors import (
     ProxyError,
 )
 from app.exchange import Exchange
+from app.hedging import Hedger, Lap, Race
 from app.log import AccessLog
 from app.outbound import Outbound
 from app.pool import Pool
@@ -59,6 +61,8 @@ class Proxy:
         self._retrier = Retrier(config, pool)
         self.may_move = self._retrier.may_move
         self._per_try = config.retries.per_try_timeout > 0
+        after = config.retries.hedge_after
+        self._hedger = Hedger(after, pool, session, self._retrier) if after else None
         self._retry_statuses = frozenset(config.retries.statuses)
         self._find_client = client_finder(self.is_trusted, config.forwarded)
         self._mark = hops.mark(pool.table.cells[INSTANCE])
@@ -111,6 +115,8 @@ class Proxy:
         # The count of ids is the count of requests, which so costs no request anything.
         self._retrier.tick(now, next(self._id_count) - self._not_asked)
         self._not_asked += 1
+        if self._hedger is not None:
+            self._hedger.tick()
 
     def _check_body(self, exchange: Exchange) -> None:
         """Refuse a body for what is known of it before anything was sent."""
@@ -148,8 +154,9 @@ class Proxy:
         """Pick, attempt, and again while the outcome asks for it; the attempt whose answer was sent."""
         cells = self.pool.cells
         expires_at = started + self._total_timeout if self._total_timeout else NEVER
-        retrier = self._retrier
-        course = Course(expires_at) if self._per_try else None
+        retrier, hedger = self._retrier, self._hedger
+        course = Course(expires_at) if self._per_try or hedger is not None else None
+        race: Race | None = None
         replay: Replay | None = None
         if exchange.read_body is not None and retrier.buffer:
             replay = replay_of(exchange, retrier.buffer)
@@ -171,7 +178,22 @@ class Proxy:
                     sent_at = monotonic()
                     if course is not None:
                         retrier.bound(request, course, exchange, sent_at)
-                    response = self.session.send(request)
+                    if (
+                        hedger is None
+                        or course is None
+                        or not hedger.applies(exchange, course, request)
+                    ):
+                        response = self.session.send(request)
+                    else:
+                        lap = Lap(backend, request, attempt, sent_at)
+                        again = partial(
+                            self._request, exchange, request_id=request_id, expires_at=expires_at
+                        )
+                        race = hedger.race(exchange, course, attempts, lap, again)
+                        try:
+                            response = race.run()
+                        finally:
+                            backend, request, attempt, sent_at = race.lap
                     if request.connect_seconds is not None:
                         attempt["connect_ms"] = int(request.connect_seconds * 1e6) / 1e3
                     seconds = response.first_byte_at - sent_at
@@ -186,7 +208,7 @@ class Proxy:
                         if replay is not None:
                             replay.release()
                         self._deliver(exchange, backend, response, attempt, seconds)
-                        return attempt
+                        return attempt if race is None else race.mark(attempt)
                     self.pool.answered(backend, status, seconds)
                     outcome = Held(backend, response, attempt, self.pool)
                 except ProxyError as error:

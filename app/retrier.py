@@ -139,8 +139,17 @@ class Retrier:
             and request.read_body is None
             and len(request.raw_body) <= self.buffer
             and retries.is_repeatable(request.raw_method, ())
-            and self._pool.total(RETRIES) < self._limit
+            and self.has_budget()
         )
+
+    def has_budget(self) -> bool:
+        """Whether all workers together may make one more attempt than there are requests."""
+        return self._pool.total(RETRIES) < self._limit
+
+    def charge(self) -> None:
+        """One more was made."""
+        self._charges += 1
+        self._pool.cells[RETRIES] += 1
 
     def bound(
         self, request: UpstreamRequest, course: Course, exchange: Exchange, now: float
@@ -181,15 +190,14 @@ class Retrier:
         if why_not:
             return None, why_not
         costs = retries.costs(outcome.sent, outcome.status)
-        if costs and self._pool.total(RETRIES) >= self._limit:
+        if costs and not self.has_budget():
             self._denied += 1
             return None, "over_budget"
         backend = self._pick(course, exchange)
         if backend is None:
             return None, "no_other_server"
         if costs:
-            self._charges += 1
-            self._pool.cells[RETRIES] += 1
+            self.charge()
         return backend, ""
 
     def _pick(self, course: Course, exchange: Exchange) -> Backend | None:

@@ -20,7 +20,7 @@ from app.config.problems import (
     refuse,
     suggest,
 )
-from app.config.types import Object, Text
+from app.config.types import Number, Object, Text
 from app.policies import POLICIES, Definition
 
 URL = Text(
@@ -32,6 +32,7 @@ HASH_ON = Text(
     checks.hash_on, "client_ip, path, header:Name, cookie:name or query:name", f"^{checks.HASH_ON}$"
 )
 HASH_ON_DEFAULT = "client_ip"
+PERCENTILE = "^p[5-9][0-9]$"
 
 
 @dataclass(frozen=True)
@@ -177,3 +178,31 @@ def health_check_from(**values: Any) -> HealthCheck:
     if problems:
         raise ConfigError(problems)
     return HealthCheck(**values)
+
+
+@dataclass(frozen=True)
+class Delay:
+    """Seconds, or a percentile of what answers take."""
+
+    low: float
+    high: float
+
+    def read(self, value: Any) -> float | str:
+        if not isinstance(value, str):
+            return self._seconds.read(value)
+        if not re.fullmatch(PERCENTILE, value):
+            refuse(f'must be seconds or a percentile from "p50" to "p99", got {got(value)}')
+        return value
+
+    def write(self, value: float | str) -> float | str:
+        return value if isinstance(value, str) else self._seconds.write(value)
+
+    def schema(self) -> dict[str, Any]:
+        return {"anyOf": [self._seconds.schema(), {"type": "string", "pattern": PERCENTILE}]}
+
+    def words(self) -> str:
+        return f'{self._seconds.words()}, or a percentile, "p50"–"p99"'
+
+    @property
+    def _seconds(self) -> Number:
+        return Number(self.low, self.high)

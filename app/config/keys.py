@@ -11,7 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from app.config import checks
-from app.config.entries import URL, AlgorithmEntry, ServerEntry, health_check_from, server_from
+from app.config.entries import (
+    URL,
+    AlgorithmEntry,
+    Delay,
+    ServerEntry,
+    health_check_from,
+    server_from,
+)
 from app.config.model import (
     Algorithm,
     BackendTls,
@@ -186,6 +193,11 @@ RETRIES = Object(Retries, (
         "are not charged. Over it, the failure is the client's."),
     Key("min_per_second", Number(0, 1_000_000, "number"), 3.0,
         "Retries that the budget allows in any case."),
+    Key("hedge_after", Delay(0, DAY_S), 0.0,
+        "A request that may be repeated and has no body is sent to another server too when its answer has "
+        "not begun after this time, or after that of this percentile of the latest answers; the first answer "
+        "wins (0 = never).",
+        examples=(0.2, "p95", "p99")),
 ))
 
 QUEUE = Object(Queue, (

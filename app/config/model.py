@@ -108,7 +108,10 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """``budget`` in percent of the requests, ``buffer`` in bytes; 0 = none."""
+    """``budget`` in percent of the requests, ``buffer`` in bytes; 0 = none.
+
+    ``hedge_after`` in seconds, or "p95".
+    """
 
     attempts: int
     statuses: tuple[int, ...]
@@ -116,6 +119,7 @@ class Retries:
     per_try_timeout: float
     budget: float
     min_per_second: float
+    hedge_after: float | str
 
 
 @dataclass(frozen=True, slots=True)

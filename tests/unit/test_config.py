@@ -100,7 +100,7 @@ def test_an_empty_object_gives_the_documented_defaults() -> None:
         outlier_detection=configuration.OutlierDetection(3, 5, 5, 50, 0.3, 3, 1.0, 300.0),
         sticky=None,
         timeouts=configuration.Timeouts(3.0, 60.0, 0.0, 0.0, 60.0, 75.0, 1.5, 3600.0),
-        retries=configuration.Retries(2, (500, 502, 503, 504), 65_536, 0.0, 20.0, 3.0),
+        retries=configuration.Retries(2, (500, 502, 503, 504), 65_536, 0.0, 20.0, 3.0, 0.0),
         queue=configuration.Queue(1024, 3.0),
         slow_start=0.0,
         limits=configuration.Limits(0, 0, 8190, 100, 8190, 32_768, 0, 0, 0),
@@ -180,6 +180,7 @@ def test_every_key_can_be_set() -> None:
             "per_try_timeout": 0.5,
             "budget": 12.5,
             "min_per_second": 0.1,
+            "hedge_after": "p95",
         },
         "queue": {"size": 7, "timeout": 0.25},
         "slow_start": 2.5,
@@ -247,7 +248,7 @@ def test_every_key_can_be_set() -> None:
         outlier_detection=configuration.OutlierDetection(1, 0, 2, 40, 0.7, 4, 3.0, 4.5),
         sticky=configuration.Sticky("srv", "sixteen or more.", "secret", "/shop", 60),
         timeouts=configuration.Timeouts(0.1, 2, 3, 3.5, 4, 5, 6, 7),
-        retries=configuration.Retries(1, (500, 503), 1024, 0.5, 12.5, 0.1),
+        retries=configuration.Retries(1, (500, 503), 1024, 0.5, 12.5, 0.1, "p95"),
         queue=configuration.Queue(7, 0.25),
         slow_start=2.5,
         limits=configuration.Limits(10, 11, 300, 20, 400, 500, 12, 13, 14),
@@ -594,6 +595,9 @@ def test_the_longest_unix_path_is_taken() -> None:
         ('{"retries": {"buffer": "64k"}}', 'retries.buffer: must be a whole number, got "64k"'),
         ('{"retries": {"budget": 101}}', "retries.budget: must be ≤ 100, got 101"),
         ('{"retries": {"min_per_second": -1}}', "retries.min_per_second: must be ≥ 0, got -1"),
+        ('{"retries": {"hedge_after": -1}}', "retries.hedge_after: must be ≥ 0, got -1"),
+        ('{"retries": {"hedge_after": "p999"}}',
+         'retries.hedge_after: must be seconds or a percentile from "p50" to "p99", got "p999"'),
         ('{"retries": {"per_try_timeout": -1}}', "retries.per_try_timeout: must be ≥ 0, got -1"),
         ('{"limits": {"body": -1}}', "limits.body: must be ≥ 0, got -1"),
         ('{"limits": {"body": "10MB"}}', 'limits.body: must be a whole number, got "10MB"'),
@@ -615,7 +619,7 @@ def test_the_longest_unix_path_is_taken() -> None:
         ('{"retries": {"workers": 1}}', 'retries.workers: unknown key; "workers" belongs at '
          "top level"),
         ('{"retries": {"x": 1}}', "retries.x: unknown key; there are attempts, statuses, buffer, "
-         "per_try_timeout, budget, min_per_second"),
+         "per_try_timeout, budget, min_per_second, hedge_after"),
         ('{"limits": {"a b\\n": 1}}',
          'limits["a b\\n"]: unknown key; there are '
          + ", ".join(key.name for key in LIMITS.keys)),
@@ -1066,7 +1070,8 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
     "buffer": 65536,
     "per_try_timeout": 0,
     "budget": 20,
-    "min_per_second": 3
+    "min_per_second": 3,
+    "hedge_after": 0
   },
   "queue": {"size": 1024, "timeout": 3},
   "slow_start": 0,
