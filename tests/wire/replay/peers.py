@@ -109,13 +109,12 @@ def _started(command: list[str], port: int, env: dict[str, str]) -> Iterator[Non
     try:
         limit = time.monotonic() + 20
         while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                if time.monotonic() > limit or process.poll() is not None:
-                    raise RuntimeError(f"did not start: {command}") from None
-                time.sleep(0.05)
+            with contextlib.suppress(OSError):
+                if not online.follow_up(("127.0.0.1", port)):
+                    break
+            if time.monotonic() > limit or process.poll() is not None:
+                raise RuntimeError(f"did not start: {command}")
+            time.sleep(0.05)
         yield
     finally:
         process.send_signal(signal.SIGTERM)
@@ -134,7 +133,7 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def started(product: str, backend: int) -> Iterator[int]:
-    """Run a product in front of the backend's port; its own port."""
+    """Run a product in front of the backend's port; its own port. ``gevent`` is ours under -k gevent."""
     port = _free_port()
     with tempfile.TemporaryDirectory(prefix="wire-peers-") as folder:
         path = Path(folder) / "config"
