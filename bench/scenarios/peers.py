@@ -52,8 +52,13 @@ class OursTuned(Ours):
     settings: ClassVar[dict[str, Any]] = {
         # Slow servers get less, hung ones nothing as soon as others are faster.
         "algorithm": "peak_ewma",
-        # As many attempts as the peers, one for each server, and as they do for GET after a 5xx.
-        "retries": {"attempts": 4, "statuses": [500, 502, 503, 504]},
+        # As many attempts as the peers, one for each server; none waits for one server longer than ten
+        # times what the slowest good answer takes, while another one could be asked.
+        "retries": {"attempts": 4, "per_try_timeout": 0.5},
+        # Its servers start with cold caches.
+        "slow_start": 5,
+        # A server that fails one request in four is not good enough.
+        "outlier_detection": {"failure_rate": 25},
     }
 
 
