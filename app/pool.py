@@ -170,10 +170,10 @@ class Pool:
             cells[at] += 1
             return True
         for _ in range(_CLAIMS):
-            if self.table.in_flight(backend.row) >= limit:
+            if self._in_flight(backend) >= limit:
                 return False
             cells[at] += 1
-            if self.table.in_flight(backend.row) <= limit:
+            if self._in_flight(backend) <= limit:
                 return True
             cells[at] -= 1
         return False
@@ -226,7 +226,7 @@ class Pool:
     # -- what the queue asks ---------------------------------------------------------------------------
 
     def has_room(self, backend: Backend) -> bool:
-        return not backend.limit or self.table.in_flight(backend.row) < backend.limit
+        return not backend.limit or self._in_flight(backend) < backend.limit
 
     def waiting_since(self) -> list[int]:
         return self.table.waiting_since()
@@ -309,6 +309,11 @@ class Pool:
         policy = self._algorithm.policy(first) if first else None
         has_key = self._algorithm.key_of is not None
         return Snapshot(first, policy, choice.reason, backups, has_key, sticky)
+
+    def _in_flight(self, backend: Backend) -> int:
+        """Over all workers, and with those of a worker that found no slot its own."""
+        own = self.cells[backend.in_flight] if self._is_private else 0
+        return self.table.in_flight(backend.row) + own
 
     def _until_healthy(self, check: HealthCheck) -> float:
         found_at, estimate = self._healthy_in

@@ -58,8 +58,8 @@ class SlowStart:
         for row in tuple(self._rows):
             at = self._table.server(row)
             step = step_after(now_ms - cells[at + SINCE_MS], self._window_ms)
-            # The row of a server that has gone has been wiped for another one.
-            if not cells[at + RAMP] or step == FULL_RAMP:
+            # Also that of a server that has gone: its row was wiped, it began long ago.
+            if step == FULL_RAMP:
                 self._rows.discard(row)
                 step = 0
             if cells[at + RAMP] != step:

@@ -271,6 +271,15 @@ def test_a_place_is_held_until_it_is_released() -> None:
     assert [house.pool.take(other) for _ in range(3)] == [True, True, True]
 
 
+def test_a_worker_without_a_slot_keeps_to_the_limit_too() -> None:
+    """Others cannot see its requests; it sees theirs and its own."""
+    house = House(server(1, max_connections=3))
+    pool = Pool(house.table, -1, house.connect, house.disconnected.append)
+    house.load(1, 1)
+    assert [pool.take(pool.backends[0]) for _ in range(3)] == [True, True, False]
+    assert not pool.has_room(pool.backends[0])
+
+
 def test_two_workers_never_share_the_last_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both have added when they look: both give it back and try again."""
     house = House(server(1, max_connections=1))
@@ -330,8 +339,13 @@ def test_nobody_comes_between() -> None:
     with pytest.raises(NoBackend) as caught:
         house.pool.pick_now()
     assert caught.value.reason == "all_full"
+    later = gevent.spawn(house.pool.pick)
     waiting.join(1)
     assert waiting.value is only
+    assert not later.dead
+    house.pool.release(only)
+    later.join(1)
+    assert later.value is only
 
 
 def test_who_cannot_wait_is_told_at_once() -> None:

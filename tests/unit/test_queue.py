@@ -277,6 +277,23 @@ def test_patience_is_new_for_another_one(house: House, clock: Clock) -> None:
     assert house.give("a") is False
 
 
+def test_who_was_given_up_on_is_not_waited_for_again(house: House, clock: Clock) -> None:
+    """Also when another one has come in between, and has been served."""
+    house.come("x")
+    house.come("y")
+    stuck, passing = clock.ns - SECOND, clock.ns - 1
+    house.others = [stuck]
+    house.give("a")
+    clock.ns += queues.PATIENCE_NS
+    house.look()
+    assert house.ended == [("x", "a")]
+    house.others = [stuck, passing]
+    assert house.give("a") is False
+    house.others = [stuck]
+    house.look()
+    assert house.ended == [("x", "a"), ("y", "a")]
+
+
 # --- how long --------------------------------------------------------------------------------------
 
 
@@ -290,6 +307,16 @@ def test_the_wait_is_estimated_by_the_rate_of_service(house: House, clock: Clock
     house.give("a")
     clock.ns += SECOND // 2
     assert house.queue.seconds_to_a_place() == 2.0
+
+
+def test_the_rate_of_an_earlier_rush_says_nothing(house: House, clock: Clock) -> None:
+    """It was measured while others waited."""
+    house.come("x")
+    house.give("a")
+    house.look()
+    clock.ns += 60 * SECOND
+    house.come("y")
+    assert house.queue.seconds_to_a_place() == 3.0
 
 
 @pytest.mark.parametrize("act", [repr, lambda queue: queue.hand_over("a")], ids=["repr", "give"])

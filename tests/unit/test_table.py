@@ -16,6 +16,7 @@ from app.table import (
     HEALTHY,
     IN_FLIGHT,
     PID,
+    RAMP,
     REQUESTS,
     ROW_STRIDE,
     SLOT_HEADER,
@@ -209,12 +210,14 @@ def test_a_server_that_comes_back_is_checked_anew_and_keeps_its_counters(table: 
     row = table.find_row(1)
     table.cells[table.server(row) + STATE] = HEALTHY
     table.cells[table.server(row) + STREAK] = 2
+    table.cells[table.server(row) + RAMP] = 3
     table.slot(1)[cell(row, REQUESTS)] = 9
     publish(table, 2)
     publish(table, 1, 2)
     assert table.find_row(1) == row
     assert not table.is_healthy(row)
     assert table.cells[table.server(row) + STREAK] == 0
+    assert table.cells[table.server(row) + RAMP] == 0
     assert table.count(row, REQUESTS) == 9
 
 
