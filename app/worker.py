@@ -24,7 +24,8 @@ from gunicorn import sock as gunicorn_sock
 from gunicorn.workers.ggevent import GeventWorker
 
 from app import log
-from app.client import PARK_SECONDS, POLL_SECONDS, ClientConnection, Held
+from app.client import PARK_SECONDS, POLL_SECONDS, ClientConnection
+from app.client_answers import Held
 from app.crowd import Crowd, client_of
 from app.deadlines import NEVER, deadlines
 from app.errors import NoBackend, ProxyError, TooManyConnections

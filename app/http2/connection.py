@@ -30,7 +30,8 @@ from h2.events import (
 from h2.exceptions import H2Error, StreamClosedError
 from h2.settings import SettingCodes, Settings
 
-from app.client import BODY_READ_SIZE, LINGER_BYTES, LINGER_SECONDS, POLL_SECONDS, Keeper
+from app.client import POLL_SECONDS
+from app.client_answers import BODY_READ_SIZE, LINGER_BYTES, LINGER_SECONDS, Keeper
 from app.deadlines import NEVER, Deadline, Expired, deadlines
 from app.errors import (
     BadRequest,

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from h2.errors import ErrorCodes
 
-from app.client import body_patience, date_value
+from app.client import body_patience
+from app.client_answers import date_value
 from app.deadlines import NEVER, Deadline, Expired
 from app.errors import BadRequest, BadResponse, BodyTimeout, ProxyError
 from app.http2.outlet import Outlet, Signal
