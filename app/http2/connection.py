@@ -29,6 +29,7 @@ from h2.events import (
 )
 from h2.exceptions import H2Error, StreamClosedError
 from h2.settings import SettingCodes, Settings
+from hpack import Encoder
 
 from app.client import POLL_SECONDS
 from app.client_answers import BODY_READ_SIZE, LINGER_BYTES, LINGER_SECONDS, Keeper
@@ -58,6 +59,14 @@ RESET_RATE = 33
 # Ours for compressing answers, whatever the client would allow: it is searched from end to end.
 MAX_TABLE_BYTES = 4096
 _HIGHEST_STREAM = 2**31 - 1
+
+
+class _Encoder(Encoder):
+    """The library's, without Huffman's code: it writes that in quadratic time, 2.7 ms for a field of 4 KB."""
+
+    def encode(self, headers: Any, huffman: bool = False) -> bytes:
+        """As the library's."""
+        return super().encode(headers, huffman)
 
 
 class _Protocol(H2Connection):
@@ -102,6 +111,7 @@ class Http2Connection:
                 normalize_outbound_headers=False,
             )
         )
+        self._h2.encoder = _Encoder()
         self._gate = Gate(now, 2 * worker.head_limits.all_fields)
         self._resets = Budget(RESET_BURST, RESET_RATE, now)
         self._on_close = on_close
