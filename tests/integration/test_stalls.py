@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness import Balancer, Load, SeparateBackend, seconds, wait_until
+from harness import STOCK_WORKER, Balancer, Load, SeparateBackend, seconds, wait_until
 
 # Checks that would not find a hung server before the test is over.
 CHECK = {"path": "/health", "interval": 30, "timeout": 20}
@@ -74,6 +74,39 @@ def test_a_stopped_server_is_left_alone_until_it_goes_on(
         first = [one["attempts"][0] for one in moved if len(one["attempts"]) > 1]
         assert first
         assert {(one["server"], one["reason"]) for one in first} == {(hung.address, "stalled")}
+
+
+def test_under_the_stock_worker_too(servers: list[SeparateBackend]) -> None:
+    """The plain WSGI application has the same clock and the same eyes."""
+    hung = servers[0]
+    with balancer_for(servers, command=STOCK_WORKER) as balancer, Load(balancer.address) as load:
+        load.wait_for_more(200)
+        hung.stop()
+        wait_until(lambda: STALLED in said(balancer, hung), seconds(10))
+        load.wait_for_more(50)
+        hung.go_on()
+        wait_until(lambda: BACK in said(balancer, hung), seconds(10))
+        assert load.failures == []
+
+
+def test_one_that_is_killed_while_it_hangs_comes_back_when_it_is_started(
+    servers: list[SeparateBackend],
+) -> None:
+    """Neither the new process nor the death of ours that watches it is missed."""
+    hung = servers[0]
+    with balancer_for(servers) as balancer, Load(balancer.address) as load:
+        load.wait_for_more(200)
+        hung.stop()
+        wait_until(lambda: STALLED in said(balancer, hung), seconds(10))
+        (control,) = balancer.control_pids()
+        balancer.signal(signal.SIGKILL, control)
+        hung.kill()
+        load.wait_for_more(100)
+        hung.start()
+        wait_until(lambda: BACK in said(balancer, hung), seconds(20))
+        before = load.bodies()[str(hung.port)]
+        wait_until(lambda: load.bodies()[str(hung.port)] > before + 20, seconds(10))
+        assert load.failures == []
 
 
 def test_only_what_may_be_repeated_is_moved(servers: list[SeparateBackend]) -> None:

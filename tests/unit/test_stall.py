@@ -289,6 +289,19 @@ def test_a_worker_that_is_stopped_itself_is_not_believed(house: House) -> None:
     assert house.state(1) == TRUSTED
 
 
+def test_nor_does_a_stopped_worker_add_to_what_others_say(house: House) -> None:
+    """One waits in the worker that runs; those of the other have perhaps been answered long ago."""
+    house.waits(1, waiting=9, since=0, heard=1, slot=1)
+    house.worker(1)
+    house.now_ms += BELIEVED_MS
+    house.waits(1, waiting=1, since=0, heard=1, slot=2)
+    for _ in range(40):
+        house.now_ms += 50
+        house.worker(2)
+        house.staller.tick(house.now_ms)
+    assert house.state(1) == TRUSTED
+
+
 def test_never_the_last_and_at_most_half(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bounds of any ejection."""
     lonely = House(monkeypatch, 1)
@@ -315,7 +328,10 @@ def test_the_first_answer_to_a_request_brings_it_back(house: House) -> None:
     cells[at + HEARD_MS] = house.now_ms
     house.tick()
     assert house.state(1) == TRUSTED
+    for counter in (at + RESET_STREAK, at + FAILURES, TROUBLES):
+        cells[counter] += 1
     house.ejector.tick(house.now_ms)
+    assert house.state(1) == TRUSTED
     assert house.events[1:] == [("backend returned", "1", "answered")]
 
 
