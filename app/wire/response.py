@@ -76,7 +76,9 @@ def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead 
         raise BadResponse("response head too large")
     if data.count(b"\r\n", 0, consumed) != len(pairs) + 2:
         raise BadResponse("bare LF as line terminator")
-    if data[9] == 32:  # "HTTP/1.1  200": the parser passes over spare spaces
+    minor = parsed["minor_version"]
+    # "HTTP/1.1  200": the parser passes over spare spaces, and takes HTTP/1.2 to HTTP/1.9.
+    if data[9] == 32 or minor > 1:
         raise BadResponse("malformed status line")
     head = ResponseHead()
     head.status = status = parsed["status"]
@@ -122,14 +124,14 @@ def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead 
     if coding is not None:
         if length is not None:
             raise BadResponse("Content-Length with Transfer-Encoding")
-        if parsed["minor_version"] == 0 or coding.lower() != b"chunked":
+        if minor == 0 or coding.lower() != b"chunked":
             raise BadResponse("unusable Transfer-Encoding")
     if not 100 <= status <= 599:
         raise BadResponse(f"status {status}")
     if connection is None:
-        head.keep_alive = parsed["minor_version"] == 1
+        head.keep_alive = minor == 1
     else:
-        _read_connection(head, connection, parsed["minor_version"], upgrade)
+        _read_connection(head, connection, minor, upgrade)
     if method == b"HEAD" or status == 304:
         head.length = 0
     elif status < 200 or status == 204:
