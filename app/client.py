@@ -36,6 +36,7 @@ from app.stream import Stream
 from app.tls_stream import AnyStream
 from app.wire.chunked import ChunkedDecoder, ChunkedError
 from app.wire.forwarded import connection_lines
+from app.wire.proxy_protocol import Ends
 from app.wire.request import CHUNKED, RequestHead, read_head
 
 POLL_SECONDS = 0.1
@@ -83,6 +84,7 @@ class ClientConnection(ClientAnswers):
         scheme: str,
         opened_at: float | None = None,
         on_close: Callable[[], None] | None = None,
+        ends: Ends | None = None,
     ) -> None:
         self.worker = worker
         self.stream = stream
@@ -102,6 +104,7 @@ class ClientConnection(ClientAnswers):
         self._first_head_by = (monotonic() if opened_at is None else opened_at) + self._head_timeout
         self._requests_left: int = worker.limits.requests_per_connection
         self._on_close = on_close
+        self.ends = ends
         self._waited = 0.0
         self._buffer = b""
         self._decoder: ChunkedDecoder | None = None

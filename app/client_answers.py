@@ -21,6 +21,7 @@ from app.status import ALLOWED_METHODS, STATUS_TEXT
 from app.stream import Stream
 from app.tls_stream import AnyStream
 from app.wire.chunked import encode_chunk, last_chunk
+from app.wire.proxy_protocol import Ends
 from app.wire.request import HeadLimits, RequestHead
 from app.wire.response import ResponseHead
 from app.wire.upgrade import switching_lines
@@ -87,6 +88,7 @@ class ClientAnswers:
         "_timeout",
         "bytes_out",
         "deadline",
+        "ends",
         "head",
         "peer",
         "stream",
@@ -103,6 +105,7 @@ class ClientAnswers:
     _timeout: float
     bytes_out: int
     deadline: Deadline
+    ends: Ends | None  # by a PROXY header
     head: RequestHead
     peer: str
     stream: AnyStream
@@ -115,6 +118,8 @@ class ClientAnswers:
 
     def addresses(self) -> tuple[object, object]:
         """As Exchange.addresses."""
+        if self.ends is not None:
+            return self.ends
         raw = self.stream.raw
         try:
             return raw.getpeername(), raw.getsockname()

@@ -35,7 +35,7 @@ from app.stream import RawSocket, Stream
 from app.tls import certificates
 from app.tls_stream import AnyStream, TlsSocketStream, TlsStream
 from app.wire.forwarded import trust_in
-from app.wire.proxy_protocol import BadProxyHeader, Header
+from app.wire.proxy_protocol import BadProxyHeader, Ends, Header
 from app.wire.request import HeadLimits
 
 if TYPE_CHECKING:
@@ -187,12 +187,13 @@ class Worker(GeventWorker):
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         by = opened_at + self.head_timeout
         plain = Stream(raw)
+        ends: Ends | None = None
         if self._sends_header is not None and self._sends_header(peer):
             header = self._header_of(plain, peer, by)
             if header is None:
                 plain.close()
                 return
-            peer = header.source or peer
+            peer, ends = header.source or peer, header.ends
         refusal, leave = self._count_in(peer)
         self.arriving += 1
         try:
@@ -206,9 +207,9 @@ class Worker(GeventWorker):
         scheme = "http" if stream is plain else "https"
         connection: ClientConnection | Http2Connection
         if self._http2 is not None and isinstance(stream, TlsStream) and stream.protocol == "h2":
-            connection = self._http2(self, stream, peer, scheme, opened_at, leave)
+            connection = self._http2(self, stream, peer, scheme, opened_at, leave, ends)
         else:
-            connection = ClientConnection(self, stream, peer, scheme, opened_at, leave)
+            connection = ClientConnection(self, stream, peer, scheme, opened_at, leave, ends)
         if refusal is not None:
             connection.turn_away(refusal)
         else:

@@ -48,6 +48,7 @@ from app.tls_stream import AnyStream
 from app.wire.forwarded import connection_lines
 from app.wire.h2 import MalformedError, read_request, read_trailers
 from app.wire.h2gate import Budget, Gate, Refused
+from app.wire.proxy_protocol import Ends
 
 MAX_STREAMS = 100  # RFC 9113 §6.5.2 recommends no less
 # All streams together; given back as soon as it has come, so that no stream holds up another's body.
@@ -86,11 +87,13 @@ class Http2Connection:
         scheme: str,
         opened_at: float,
         on_close: Callable[[], None] | None,
+        ends: Ends | None,
     ) -> None:
         now = monotonic()
         self.worker = worker
         self.stream = stream
         self.peer = peer
+        self._ends = ends
         self.scheme = scheme
         self.is_trusted = worker.proxy.is_trusted(peer)
         self.forwarded = connection_lines(peer, scheme)
@@ -135,6 +138,8 @@ class Http2Connection:
 
     def addresses(self) -> tuple[object, object]:
         """As Exchange.addresses."""
+        if self._ends is not None:
+            return self._ends
         raw = self.stream.raw
         try:
             return raw.getpeername(), raw.getsockname()

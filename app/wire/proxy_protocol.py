@@ -29,6 +29,9 @@ _V1_LINE = re.compile(
 )
 
 
+Ends = tuple[tuple[str, int], tuple[str, int]]
+
+
 class BadProxyHeader(ValueError):
     """Not a header of the PROXY protocol, or one that could be read in two ways."""
 
@@ -37,11 +40,13 @@ class BadProxyHeader(ValueError):
 class Header:
     """``source`` is the client's address, "" where the proxy speaks for itself or does not know it.
 
+    ``ends`` are both of the client's connection to the proxy, address and port each, None without a source.
     ``consumed`` is the header's length.
     """
 
     source: str
     consumed: int
+    ends: Ends | None = None
 
 
 def read_header(data: bytes) -> Header | None:
@@ -68,10 +73,13 @@ def _read_v1(data: bytes) -> Header | None:
         raise BadProxyHeader("version 1: malformed")
     is_four = match[1] is not None
     source, destination = match.group(1, 2) if is_four else match.group(3, 4)
-    _address(destination, is_four)
-    if int(match[5]) > 65535 or int(match[6]) > 65535:
+    ends = (
+        (_address(source, is_four), int(match[5])),
+        (_address(destination, is_four), int(match[6])),
+    )
+    if ends[0][1] > 65535 or ends[1][1] > 65535:
         raise BadProxyHeader("version 1: port over 65535")
-    return Header(_address(source, is_four), len(line))
+    return Header(ends[0][0], len(line), ends)
 
 
 def _address(text: bytes, is_four: bool) -> str:
@@ -114,8 +122,13 @@ def _read_v2(data: bytes) -> Header | None:
         _check_tlvs(data, _V2_FIXED + addresses, end)
     if not is_known:
         return Header("", end)
-    packed = data[16:20] if family == 0x1 else data[16:32]
-    return Header(_written(ipaddress.ip_address(packed)), end)
+    size = 4 if family == 0x1 else 16
+    source, destination = (
+        _written(ipaddress.ip_address(data[at : at + size])) for at in (16, 16 + size)
+    )
+    at = 16 + 2 * size
+    ports = int.from_bytes(data[at : at + 2], "big"), int.from_bytes(data[at + 2 : at + 4], "big")
+    return Header(source, end, ((source, ports[0]), (destination, ports[1])))
 
 
 def _check_tlvs(data: bytes, at: int, end: int) -> None:

@@ -198,6 +198,22 @@ def test_the_header_comes_before_tls(tmp_path: Path) -> None:
         assert backend.requests[0].get("X-Forwarded-Proto") == "https"
 
 
+def test_what_is_sent_on_is_what_was_received() -> None:
+    """Towards a backend that wants the header: both ends with their ports, as the proxy in front saw them."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with (
+            Balancer([url], proxy_protocol=[PROXY], send_proxy="v1") as balancer,
+            Client(balancer.address, source=PROXY) as client,
+        ):
+            client.send(V1 + GET)
+            backend, _ = listener.accept()
+            with backend:
+                assert backend.recv(65536).startswith(V1)
+                backend.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+            assert client.read_response().status == 204
+
+
 def test_under_the_stock_worker() -> None:
     """gunicorn reads the header then; a stranger's is refused."""
     with (

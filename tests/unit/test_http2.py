@@ -98,7 +98,7 @@ class World:
         )
         keeper: Any = self.worker
         line: Any = self.line
-        self.connection = Http2Connection(keeper, line, "192.0.2.1", "https", 0.0, None)
+        self.connection = Http2Connection(keeper, line, "192.0.2.1", "https", 0.0, None, None)
         self.encoder = Encoder()
         self.greenlet = gevent.spawn(self.connection.run)
         self.say(PREFACE, SettingsFrame(0, settings={4: WIDE}))

@@ -9,7 +9,7 @@ import pytest
 from app.wire.proxy_protocol import (
     MAX_V2_BYTES,
     BadProxyHeader,
-    Header,
+    Ends,
     crc32c,
     read_header,
 )
@@ -62,8 +62,11 @@ GOOD = [
 @pytest.mark.parametrize(("data", "source"), GOOD)
 def test_good_headers(data: bytes, source: str) -> None:
     """Whole, and in every part: what is behind it is not touched."""
-    assert read_header(data) == Header(source, len(data))
-    assert read_header(data + b"GET / HTTP/1.1\r\n") == Header(source, len(data))
+    header = read_header(data)
+    assert header is not None
+    assert (header.source, header.consumed) == (source, len(data))
+    assert (header.ends is None) is (source == "")
+    assert read_header(data + b"GET / HTTP/1.1\r\n") == header
     for end in range(len(data)):
         assert read_header(data[:end]) is None
 
@@ -118,6 +121,22 @@ def test_bad_headers(data: bytes) -> None:
     """Refused, and as soon as it is clear."""
     with pytest.raises(BadProxyHeader):
         read_header(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "ends"),
+    [
+        (V1, (("192.0.2.1", 56324), ("198.51.100.2", 443))),
+        (V1_SIX, (("2001:db8::1", 0), ("2001:db8::2", 65535))),
+        (v2(), (("192.0.2.1", 56324), ("198.51.100.2", 443))),
+        (v2(family=0x21, content=SIX), (("2001:db8::1", 56324), ("::", 443))),
+    ],
+)
+def test_both_ends(data: bytes, ends: Ends) -> None:
+    """Where the client's connection came from and where it went."""
+    header = read_header(data)
+    assert header is not None
+    assert header.ends == ends
 
 
 def test_the_checksum_is_castagnoli() -> None:
