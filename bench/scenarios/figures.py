@@ -17,6 +17,7 @@ SETTLE_SECONDS = 2.0
 """What a repaired server is given, after its first passed check, before its share is judged."""
 
 
+DEADLY = ("kill", "hang", "terminate")
 SETTLED_REQUESTS = 200
 """Among fewer, a single retry moves a share by as much as is judged."""
 WAKE_SECONDS = 0.05
@@ -102,6 +103,8 @@ def _return(
     answers = zip(columns["server"], columns["due"], strict=True)
     answered, checked = _firsts(scenario, answers), _firsts(scenario, checks)
     found: dict[str, Any] = {"first_answer_after_s": answered, "first_check_after_s": checked}
+    # Of a server whose checks passed all the time, the first that passes tells nobody of its repair.
+    found["is_seen_by_checks"] = any(order.verb in DEADLY for order in scenario.orders)
     # A peer without active checks is judged from its first answers on.
     since = [checked[one] or answered[one] or 0.0 for one in scenario.repaired]
     settled_at = scenario.repair_at + max(since) + SETTLE_SECONDS

@@ -68,12 +68,12 @@ def _p99_low(results: Results, name: str) -> Verdict:
 
 
 def _even(results: Results, name: str) -> Verdict:
-    """The worst of all scenarios in which servers are repaired."""
+    """The worst of all scenarios in which servers go down for the checks too, and are repaired."""
     rows = [(title, rows[name]) for title, rows in results.items() if name in rows]
     found = [
         (row["settled_off"], title)
         for title, row in rows
-        if "settled_off" in row and row["algorithm"] == "round_robin"
+        if "settled_off" in row and row["is_seen_by_checks"] and row["algorithm"] == "round_robin"
     ]
     if not found:
         return NOTHING

@@ -109,6 +109,7 @@ def whole(failed: int, gets: int, p99: float) -> dict[str, Any]:
         "all": {"failed": failed, "failed_get": gets, "p99_ms": p99},
         "algorithm": "round_robin",
         "settled_off": 0.01,
+        "is_seen_by_checks": True,
     }
 
 
@@ -143,11 +144,14 @@ def test_goals_without_peers_are_open() -> None:
 
 
 def test_evenness_is_that_of_the_worst_scenario() -> None:
-    """And only of round robin: others share by load."""
+    """Only of round robin, others share by load; only where checks can see the fault and its repair."""
     bad = {**whole(0, 0, 1.0), "settled_off": 0.03}
     results = {"combined": {"ours": whole(0, 0, 1.0)}, "hang": {"ours": bad}}
     target = "within 2 % of equal, 2 s after the check"
     assert verdicts(results)[target] == Verdict("3.0% off (hang)", False)
+    assert (
+        verdicts({"errors": {"ours": {**bad, "is_seen_by_checks": False}}})[target].is_met is None
+    )
     bad["algorithm"] = "peak_ewma"
     assert verdicts(results)[target].is_met is True
 
