@@ -143,7 +143,7 @@ OUTLIER_DETECTION = Object(OutlierDetection, (
         "long, and at least four times the slowest answer of late (0 = never)."),
     Key("stall_requests", Whole(1, 10_000), 3,
         "How many requests must wait there then, over all workers."),
-    Key("ejection_time", Number(0.1, DAY_S), 1.0,
+    Key("ejection_time", Number(0.1, DAY_S), 0.5,
         "How long it is set aside, times how often it lately was; then requests try it, one by one."),
     Key("max_ejection_time", Number(0.1, DAY_S), 300.0,
         "The longest that this time grows to."),

@@ -97,7 +97,7 @@ def test_an_empty_object_gives_the_documented_defaults() -> None:
             jitter=0.1,
             panic_threshold=0,
         ),
-        outlier_detection=configuration.OutlierDetection(3, 5, 5, 50, 0.3, 3, 1.0, 300.0),
+        outlier_detection=configuration.OutlierDetection(3, 5, 5, 50, 0.3, 3, 0.5, 300.0),
         sticky=None,
         timeouts=configuration.Timeouts(3.0, 60.0, 0.0, 0.0, 60.0, 75.0, 1.5, 3600.0),
         retries=configuration.Retries(2, (500, 502, 503, 504), 65_536, 0.0, 20.0, 3.0, 0.0),
@@ -1050,7 +1050,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
     "failure_rate": 50,
     "stall_after": 0.3,
     "stall_requests": 3,
-    "ejection_time": 1,
+    "ejection_time": 0.5,
     "max_ejection_time": 300
   },
   "sticky": false,
