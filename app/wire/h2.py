@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 
 from app.errors import BadRequest
-from app.wire.chunked import FORBIDDEN_TRAILERS
+from app.wire.chunked import is_forbidden_trailer
 from app.wire.fields import TOKEN, VALUE
 from app.wire.request import STANDARD, HeadLimits, RequestHead, read_head
 
@@ -102,7 +102,7 @@ def read_trailers(fields: Iterable[tuple[bytes, bytes]]) -> Fields:
     for name, value in fields:
         if not _NAME.fullmatch(name) or not _is_value(value):
             raise _malformed("malformed trailer field")
-        if name in FORBIDDEN_TRAILERS:
+        if is_forbidden_trailer(name):
             raise _malformed("a framing or routing field in the trailer section")
         if b"_" not in name:
             trailers.append((name, value))
@@ -110,11 +110,16 @@ def read_trailers(fields: Iterable[tuple[bytes, bytes]]) -> Fields:
 
 
 def response_fields(status: int, lines: list[bytes]) -> Fields:
-    """A response's fields from the flat pieces of a ResponseHead, hop-by-hop ones being gone already."""
+    """A response's fields from the flat pieces of a ResponseHead, hop-by-hop ones being gone already.
+
+    But for those of a 426 (RFC 9110 §15.5.22), which have no place in HTTP/2 (RFC 9113 §8.2.2).
+    """
     fields = [(b":status", b"%d" % status)]
     for at in range(0, len(lines), 4):
         name = lines[at]
-        fields.append((_lower.get(name) or lower(name), lines[at + 2]))
+        name = _lower.get(name) or lower(name)
+        if status != 426 or name not in _OF_A_CONNECTION:
+            fields.append((name, lines[at + 2]))
     return fields
 
 

@@ -213,3 +213,17 @@ def test_a_response_is_written_in_small_letters() -> None:
         (b"set-cookie", b"b=\xff"),
     ]
     assert lower(b"X" * 100) == b"x" * 100
+
+
+@pytest.mark.parametrize("name", [b"x-forwarded-for", b"x-forwarded-port", b"early-data", b"via"])
+def test_a_trailer_that_says_who_the_client_is_is_refused(name: bytes) -> None:
+    """As in a chunked body."""
+    with pytest.raises(MalformedError):
+        read_trailers([(name, b"1")])
+
+
+def test_a_426_has_no_fields_of_a_connection() -> None:
+    """Upgrade and its option are for HTTP/1.1 (RFC 9113 §8.2.2)."""
+    lines = [b"X-A", b": ", b"1", b"\r\n", b"Upgrade", b": ", b"websocket", b"\r\n"]
+    lines += [b"Connection", b": ", b"Upgrade", b"\r\n"]
+    assert response_fields(426, lines) == [(b":status", b"426"), (b"x-a", b"1")]
