@@ -617,24 +617,29 @@ def test_who_has_nothing_to_ask_is_sent_away(impatient: tuple[Balancer, Backend]
         assert client.pongs
 
 
-@pytest.mark.parametrize("begun", [b"", b"PRI * HTTP/2.0\r\n", b"\x00\x00\x08\x06\x00\x00"])
+@pytest.mark.parametrize("is_block", [True, False], ids=["block", "frame"])
 def test_who_does_not_finish_what_was_begun_is_cut_off(
-    impatient: tuple[Balancer, Backend], begun: bytes
+    files: dict[str, str], is_block: bool
 ) -> None:
-    """Preface, frame or header block: a byte now and then does not put it off (slowloris)."""
-    balancer, _ = impatient
-    with connect(balancer) as client:
-        if begun[:1] != b"P":
-            assert client.get("/").status == 200
-        started = time.monotonic()
+    """A header block or a frame: a byte now and then does not put it off (slowloris)."""
+    with (
+        Backend() as backend,
+        Balancer([backend], tls=files, timeouts={"head": seconds(1)}) as balancer,
+        connect(balancer) as client,
+    ):
+        assert client.get("/").status == 200
         block = client.block()
-        client.send(begun or HeadersFrame(3, block[:3]).serialize())
-        while not client.is_closed and time.monotonic() - started < seconds(4):
-            client.read(0.3)
-            if not client.is_closed and begun and not client.went_away:
+        started = time.monotonic()
+        if is_block:
+            client.send(HeadersFrame(3, block[:3]).serialize())
+        else:
+            client.send(b"\x00\x10\x00\x01\x04\x00\x00\x00\x03")
+        while not client.went_away and time.monotonic() - started < seconds(4):
+            client.read(0.2)
+            if not is_block and not client.went_away:
                 client.send(b"\x00")
-        client.until_closed()
-        assert time.monotonic() - started < seconds(4)
+        assert client.until_closed() == PROTOCOL_ERROR
+        assert balancer.wait_for_access(1, reason="header_timeout")[0]["status"] == 408
 
 
 # -- leaving -------------------------------------------------------------------------------------
@@ -684,6 +689,26 @@ def test_what_does_not_finish_in_time_is_answered_503(files: dict[str, str]) -> 
         client.until_closed()
 
 
+def test_a_clients_connections_are_counted(files: dict[str, str]) -> None:
+    """While they last, and no longer."""
+    with (
+        Backend() as backend,
+        Balancer([backend], tls=files, limits={"connections_per_client": 1}) as balancer,
+    ):
+        with connect(balancer) as client:
+            assert client.get("/one").status == 200
+            with connect(balancer) as another:
+                assert another.until_closed() == REFUSED_STREAM
+
+        def is_served() -> bool:
+            with connect(balancer) as client:
+                number = client.request("/again")
+                client.pump(lambda: client.is_closed or client.replies[number].is_over)
+                return client.replies[number].status == 200
+
+        wait_until(is_served, PATIENT, "the place is free again", poll=0.1)
+
+
 def test_a_connection_makes_as_many_requests_as_allowed(files: dict[str, str]) -> None:
     """The client is told with the last of them; one more is refused, and what goes on is finished."""
     gate = threading.Event()
@@ -728,6 +753,8 @@ def test_a_client_that_says_goodbye_is_served_to_the_end(
         number = client.request("/bye")
         backend.wait_for_request()
         client.send(GoAwayFrame(0, error_code=NO_ERROR))
+        client.send(PingFrame(0, b"12345678"))
+        client.pump(lambda: client.pongs)
         gate.set()
         assert client.answer(number).status == 200
 
@@ -755,6 +782,15 @@ def rapid_reset(client: Http2Client) -> Iterator[bytes]:
     for number in range(1, 4001, 2):
         frame = HeadersFrame(number, client.block(), flags=["END_HEADERS", "END_STREAM"])
         yield frame.serialize() + RstStreamFrame(number, error_code=CANCEL).serialize()
+
+
+def patient_reset(client: Http2Client) -> Iterator[bytes]:
+    """The same one by one, each when it has reached a backend: never many at once."""
+    for number in range(1, 601, 2):
+        block = client.block(path="/hang")
+        yield HeadersFrame(number, block, flags=["END_HEADERS", "END_STREAM"]).serialize()
+        time.sleep(0.002)
+        yield RstStreamFrame(number, error_code=CANCEL).serialize()
 
 
 def made_resets(client: Http2Client) -> Iterator[bytes]:
@@ -822,6 +858,7 @@ def padding_only(client: Http2Client) -> Iterator[bytes]:
 
 ATTACKS = [
     (rapid_reset, ENHANCE_YOUR_CALM, "reset_flood"),
+    (patient_reset, ENHANCE_YOUR_CALM, "reset_flood"),
     (made_resets, ENHANCE_YOUR_CALM, "reset_flood"),
     (more_streams, ENHANCE_YOUR_CALM, "reset_flood"),
     (continuations, ENHANCE_YOUR_CALM, "header_block_too_large"),
