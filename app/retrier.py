@@ -93,7 +93,8 @@ class Course:
             if isinstance(outcome, StaleConnection):
                 self.stale += 1
                 return  # it says nothing about the backend: the next attempt may go there
-            self.refused += isinstance(outcome, ConnectFailed)
+            # In a second round everything counts, or a dead pool would be gone through again and again.
+            self.refused += isinstance(outcome, ConnectFailed) and not self.rounds
         self.tried += (backend,)
 
     def drop(self) -> None:
@@ -212,7 +213,7 @@ class Retrier:
                 return None
         gevent.sleep(pause)
         course.tried = ()
-        course.refused = 0  # from now on they count
+        course.refused = 0
         course.rounds += 1
         try:
             return self._pool.pick((), exchange)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -114,10 +115,12 @@ class Session:
         self.pool = pool
         self.outcomes = list(outcomes)
         self.requests: list[Any] = []
+        self.expires_at: list[float] = []  # as it was when it was sent
         self.in_flight: list[list[int]] = []
 
     def send(self, request: Any) -> Any:
         self.requests.append(request)
+        self.expires_at.append(request.expires_at)
         self.in_flight.append(self.pool.in_flight())
         outcome = self.outcomes.pop(0) if self.outcomes else 200
         if isinstance(outcome, ProxyError):
@@ -287,6 +290,11 @@ def test_who_took_too_long_is_not_asked_again(
     assert forward("GET", error()).status == 200
 
 
+def test_a_second_round_is_no_longer_than_the_attempts() -> None:
+    """Two dead servers and three attempts: both, and one of them again."""
+    assert len(forward("GET", *[ConnectFailed()] * 9, attempts=3).tried) == 3
+
+
 def test_there_is_no_second_round_past_the_deadline(pauses: list[float]) -> None:
     """A pause that would end after timeouts.total is not begun."""
     result = forward("GET", BackendReset(), servers=1, total=0.001)
@@ -352,6 +360,15 @@ def test_a_held_answer_is_in_flight_until_it_is_given_up() -> None:
     assert first.is_closed
 
 
+def test_only_the_last_answer_is_held() -> None:
+    """The one before is closed, and its place is free, when the next is there."""
+    first, second = Answer(503, b"rest"), Answer(500, b"rest of the second")
+    result = forward("GET", first, second, BackendReset(), servers=3, attempts=3)
+    assert result.session.in_flight == [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+    assert result.sent == [500, b"rest of the second"]
+    assert first.is_closed
+
+
 def test_a_held_answer_that_breaks_off_is_cut() -> None:
     """Once its head is out it is a broken answer like any other."""
     result = forward("GET", Answer(503, Aborted(reason="truncated")), BackendReset())
@@ -412,22 +429,22 @@ def test_what_never_left_is_not_charged() -> None:
 def test_the_time_for_one_try_bounds_all_but_the_last() -> None:
     """The first attempt ends early, for there is another server; the second has the read timeout."""
     result = forward("GET", ResponseTimeout(), per_try_timeout=1, total=5)
-    first, second = result.session.requests
-    assert second.expires_at - first.expires_at == pytest.approx(4, abs=0.5)
+    first, second = result.session.expires_at
+    assert second - first == pytest.approx(4, abs=0.5)
 
 
 @pytest.mark.parametrize(
-    ("method", "servers", "attempts"), [("POST", 2, 2), ("GET", 1, 2), ("GET", 2, 1)]
+    ("method", "servers", "attempts", "body"),
+    [("POST", 2, 2, b""), ("GET", 1, 2, b""), ("GET", 2, 1, b""), ("PUT", 2, 2, b"long")],
 )
 def test_the_time_for_one_try_never_ends_the_only_one(
-    method: str, servers: int, attempts: int
+    method: str, servers: int, attempts: int, body: bytes
 ) -> None:
     """A request that could not be sent elsewhere waits as long as without it."""
-    result = forward(method, servers=servers, attempts=attempts, per_try_timeout=0.5, total=60)
-    (request,) = result.session.requests
-    assert request.expires_at == pytest.approx(
-        forward("GET", total=60).session.requests[0].expires_at, abs=1
-    )
+    settings: dict[str, Any] = {"per_try_timeout": 0.5, "total": 60, "buffer": 3}
+    result = forward(method, servers=servers, attempts=attempts, body=body, **settings)
+    plain = forward(method, body=body, total=60)
+    assert result.session.expires_at == pytest.approx(plain.session.expires_at, abs=1)
 
 
 def test_the_body_of_an_answer_has_more_time_than_its_first_byte() -> None:
@@ -458,3 +475,18 @@ def test_what_may_be_moved_from_a_stalled_server() -> None:
     assert forward("POST", ConnectFailed(), servers=3, attempts=3).movable == [False, False]
     assert forward("PUT", body=b"body", buffer=3).movable == [False]
     assert forward("GET", others=30).movable == [False]
+
+
+def test_a_charge_is_forgotten_after_ten_seconds() -> None:
+    """Until then all workers see it."""
+    config = configuration.parse("{}")
+    pool = Pool(1)
+    proxy = Proxy(config, pool, Session(pool, ()), None)  # type: ignore[arg-type]
+    start = monotonic()
+    proxy.tick(start)
+    proxy._retrier.charge()
+    charged = []
+    for later in (1.0, 10.0, 12.0):
+        proxy.tick(start + later)
+        charged.append(pool.cells[RETRIES])
+    assert charged == [1, 1, 0]
