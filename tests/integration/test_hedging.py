@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from harness import STOCK_WORKER, Backend, Balancer, Exchange, handlers, seconds, wait_until
+from harness import (
+    STOCK_WORKER,
+    Backend,
+    Balancer,
+    Exchange,
+    Truncated,
+    handlers,
+    seconds,
+    wait_until,
+)
 
 Handler = Callable[[Exchange], None]
 
@@ -50,6 +59,13 @@ def hedging(pair: tuple[Backend, Backend], after: Any = 0.05, **more: Any) -> Ba
     return Balancer(servers, **{**settings, **more})
 
 
+def check_places(balancer: Balancer) -> None:
+    """Both servers have their one place free."""
+    answers = [balancer.get("/after") for _ in range(4)]
+    assert [answer.status for answer in answers] == [200] * 4
+    assert len({answer.body for answer in answers}) == 2
+
+
 def after(event: threading.Event, then: Handler) -> Handler:
     def handler(exchange: Exchange) -> None:
         event.wait(seconds(10))
@@ -66,7 +82,7 @@ def test_the_second_server_answers_first(pair: tuple[Backend, Backend], command:
         response = balancer.get("/hedged")
         line = balancer.access_line(target="/hedged")
         assert turns.exchanges[0].connection.closed_by_peer.wait(seconds(2))
-        assert [balancer.get("/after").status for _ in range(4)] == [200] * 4
+        check_places(balancer)
 
     assert (response.status, response.body) == (200, b"b" * 3_000_000)
     first, second = line["attempts"]
@@ -90,11 +106,35 @@ def test_the_first_server_answers_after_all(pair: tuple[Backend, Backend]) -> No
         response = balancer.get("/late")
         line = balancer.access_line(target="/late")
         assert turns.exchanges[1].connection.closed_by_peer.wait(seconds(2))
-        assert [balancer.get("/after").status for _ in range(4)] == [200] * 4
+        check_places(balancer)
 
     assert response.body == b"first"
     assert [attempt["reason"] for attempt in line["attempts"]] == [None, "abandoned"]
     assert line["backend"] == line["attempts"][0]["server"]
+
+
+@pytest.mark.parametrize("status", [200, 503], ids=["won", "kept"])
+def test_the_second_servers_body_is_bounded_by_the_read_timeout(
+    pair: tuple[Backend, Backend], status: int
+) -> None:
+    """Whoever falls silent in it is cut off, as the first would be."""
+    head = b"HTTP/1.1 %d X\r\nContent-Length: 100\r\n\r\nbegin" % status
+
+    def silent(exchange: Exchange) -> None:
+        exchange.send(head)
+        exchange.wait_for_peer()
+
+    def first(exchange: Exchange) -> None:
+        threading.Event().wait(seconds(0.3))
+        exchange.reset()
+
+    play(pair, first, silent)
+    with hedging(pair, timeouts={"read": seconds(1)}) as balancer:
+        with pytest.raises(Truncated):
+            balancer.get("/silent")
+        line = balancer.access_line(target="/silent")
+
+    assert (line["status"], line["reason"]) == (status, "read_timeout")
 
 
 def test_a_quick_answer_is_not_hedged(pair: tuple[Backend, Backend]) -> None:
@@ -139,7 +179,7 @@ def test_the_first_fails_while_the_second_is_on_its_way(pair: tuple[Backend, Bac
     with hedging(pair) as balancer:
         assert balancer.get("/both").status == 200
         line = balancer.access_line(target="/both")
-        assert [balancer.get("/after").status for _ in range(4)] == [200] * 4
+        check_places(balancer)
 
     reasons = [attempt["reason"] for attempt in line["attempts"]]
     assert reasons == ["reset_before_head", "hedged"]
@@ -157,7 +197,7 @@ def test_the_second_fails_while_the_first_is_waited_for(pair: tuple[Backend, Bac
     with hedging(pair) as balancer:
         assert balancer.get("/first").status == 200
         line = balancer.access_line(target="/first")
-        assert [balancer.get("/after").status for _ in range(4)] == [200] * 4
+        check_places(balancer)
 
     reasons = [attempt["reason"] for attempt in line["attempts"]]
     assert reasons == [None, "reset_before_head"]
@@ -182,7 +222,7 @@ def test_both_fail(pair: tuple[Backend, Backend]) -> None:
     with hedging(pair) as balancer:
         response = balancer.get("/none")
         line = balancer.access_line(target="/none")
-        assert [balancer.get("/after").status for _ in range(4)] == [200] * 4
+        check_places(balancer)
 
     assert response.status == 502
     reasons = [attempt["reason"] for attempt in line["attempts"]]
@@ -205,7 +245,7 @@ def test_a_failure_does_not_win_against_a_server_that_may_still_answer(
     with hedging(pair) as balancer:
         assert balancer.get("/kept").status == 200
         line = balancer.access_line(target="/kept")
-        assert [balancer.get("/after").status for _ in range(4)] == [200] * 4
+        check_places(balancer)
 
     assert [attempt["status"] for attempt in line["attempts"]] == [200, 503]
 
@@ -228,7 +268,7 @@ def test_a_kept_answer_is_the_clients_if_the_other_fails(pair: tuple[Backend, Ba
         threading.Timer(seconds(0.3), answered.set).start()
         response = client.read_response()
         line = balancer.access_line(target="/kept")
-        assert [balancer.get("/after").status for _ in range(4)] == [200] * 4
+        check_places(balancer)
 
     assert (response.status, response.body) == (503, b"n" * 1_000_000)
     assert line["backend"] == line["attempts"][1]["server"]
@@ -252,7 +292,7 @@ def test_a_failure_of_the_first_waits_for_the_second(pair: tuple[Backend, Backen
     with hedging(pair) as balancer:
         assert balancer.get("/better").status == 200
         line = balancer.access_line(target="/better")
-        assert [balancer.get("/after").status for _ in range(4)] == [200] * 4
+        check_places(balancer)
 
     assert [attempt["status"] for attempt in line["attempts"]] == [500, 200]
 
@@ -267,7 +307,7 @@ def test_a_client_that_leaves_ends_both(pair: tuple[Backend, Backend]) -> None:
         for exchange in turns.exchanges:
             assert exchange.connection.closed_by_peer.wait(seconds(5))
         line = balancer.access_line(target="/gone")
-        assert [balancer.get("/after").status for _ in range(4)] == [200] * 4
+        check_places(balancer)
 
     assert line["status"] == 499
     assert [attempt["reason"] for attempt in line["attempts"]] == ["client_gone", "abandoned"]

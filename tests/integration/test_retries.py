@@ -137,7 +137,31 @@ def test_a_body_that_is_still_coming_goes_on_at_the_other_server(
         client.send_head("PUT", "/rest", [("Content-Length", str(len(BODY)))])
         client.send(BODY[:10_000])
         assert met.wait(seconds(5))
-        time.sleep(0.1)  # the second attempt waits for the rest now
+        wait_until(lambda: all(backend.requests for backend in pair))
+        client.send(BODY[10_000:])
+        response = client.read_response("PUT")
+
+    assert (response.status, response.body) == (200, checksum(BODY))
+
+
+def test_an_early_answer_ends_the_first_servers_part_in_the_body(
+    pair: tuple[Backend, Backend],
+) -> None:
+    """It is held, unread, while the rest of the body goes to the other server, and only there."""
+    met = threading.Event()
+
+    def refuse(exchange: Exchange) -> None:
+        next(exchange.body())
+        exchange.send(b"HTTP/1.1 503 No\r\nContent-Length: 9000000\r\n\r\nbegin")
+        met.set()
+        exchange.wait_for_peer()
+
+    script(pair, first_then(refuse))
+    with in_front_of(*pair) as balancer, balancer.connect() as client:
+        client.send_head("PUT", "/early", [("Content-Length", str(len(BODY)))])
+        client.send(BODY[:10_000])
+        assert met.wait(seconds(5))
+        wait_until(lambda: all(backend.requests for backend in pair))
         client.send(BODY[10_000:])
         response = client.read_response("PUT")
 
@@ -188,6 +212,31 @@ def test_an_expectation_is_not_repeated(pair: tuple[Backend, Backend]) -> None:
     assert sorted(asked, key=str) == ["100-continue", None]
 
 
+def test_an_expectation_is_not_repeated_in_the_middle_of_a_body(
+    pair: tuple[Backend, Backend],
+) -> None:
+    """The client has begun to send: the second server is not asked whether it wants the body."""
+
+    def ask(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        next(exchange.body())
+        exchange.reset()
+
+    script(pair, first_then(ask))
+    with in_front_of(*pair) as balancer, balancer.connect() as client:
+        client.send_head(
+            "PUT", "/e", [("Content-Length", str(len(BODY))), ("Expect", "100-continue")]
+        )
+        assert client.read_head().status == 100
+        client.send(BODY[:10_000])
+        wait_until(lambda: all(backend.requests for backend in pair))
+        client.send(BODY[10_000:])
+        assert client.read_response("PUT").body == checksum(BODY)
+
+    asked = [request.get("expect") for backend in pair for request in backend.requests]
+    assert sorted(asked, key=str) == ["100-continue", None]
+
+
 def test_a_refused_expectation_costs_no_body(pair: tuple[Backend, Backend]) -> None:
     """503 instead of 100: the other server is asked, and the body is read only for that one."""
 
@@ -224,6 +273,7 @@ def test_a_body_beyond_the_buffer_is_sent_once(
     ):
         if is_chunked:
             client.send_head("PUT", "/long", [("Transfer-Encoding", "chunked")])
+            wait_until(lambda: any(backend.requests for backend in pair))
             client.send_chunked([BODY[:30_000], BODY[30_000:]])
             response = client.read_response("PUT")
         else:
