@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from greenlet import getcurrent
 
 # The interpreter's own class: the patched one adds a Python call to every recv and send.
 RawSocket: type[socket.socket] = monkey.get_original("socket", "socket")
+RawPoll: Callable[[], Any] = monkey.get_original("select", "poll")
 READ_SIZE = 65536
 # At 32 the batch is as good as one without a bound; a message waits for 31 others' work, under 1 ms.
 POSTED_MAX = 32
@@ -72,6 +74,7 @@ class Stream:
         "_is_watched",
         "_loop",
         "_out",
+        "_poll",
         "_posted",
         "_ready",
         "_recv",
@@ -93,6 +96,7 @@ class Stream:
         self._io: Any = None
         self._is_watched = False
         self._out: Any = None
+        self._poll: Callable[[int], list[Any]] | None = None
         self._posted: bytes | memoryview = b""
         self._ready = True  # try first: data may have come with the connection
         self._waiter: Any = None
@@ -198,6 +202,14 @@ class Stream:
             return None
         except OSError:
             return b""
+
+    def is_silent(self) -> bool:
+        """Whether the peer has neither sent nor closed. 0.3 µs; ``peek`` fails with an exception: 0.8."""
+        if self._poll is None:
+            poll = RawPoll()
+            poll.register(self.raw.fileno(), select.POLLIN)
+            self._poll = poll.poll
+        return not self._poll(0)
 
     def unacknowledged(self, total: int) -> bool:
         """Whether the peer's kernel provably never took a byte beyond the first ``total`` sent."""

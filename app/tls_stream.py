@@ -142,6 +142,10 @@ class TlsStream:
         self._ahead = data
         return data[:1]
 
+    def is_silent(self) -> bool:
+        """As Stream.is_silent."""
+        return self.peek() is None
+
     def unacknowledged(self, total: int) -> bool:
         """Never provable: the records' sizes are not ours to count."""
         return False
@@ -261,6 +265,10 @@ class TlsSocketStream:
             return None
         except OSError:
             return b""
+
+    def is_silent(self) -> bool:
+        """As Stream.is_silent."""
+        return self.peek() is None
 
     def unacknowledged(self, total: int) -> bool:
         """Never provable: the records' sizes are not ours to count."""

@@ -38,7 +38,7 @@ class AnnouncedConnections(ConnectionCache):
                 continue
             del idle[index]
             connection.stream.on_event = None
-            if connection.stream.peek() is None:
+            if connection.stream.is_silent():
                 return connection
             connection.close()
         return None

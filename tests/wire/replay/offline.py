@@ -66,6 +66,9 @@ class Memory:
     def peek(self) -> bytes | None:
         return None
 
+    def is_silent(self) -> bool:
+        return True
+
     def watch(self) -> None:
         pass
 
