@@ -70,6 +70,7 @@ SUSPECTS, ANSWERED_MS = 5, 6  # servers that keep it waiting for long; when any 
 WAITING_NS = 7  # monotonic ns since its oldest request waits for a place, 0 if none does
 ASKED = 8  # requests of the last ten seconds, as of the last tick
 RETRIES = 9  # retries of that time that the budget was charged for
+CONNECTIONS = 10  # clients' connections it has, and one; 0 while it accepts none
 IN_FLIGHT, REQUESTS, FAILURES = 0, 1, 2
 STREAKS = CONNECT_STREAK, RESET_STREAK, ERROR_STREAK = 3, 4, 5  # failures in a row, by kind
 RECOVERIES = 6  # good answers while there was something bad to forget, or on trial

@@ -1,6 +1,6 @@
 """The worker process: accepts clients' connections, keeps the idle ones, drains when it has to go.
 
-Owns the process: its listeners, its set of connections, TLS in front, SIGTERM. A connection that stays idle
+Owns the process: its set of connections, TLS in front, SIGTERM. A connection that stays idle
 gives its greenlet back and is kept as a watched socket (``parked``). A subclass of gunicorn's gevent worker:
 what gunicorn gives beyond (its own flags for the PROXY protocol and HTTP/2), and any other application than
 ours, still goes through its own handler. Imported by the master for the class, run in workers. One
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import socket as gevent_socket
-from gevent.server import StreamServer
 from gunicorn import sock as gunicorn_sock
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -29,9 +28,11 @@ from app.client_answers import Held
 from app.crowd import Crowd, client_of
 from app.deadlines import NEVER, deadlines
 from app.errors import NoBackend, ProxyError, TooManyConnections
+from app.listener import Listener, leaves_it
 from app.pem import Followed
 from app.preamble import receive_header
 from app.stream import RawSocket, Stream
+from app.table import CONNECTIONS
 from app.tls import certificates
 from app.tls_stream import AnyStream, TlsSocketStream, TlsStream
 from app.wire.forwarded import trust_in
@@ -102,7 +103,12 @@ class Worker(GeventWorker):
                 self._http2 = Http2Connection
             self._certificates = certificates(tls, self._http2 is not None)
             deadlines.every_tick(self._certificates.look)
-        listeners = [Listener(sock, partial(self._accepted, sock)) for sock in self.sockets]
+        leaves: Callable[[], bool] | None = None
+        if self.application is not None:
+            self._pool = self.application.pool
+            leaves = self._leaves_it
+            deadlines.every_tick(self._announce)
+        listeners = [Listener(sock, partial(self._accepted, sock), leaves) for sock in self.sockets]
         for listener in listeners:
             if self.cfg.workers > 1:
                 listener.max_accept = 1  # as gunicorn: leave some for the others
@@ -115,9 +121,28 @@ class Worker(GeventWorker):
             gevent.sleep(POLL_SECONDS)
         for listener in listeners:
             listener.close()
+        if leaves is not None:
+            self._announce()
         self._drain()
         if self.application is not None:
             self.application.close()
+
+    @property
+    def held(self) -> int:
+        """How many connections there are."""
+        return len(self.connections) + len(self.parked) + self.arriving + self.handed_over
+
+    def _announce(self, _now: float = 0.0) -> None:
+        """Tell the other workers how many connections we have, if we take more."""
+        self._pool.cells[CONNECTIONS] = 1 + self.held if self.alive else 0
+
+    def _leaves_it(self) -> bool:
+        """Whether a new connection should be another worker's."""
+        self._announce()
+        told = self._pool.table.of_each_slot(CONNECTIONS)
+        return leaves_it(
+            self.held, [one - 1 for slot, one in enumerate(told) if one and slot != self.slot]
+        )
 
     def park(self, connection: ClientConnection) -> None:
         """Keep an idle connection without a greenlet until it says something or its time is over."""
@@ -242,8 +267,7 @@ class Worker(GeventWorker):
 
     def _count_in(self, peer: str) -> tuple[ProxyError | None, Callable[[], None] | None]:
         """Why a new connection is turned away, if it is; what to call at its end, if it is counted."""
-        held = len(self.connections) + len(self.parked) + self.arriving
-        if 0 < self.limits.connections <= held:
+        if 0 < self.limits.connections <= self.held:
             return NoBackend("over limits.connections", reason="too_many_connections"), None
         crowd = self._crowd
         # A trusted proxy's connections are many clients'.
@@ -299,25 +323,6 @@ class Worker(GeventWorker):
             self.handle(listener, client, address)
         finally:
             self.handed_over -= 1
-
-
-class Listener(StreamServer):
-    """gevent's accept loop, giving plain non-blocking sockets."""
-
-    def __init__(self, listener: Any, handle: Any) -> None:
-        listener.setblocking(True)
-        super().__init__(listener, handle=handle, spawn=gevent.spawn_raw)
-
-    def do_read(self) -> tuple[socket.socket, Any] | None:
-        """Accept one connection, if there is one."""
-        try:
-            fd, address = self.socket._accept()
-        except BlockingIOError:
-            return None
-        return RawSocket(self.socket.family, self.socket.type, 0, fileno=fd), address
-
-    def do_close(self, *_: Any) -> None:
-        """The connection closes its own socket, or stays parked."""
 
 
 def _raise_descriptor_limit() -> None:

@@ -51,6 +51,31 @@ def clients_by_worker(balancer: Balancer, least: int) -> dict[int, list[Client]]
     raise AssertionError(f"no fair share of connections: { {p: len(c) for p, c in found.items()} }")
 
 
+def test_a_trickle_of_connections_is_shared(origin: Backend) -> None:
+    """Forty that come one after another and stay: neither worker has them all, nor after one was replaced."""
+    with Balancer([origin], workers=2) as balancer:
+        for _ in range(2):
+            for clients in clients_by_worker(balancer, least=1).values():  # both are there
+                for client in clients:
+                    client.close()
+            placed: dict[int, list[Client]] = {pid: [] for pid in balancer.worker_pids()}
+            for _ in range(40):
+                client = balancer.connect()
+                assert client.get("/").status == 200
+                pid = processes.owner_of(client.socket, set(placed))
+                assert pid is not None
+                placed[pid].append(client)
+            assert min(map(len, placed.values())) >= 10, {p: len(c) for p, c in placed.items()}
+            first = min(placed)
+            os.kill(first, signal.SIGKILL)
+            for clients in placed.values():
+                for client in clients:
+                    client.close()
+            wait_until(
+                lambda gone=first: len(pids := balancer.worker_pids()) == 2 and gone not in pids
+            )
+
+
 def test_killed_worker_takes_only_its_own_requests(origin: Backend) -> None:
     """kill -9 of one of two workers: its requests end unanswered, every other one is answered."""
     gate = threading.Event()
