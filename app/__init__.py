@@ -9,7 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from app import compiled
+
 __version__ = "0.1.0"
+
+compiled.use()
 
 
 def __getattr__(name: str) -> Any:

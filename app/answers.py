@@ -21,7 +21,7 @@ def prefers_text(accept: bytes | None) -> bool:
 
 
 def error_body(error: ProxyError, request_id: str, is_text: bool) -> bytes:
-    """The body of an error of our own: what and why by name, nothing of the inside."""
+    """What a client reads of an error, with the id that leads to its line in the log."""
     text = STATUS_TEXT.get(error.status, "Error")
     if is_text:
         return f"{error.status} {text}\nreason: {error.reason}\nrequest id: {request_id}\n".encode()

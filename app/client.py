@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 import gevent
 
@@ -39,15 +39,15 @@ from app.wire.forwarded import connection_lines
 from app.wire.proxy_protocol import Ends
 from app.wire.request import CHUNKED, RequestHead, read_head
 
-POLL_SECONDS = 0.1
+POLL_SECONDS: Final = 0.1
 # An idle connection is parked after this long: its greenlet and stack cost several KiB.
-PARK_SECONDS = 1.0
+PARK_SECONDS: Final = 1.0
 # A client that has sent FIN may only have half-closed (nc, shutdown(SHUT_WR)) and wait for its answer.
-HALF_CLOSE_SECONDS = 1.0
+HALF_CLOSE_SECONDS: Final = 1.0
 # Slow start and a lost packet or two are no attack (Apache's mod_reqtimeout gives a body 20 s at first).
-BODY_GRACE_SECONDS = 5.0
+BODY_GRACE_SECONDS: Final = 5.0
 
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class ClientConnection(ClientAnswers):

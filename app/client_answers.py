@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterable
 from email.utils import formatdate
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from app import retry_after
 from app.deadlines import NEVER, Deadline, Expired, deadlines
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 # After an answer to a request whose body was not read: closing at once would send RST, which can destroy
 # the answer on its way (nginx's lingering_close; RFC 9112 §9.6).
-LINGER_SECONDS = 2.0
-LINGER_BYTES = 8 << 20
-BODY_READ_SIZE = 262144
+LINGER_SECONDS: Final = 2.0
+LINGER_BYTES: Final = 8 << 20
+BODY_READ_SIZE: Final = 262144
 # What surely fits a socket's send buffer: it can be posted.
-POST_SIZE = 16384
-_STATUS_LINES_KEPT = 512  # a backend can invent reason phrases without end
+POST_SIZE: Final = 16384
+_STATUS_LINES_KEPT: Final = 512  # a backend can invent reason phrases without end
 
 
 class Held(Protocol):
@@ -290,7 +290,7 @@ class ClientAnswers:
             self.deadline.at = NEVER
 
 
-_status_lines: dict[tuple[int, bytes], bytes] = {}
+_status_lines: Final[dict[tuple[int, bytes], bytes]] = {}
 _date: tuple[int, bytes, bytes] = (0, b"", b"")
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 import gevent
 from greenlet import getcurrent
 
-TICK = 0.1
-NEVER = float("inf")
+TICK: Final = 0.1
+NEVER: Final = float("inf")
 
 
 class Expired(Exception):
@@ -94,4 +94,4 @@ class Deadlines:
 
 
 # One for the process: whatever waits in a worker shares its timer.
-deadlines = Deadlines()
+deadlines: Final = Deadlines()

@@ -244,6 +244,7 @@ class Race:
     # -- the second attempt ------------------------------------------------------------------------
 
     def _first_waits(self) -> bool:
+        """Asked anew each time: other greenlets change it, of which a type checker knows nothing."""
         return self._is_first_waiting
 
     def _begin(self) -> None:

@@ -25,8 +25,8 @@ from typing import Any
 
 from gunicorn import util as gunicorn_util
 
+from app import compiled, log, privileges, tls, trial
 from app import config as configuration
-from app import log, privileges, tls, trial
 from app.config import Config, ConfigError
 from app.table import (
     CHECKED,
@@ -124,6 +124,17 @@ def on_starting(arbiter: Any) -> None:
     assert _loaded is not None
     if remedy := privileges.remedy_for_port(_loaded.port):
         log.event("privileges", "error", "port needs a privilege", port=_loaded.port, remedy=remedy)
+    if compiled.is_used:
+        log.event("compiled", "info", "the request path is compiled")
+    elif compiled.problem:
+        problem, remedy = compiled.problem, "make compile, or remove app/_compiled"
+        log.event(
+            "compiled",
+            "warning",
+            "the request path is not compiled",
+            problem=problem,
+            remedy=remedy,
+        )
     _master = Master(arbiter, _loaded)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import count
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from app.answers import error_body, prefers_text, server_header
 from app.backend import Backend
@@ -44,9 +44,9 @@ from app.wire import fields, hops
 from app.wire.forwarded import client_finder, is_https, trust_in, trusted_request_id
 from app.wire.response import ResponseHead
 
-_SERVER = frozenset((b"server",))
+_SERVER: Final = frozenset((b"server",))
 
-_PROTOCOLS = ("HTTP/1.0", "HTTP/1.1", "HTTP/2.0")  # the last as nginx logs it
+_PROTOCOLS: Final = ("HTTP/1.0", "HTTP/1.1", "HTTP/2.0")  # the last as nginx logs it
 
 
 class Proxy:
@@ -92,6 +92,7 @@ class Proxy:
             request_id = given.decode("ascii")
         attempts: list[dict[str, Any]] = []
         answer: dict[str, Any] | None
+        reason: str | None
         if self.pool.sticky is not None:
             head.sticky = self.pool.sticky.take(head)
         try:

@@ -15,7 +15,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import gevent
 from gevent import monkey
@@ -24,12 +24,12 @@ from greenlet import getcurrent
 # The interpreter's own class: the patched one adds a Python call to every recv and send.
 RawSocket: type[socket.socket] = monkey.get_original("socket", "socket")
 RawPoll: Callable[[], Any] = monkey.get_original("select", "poll")
-READ_SIZE = 65536
+READ_SIZE: Final = 65536
 # At 32 the batch is as good as one without a bound; a message waits for 31 others' work, under 1 ms.
-POSTED_MAX = 32
+POSTED_MAX: Final = 32
 _READ, _WRITE = 1, 2  # libev's event masks
-_ACKED = struct.Struct("=Q")
-_ACKED_OFFSET = 120  # tcpi_bytes_acked in struct tcp_info, linux/tcp.h, since Linux 4.1
+_ACKED: Final = struct.Struct("=Q")
+_ACKED_OFFSET: Final = 120  # tcpi_bytes_acked in struct tcp_info, linux/tcp.h, since Linux 4.1
 
 
 class Outbox:
@@ -62,7 +62,7 @@ class Outbox:
             stream.send_posted()
 
 
-outbox = Outbox()
+outbox: Final = Outbox()
 
 
 class Stream:

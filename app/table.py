@@ -30,6 +30,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from multiprocessing.heap import Arena
+from typing import Final
 
 MAGIC = 0x4C42_5441_424C_4531  # "LBTABLE1"
 VERSION = 2  # of the layout below; a new master with another one makes its own segment
@@ -43,7 +44,7 @@ ROW_STRIDE = 12  # for each server and worker; rows of one worker are written by
 # Header cells. 0..5 are written once, by create().
 _MAGIC, _VERSION, _ROWS, _SLOTS, _BLOB_BYTES = range(5)
 INSTANCE = 5  # random: tells this balancer from any other, in all of its processes and through HUP and USR2
-EPOCH = 8  # alone on its cache line with what changes as rarely
+EPOCH: Final = 8  # alone on its cache line with what changes as rarely
 PUBLISHED = 9  # sequence of the configuration that workers use; 0 before the first
 PROPOSED = 10  # sequence that the control process is to check; ≥ PUBLISHED
 OWNER = 11  # pid of the master that proposed last; the control process is its child

@@ -16,7 +16,7 @@ from __future__ import annotations
 import socket
 import ssl
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 import requests
 from requests.adapters import BaseAdapter
@@ -41,9 +41,9 @@ from app.wire.response import ResponseHead
 from app.wire.upgrade import accepts
 
 # What surely fits a socket's send buffer: it can be posted.
-POST_SIZE = 16384
+POST_SIZE: Final = 16384
 # 103 may come a few times; an endless run of interim responses is an attack on the reader.
-MAX_INTERIM_RESPONSES = 32
+MAX_INTERIM_RESPONSES: Final = 32
 
 
 class _Lost(Exception):

@@ -47,6 +47,7 @@ def main() -> None:
         signal.signal(number, _interrupt)
     raise_file_limit()
     problems = install.prepare(BUILD, offline=options.offline)
+    install.compile_ours(ROOT)
     chosen, missing = _candidates(options.candidate, options.case, problems)
     if not chosen:
         raise SystemExit(f"no candidate can run: {missing}")

@@ -84,6 +84,7 @@ class Ours(Candidate):
     name = "ours"
     title = "this balancer"
     flags: tuple[str, ...] = ()
+    compiled = "auto"
 
     def missing(self) -> str | None:
         for needed in ("gunicorn.conf.py", "app/wsgi.py"):
@@ -101,7 +102,11 @@ class Ours(Candidate):
             "'requests', v('requests'))",
         )
         commit = _said("git", "-C", str(self.root), "describe", "--always", "--dirty")
-        return f"{commit} (Python {python}, {versions})"
+        form = _said(
+            "env", "-C", str(self.root), f"LB_COMPILED={self.compiled}", sys.executable, "-c",
+            "from app import compiled; print('compiled' if compiled.is_used else 'not compiled')",
+        )  # fmt: skip
+        return f"{commit}, {form} (Python {python}, {versions})"
 
     def launch(self, setup: Setup, port: int, folder: Path) -> Launch:
         config: dict[str, object] = {
@@ -134,10 +139,20 @@ class Ours(Candidate):
                 "LB_PORT": str(port),
                 "LB_HOST": "127.0.0.1",
                 "WEB_CONCURRENCY": str(workers),
+                "LB_COMPILED": self.compiled,
             },
             # SIGTERM would wait for requests in flight; the load is gone by then.
             signal.SIGINT,
         )  # fmt: skip
+
+
+class OursInterpreted(Ours):
+    """Without ``make compile``."""
+
+    name = "ours-interpreted"
+    title = "this balancer, not compiled"
+    only = ("small", "connections_1000", "close", "tls", "http2", "start", "memory")
+    compiled = "off"
 
 
 class OursStock(Ours):
@@ -540,6 +555,7 @@ class AiohttpUvloop(Aiohttp):
 
 ALL: tuple[type[Candidate], ...] = (
     Ours,
+    OursInterpreted,
     OursStock,
     Nginx,
     HAProxy,

@@ -21,7 +21,18 @@ settings.register_profile("project", deadline=None, print_blob=True)
 settings.load_profile("project")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--compiled", action="store_true", help="start balancers that run compiled (make compile)"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    # Here the sources run always: tests hand them classes of their own.
+    os.environ["LB_COMPILED"] = "off"
+    import app  # noqa: F401 - which looks at it once
+
+    os.environ["LB_COMPILED"] = "required" if config.getoption("--compiled") else "off"
     config.addinivalue_line("markers", "integration: real gunicorn, real sockets, real time")
 
 

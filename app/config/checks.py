@@ -33,7 +33,7 @@ _PROBE_OWN_HEADERS = frozenset(
 
 
 DOTTED = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*[.:][A-Za-z_]\w*"
-HASH_ON = rf"(client_ip|path|header:{HEADER_NAME}|cookie:{HEADER_NAME}|query:[!-%'-<>-~]+)"
+HASH_ON: str = rf"(client_ip|path|header:{HEADER_NAME}|cookie:{HEADER_NAME}|query:[!-%'-<>-~]+)"
 
 
 def hash_on(text: str) -> str:

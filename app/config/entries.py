@@ -28,7 +28,7 @@ URL = Text(
     "URL: http://, https:// or unix:/path",
     r"^([Hh][Tt][Tt][Pp][Ss]?://[^\s?#]+|[Uu][Nn][Ii][Xx]:/[^\s?#]+)$",
 )
-HASH_ON = Text(
+HASH_ON: Text = Text(
     checks.hash_on, "client_ip, path, header:Name, cookie:name or query:name", f"^{checks.HASH_ON}$"
 )
 HASH_ON_DEFAULT = "client_ip"

@@ -49,10 +49,10 @@ class TlsConnection(Connection):
     """One over TLS, whose session the next one resumes."""
 
     __slots__ = ()
-    stream: TlsStream
 
     def close(self) -> None:
         """As Connection.close."""
+        assert isinstance(self.stream, TlsStream)
         self.cache.keep_session(self.stream)
         self.stream.close()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 import requests
 from requests.structures import CaseInsensitiveDict
@@ -27,7 +27,7 @@ from app.wire.chunked import ChunkedDecoder, ChunkedError
 from app.wire.response import CHUNKED, ResponseHead
 
 # A reused buffer of this size moves large bodies at 0.43 CPU s/GB, 64 KiB at 0.6–0.8 (measured).
-BODY_READ_SIZE = 262144
+BODY_READ_SIZE: Final = 262144
 
 _NO_TRAILERS: list[tuple[bytes, bytes]] = []
 

@@ -9,6 +9,7 @@ Pure.
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from app.errors import BadRequest
 
@@ -17,31 +18,29 @@ TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # RFC 9110 §5.5: HTAB, SP, VCHAR and obs-text
 VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
-(
-    PLAIN,
-    DROP,  # hop-by-hop, or a name that two readers could map to the same variable
-    HOST,
-    CONTENT_LENGTH,
-    TRANSFER_ENCODING,
-    CONNECTION,
-    EXPECT,
-    TE,
-    UPGRADE,
-    USER_AGENT,
-    ACCEPT,
-    SINGLETON,
-    FORWARDED_FOR,
-    FORWARDED_PROTO,
-    FORWARDED_HOST,
-    REQUEST_ID,
-    FORWARDED,
-    DATE,
-    TRAILER,
-    MAX_FORWARDS,
-    VIA,
-    EARLY_DATA,
-    FORWARDED_OTHER,  # X-Forwarded-Port, -Prefix, …, which only a trusted proxy may say
-) = range(23)
+PLAIN: Final = 0
+DROP: Final = 1  # hop-by-hop, or a name that two readers could map to the same variable
+HOST: Final = 2
+CONTENT_LENGTH: Final = 3
+TRANSFER_ENCODING: Final = 4
+CONNECTION: Final = 5
+EXPECT: Final = 6
+TE: Final = 7
+UPGRADE: Final = 8
+USER_AGENT: Final = 9
+ACCEPT: Final = 10
+SINGLETON: Final = 11
+FORWARDED_FOR: Final = 12
+FORWARDED_PROTO: Final = 13
+FORWARDED_HOST: Final = 14
+REQUEST_ID: Final = 15
+FORWARDED: Final = 16
+DATE: Final = 17
+TRAILER: Final = 18
+MAX_FORWARDS: Final = 19
+VIA: Final = 20
+EARLY_DATA: Final = 21
+FORWARDED_OTHER: Final = 22  # X-Forwarded-Port, -Prefix, …, which only a trusted proxy may say
 
 _REQUEST_KINDS = {
     b"host": HOST,
@@ -119,8 +118,8 @@ _FORWARDED_PREFIX = b"x-forwarded-"
 _REMEMBERED = 4096
 _REMEMBERED_LENGTH = 64
 
-request_kinds: dict[bytes, int] = {}
-response_kinds: dict[bytes, int] = {}
+request_kinds: Final[dict[bytes, int]] = {}
+response_kinds: Final[dict[bytes, int]] = {}
 
 
 def request_kind(name: bytes) -> int:

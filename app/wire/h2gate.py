@@ -154,7 +154,7 @@ class Gate:
             if length and not (flags & _PADDED and length <= _MAX_PADDING):
                 self.moved(length)
             elif not flags & _END_STREAM:
-                cost = 1
+                cost = 1.0
         elif kind in (_HEADERS, _CONTINUATION):
             self._measure(kind, length)
             self._is_block = not flags & _END_HEADERS

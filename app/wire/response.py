@@ -8,7 +8,7 @@ that is none) is refused here as BadResponse. Pure.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import gunicorn_h1c as h1c
 
@@ -24,13 +24,15 @@ from app.wire.fields import (
     UPGRADE,
 )
 
-MAX_HEAD_BYTES = 64 * 1024  # Envoy's max_response_headers_kb is 60; nginx's buffer is 4–8 KiB
+MAX_HEAD_BYTES: Final = (
+    64 * 1024
+)  # Envoy's max_response_headers_kb is 60; nginx's buffer is 4–8 KiB
 
-CHUNKED = -1
-UNTIL_CLOSE = -2
+CHUNKED: Final = -1
+UNTIL_CLOSE: Final = -2
 
-_LENGTH = frozenset((b"content-length",))
-_parse: Callable[..., dict[str, Any]] = h1c.parse_response
+_LENGTH: Final = frozenset((b"content-length",))
+_parse: Final[Callable[..., dict[str, Any]]] = h1c.parse_response
 
 
 class ResponseHead:

@@ -76,12 +76,14 @@ class Balancer:
         env: dict[str, str] | None = None,
         host: str = "127.0.0.1",
         is_ready_when_entered: bool = True,
+        root: Path = ROOT,
         **settings: Any,
     ) -> None:
         self.host = host
         self.port = free_port()
         self.workers = workers
         self.command = command
+        self.root = root
         self.config: dict[str, Any] = {
             "workers": workers,
             "servers": [],
@@ -155,7 +157,7 @@ class Balancer:
         with self._stderr_path.open("wb") as stderr:
             self._process = subprocess.Popen(
                 [sys.executable, *self.command],
-                cwd=ROOT,
+                cwd=self.root,
                 env=environment(**{name: value for name, value in env.items() if value}),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -356,13 +358,17 @@ class Balancer:
 
 
 def run(
-    command: Sequence[str], config: str | Path | None, timeout: float = PATIENT, **env: str
+    command: Sequence[str],
+    config: str | Path | None,
+    timeout: float = PATIENT,
+    root: Path = ROOT,
+    **env: str,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of the balancer that is expected to end by itself."""
     more = {} if config is None else {"LB_CONFIG": str(config)}
     return subprocess.run(
         [sys.executable, *command],
-        cwd=ROOT,
+        cwd=root,
         env=environment(**more, **env),
         stdin=subprocess.DEVNULL,
         capture_output=True,
