@@ -300,8 +300,8 @@ class Http2Connection:
         stream = Http2Exchange(self, identity, event.stream_ended is not None)
         try:
             stream.head = read_request(fields, stream.has_all, self.worker.head_limits)
-        except MalformedError as error:
-            self._log(error)
+        except MalformedError as malformed:
+            self._log(malformed)
             self._refuse(identity, ErrorCodes.PROTOCOL_ERROR)
             return
         except BadRequest as error:
