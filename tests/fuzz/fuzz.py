@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+os.environ["LB_COMPILED"] = "off"  # its branches are to be seen
 sys.path[:0] = [str(HERE), str(HERE.parent / "wire"), str(ROOT)]
 TARGETS = ("request", "response", "chunked", "forwarded", "proxy")
 # Small enough that the corpus is read, not only stored.
