@@ -20,15 +20,15 @@ from types import ModuleType
 PACKAGE = Path(__file__).parent
 FOLDER = PACKAGE / "_compiled"
 STAMP = "stamp"
-GROUP = (
-    "load_balancer"  # the one extension that has all code; the others only name their part of it
-)
+# The one extension that has all code; the others only name their part of it.
+GROUP = "load_balancer"
 VARIABLE = "LB_COMPILED"
 _VALUES = ("auto", "off", "required")
 
 # From socket to socket, nothing else: what runs rarely gains nothing. app.exchange must not be here: a
 # protocol's compiled form takes compiled classes only, and app.wsgi has one that is not.
 MODULES = (
+    "backend",
     "client",
     "client_answers",
     "deadlines",
@@ -38,7 +38,6 @@ MODULES = (
     "outbound",
     "pool",
     "proxy",
-    "backend",
     "sink",
     "splice",
     "stream",

@@ -24,9 +24,8 @@ from app.wire.fields import (
     UPGRADE,
 )
 
-MAX_HEAD_BYTES: Final = (
-    64 * 1024
-)  # Envoy's max_response_headers_kb is 60; nginx's buffer is 4–8 KiB
+# Envoy's max_response_headers_kb is 60; nginx's buffer is 4–8 KiB.
+MAX_HEAD_BYTES: Final = 64 * 1024
 
 CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
