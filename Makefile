@@ -47,10 +47,10 @@ lock: $(VENV)/.dev ## the locks, after a change of requirements.txt or requireme
 	$(UV) requirements.txt -o requirements.lock
 	$(UV) requirements.txt requirements-dev.txt -c requirements.lock -o requirements-dev.lock
 
-bench: compile ## every case beside nginx, HAProxy, Envoy, Caddy and aiohttp; about 50 minutes
+bench: $(VENV)/.dev ## every case beside nginx, HAProxy, Envoy, Caddy and aiohttp; about 50 minutes
 	$(BIN)/python -m bench $(ARGS)
 
-bench-quick: compile ## small GET beside nginx, Envoy and Caddy; under 2 minutes
+bench-quick: $(VENV)/.dev ## small GET beside nginx, Envoy and Caddy; under 2 minutes
 	$(BIN)/python -m bench quick $(ARGS)
 
 bench-micro: $(VENV)/.run ## what each step of a request costs, in ns

@@ -18,7 +18,7 @@ from app.deadlines import NEVER, Deadline, Expired, deadlines
 from app.errors import ClientGone, ProxyError
 from app.splice import SinkExpired, SinkFailed, SpliceTo
 from app.status import ALLOWED_METHODS, STATUS_TEXT
-from app.stream import Stream
+from app.stream import POST_SIZE, Stream
 from app.tls_stream import AnyStream
 from app.wire.chunked import encode_chunk, last_chunk
 from app.wire.proxy_protocol import Ends
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 LINGER_SECONDS: Final = 2.0
 LINGER_BYTES: Final = 8 << 20
 BODY_READ_SIZE: Final = 262144
-# What surely fits a socket's send buffer: it can be posted.
-POST_SIZE: Final = 16384
 _STATUS_LINES_KEPT: Final = 512  # a backend can invent reason phrases without end
 
 

@@ -25,6 +25,8 @@ from greenlet import getcurrent
 RawSocket: type[socket.socket] = monkey.get_original("socket", "socket")
 RawPoll: Callable[[], Any] = monkey.get_original("select", "poll")
 READ_SIZE: Final = 65536
+# What surely fits a socket's send buffer: it can be posted.
+POST_SIZE: Final = 16384
 # At 32 the batch is as good as one without a bound; a message waits for 31 others' work, under 1 ms.
 POSTED_MAX: Final = 32
 _READ, _WRITE = 1, 2  # libev's event masks

@@ -32,6 +32,7 @@ from app.errors import (
     ResponseTimeout,
     StaleConnection,
 )
+from app.stream import POST_SIZE
 from app.upstream.announced import Lane
 from app.upstream.connections import Connection, ConnectionCache
 from app.upstream.request import UpstreamRequest
@@ -40,8 +41,6 @@ from app.upstream.upload import Upload
 from app.wire.response import ResponseHead
 from app.wire.upgrade import accepts
 
-# What surely fits a socket's send buffer: it can be posted.
-POST_SIZE: Final = 16384
 # 103 may come a few times; an endless run of interim responses is an attack on the reader.
 MAX_INTERIM_RESPONSES: Final = 32
 

@@ -37,15 +37,20 @@ def _origin() -> Iterator[Backend]:
         yield origin
 
 
+def place(balancer: Balancer, placed: dict[int, list[Client]]) -> None:
+    """One connection more, filed under the worker that accepted it."""
+    client = balancer.connect()
+    assert client.get("/place").status == 200
+    pid = processes.owner_of(client.socket, set(placed))
+    assert pid is not None
+    placed[pid].append(client)
+
+
 def clients_by_worker(balancer: Balancer, least: int) -> dict[int, list[Client]]:
     """Connections that have been accepted, by their worker: at least that many for each."""
     found: dict[int, list[Client]] = {pid: [] for pid in balancer.worker_pids()}
     for _ in range(400):
-        client = balancer.connect()
-        assert client.get("/place").status == 200
-        pid = processes.owner_of(client.socket, set(found))
-        assert pid is not None
-        found[pid].append(client)
+        place(balancer, found)
         if all(len(clients) >= least for clients in found.values()):
             return found
     raise AssertionError(f"no fair share of connections: { {p: len(c) for p, c in found.items()} }")
@@ -60,11 +65,7 @@ def test_a_trickle_of_connections_is_shared(origin: Backend) -> None:
                     client.close()
             placed: dict[int, list[Client]] = {pid: [] for pid in balancer.worker_pids()}
             for _ in range(40):
-                client = balancer.connect()
-                assert client.get("/").status == 200
-                pid = processes.owner_of(client.socket, set(placed))
-                assert pid is not None
-                placed[pid].append(client)
+                place(balancer, placed)
             assert min(map(len, placed.values())) >= 10, {p: len(c) for p, c in placed.items()}
             first = min(placed)
             os.kill(first, signal.SIGKILL)
