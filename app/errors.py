@@ -17,7 +17,8 @@
     │  ├─ BadResponse         502, what came back cannot be read in one way
     │  ├─ ResponseTimeout     504
     │  └─ Stalled             504, given up because the server answers nobody any more
-    └─ Aborted                the head has been sent; the connection is cut, never ended well
+    ├─ Aborted                the head has been sent; the connection is cut, never ended well
+    └─ InternalError          500: a mistake of ours, or of an adapter or policy that a user has added
 
 Pure: values only. Every class carries the same facts: ``status`` (what the client is told), ``reason``
 (the slug used in the log line, the error body and the tests) and ``sent`` (whether a byte of the request
@@ -157,3 +158,7 @@ class Aborted(ProxyError):
     status = 502
     reason = "aborted"
     sent = True
+
+
+class InternalError(ProxyError):
+    """What nobody foresaw was raised: its traceback is in the log."""

@@ -281,6 +281,11 @@ def install(level: str) -> None:
         sys.stderr = LineWriter("stderr", "error", 2)
 
 
+def uncaught(logger: str, message: str, error: BaseException) -> None:
+    """Log what nobody foresaw, with its traceback, where it is caught so that the rest goes on."""
+    _report(logger, "error", message, type(error), error, error.__traceback__)
+
+
 def install_gevent() -> None:
     """Uncaught exceptions of greenlets become JSON lines too; call it after gevent's patching."""
     from gevent.hub import Hub

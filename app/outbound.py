@@ -89,14 +89,15 @@ class Outbound:
             if head.via is None
             else hops.line(head.minor, head.via, self._mark),
         )
+        is_ours = type(backend.adapter) is Adapter
         offered = b""
-        if head.upgrade is not None and type(backend.adapter) is Adapter:
+        if head.upgrade is not None and is_ours:
             offered = offer(head.upgrade, self._upgrades)
         if offered:
             pieces += (b"Connection: Upgrade\r\nUpgrade: ", offered, b"\r\n")
         elif head.te_trailers and head.te_is_named:
             pieces.append(b"TE: trailers\r\nConnection: TE\r\n")
-        if head.length == CHUNKED:
+        if head.length == CHUNKED and is_ours:  # others frame it themselves, and know no trailers
             if head.trailer is not None:
                 pieces += (b"Trailer: ", head.trailer, b"\r\n")
             if read_body is None:
@@ -115,6 +116,8 @@ class Outbound:
             self._connect_timeout,
             self._read_timeout,
         )
+        if head.length:
+            request.length = head.length
         if self._send_proxy:
             request.connections = backend.connections.lane(self._announcement(exchange))
         if offered:

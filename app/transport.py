@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
@@ -176,8 +177,12 @@ def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamRespo
             raise BadResponse("101 before the request was complete")
         answer.first = data[head.consumed :]
         return answer
-    if upload is not None and not upload.done:
-        answer.upload = upload
+    if upload is not None:
+        if not upload.done:
+            answer.upload = upload
+        if upload.was_unasked:
+            # It may read what was sent after the wait as the body, or as its next request: who knows?
+            head.keep_alive = False
     answer.begin(data[head.consumed :])
     return answer
 
@@ -221,7 +226,12 @@ def _from_client(upload: Upload | None) -> ProxyError | None:
 
 
 class Session(requests.Session):
-    """A session that hands a request to its adapter and does nothing else to it."""
+    """A session that hands a request to its adapter and does nothing else to it.
+
+    ``on_mount`` is called when an adapter was mounted: who keeps what ``get_adapter`` has said asks again.
+    """
+
+    on_mount: Callable[[], None] | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -231,8 +241,16 @@ class Session(requests.Session):
         for prefix in ("http://", "https://", "unix:"):
             self.mount(prefix, adapter)
 
+    def mount(self, prefix: str | bytes, adapter: BaseAdapter) -> None:
+        """As requests.Session.mount; from the next request on."""
+        super().mount(prefix, adapter)
+        if self.on_mount is not None:
+            self.on_mount()
+
     def send(self, request: Any, **options: Any) -> Any:
         """Send with the adapter mounted for the server; give an UpstreamResponse whatever it returned."""
+        if request.length or request.raw_body:
+            request.check_here()
         adapter = request.adapter
         if type(adapter) is Adapter:
             return adapter.send(request)

@@ -71,9 +71,22 @@ class _Encoder(Encoder):
 
 
 class _Protocol(H2Connection):
-    """The library's connection, which remembers fewer of the streams that have ended."""
+    """The library's connection, which remembers fewer of the streams that have ended, and counts no bodies.
+
+    It counts those of DATA frames only, and ends the connection for one that differs from its content-length;
+    app.http2.exchange counts all of them, and ends the stream.
+    """
 
     MAX_CLOSED_STREAMS = 1024
+
+    def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> Any:
+        stream: Any = super()._begin_new_stream(stream_id, allowed_ids)
+        stream._initialize_content_length = _expect_nothing
+        return stream
+
+
+def _expect_nothing(headers: object) -> None:
+    """In the place of the library's."""
 
 
 class Http2Connection:
@@ -158,19 +171,21 @@ class Http2Connection:
                 self.drain()
             must_linger = self._read()
         finally:
-            self._end(must_linger)
-            deadlines.leave(self.deadline)
-            self.worker.connections.discard(self)
-            self._close()
+            try:
+                self._end(must_linger)
+            finally:
+                deadlines.leave(self.deadline)
+                self.worker.connections.discard(self)
+                self._close()
 
     def turn_away(self, error: ProxyError) -> None:
         """Refuse all streams at once: there are too many connections."""
         self.deadline = deadlines.enter()
-        self._log(error)
-        self._greet()
-        self.outlet.go_away(0, ErrorCodes.REFUSED_STREAM)
-        gevent.spawn_raw(self.outlet.run)
         try:
+            self._log(error)
+            self._greet()
+            self.outlet.go_away(0, ErrorCodes.REFUSED_STREAM)
+            gevent.spawn_raw(self.outlet.run)
             self._end(must_linger=True)
         finally:
             deadlines.leave(self.deadline)
@@ -299,7 +314,7 @@ class Http2Connection:
         self._last = identity
         stream = Http2Exchange(self, identity, event.stream_ended is not None)
         try:
-            stream.head = read_request(fields, stream.has_all, self.worker.head_limits)
+            stream.head_in(read_request(fields, stream.has_all, self.worker.head_limits))
         except MalformedError as malformed:
             self._log(malformed)
             self._refuse(identity, ErrorCodes.PROTOCOL_ERROR)
@@ -307,8 +322,6 @@ class Http2Connection:
         except BadRequest as error:
             stream.refusal = error
             stream.is_head = (b":method", b"HEAD") in fields
-        else:
-            stream.is_head = stream.head.method == b"HEAD"
         self.streams[identity] = stream
         self._requests_left -= 1
         if not self._requests_left:
@@ -323,22 +336,30 @@ class Http2Connection:
             self._h2.increment_flow_control_window(self._unacknowledged)
             self._unacknowledged = 0
         stream = self.streams.get(event.stream_id)
-        if stream is not None:
+        if stream is None or stream.gone is not None:
+            return
+        try:
             stream.take_in(event.data, size)
+        except MalformedError as error:
+            self._end_malformed(stream, error)
 
     def _on_end(self, event: StreamEnded) -> None:
         stream = self.streams.get(event.stream_id)
-        if stream is not None:
+        if stream is None or stream.gone is not None:
+            return
+        try:
             stream.end_in()
+        except MalformedError as error:
+            self._end_malformed(stream, error)
 
     def _on_trailers(self, event: TrailersReceived) -> None:
         stream = self.streams.get(event.stream_id)
-        if stream is None:
+        if stream is None or stream.gone is not None:
             return
         try:
             stream.trailers_in(read_trailers(event.headers))
         except MalformedError as error:
-            stream.failure = error
+            self._end_malformed(stream, error)
 
     def _on_reset(self, event: StreamReset) -> None:
         stream = self.streams.get(event.stream_id)
@@ -360,6 +381,11 @@ class Http2Connection:
             encoder.header_table_size = MAX_TABLE_BYTES
         self.outlet.opened()
 
+    def _end_malformed(self, stream: Http2Exchange, error: MalformedError) -> None:
+        """What follows its head makes it no message (RFC 9113 §8.1.1): it ends, wherever its request is."""
+        self._leave(stream, error)
+        self._refuse(stream.id, ErrorCodes.PROTOCOL_ERROR)
+
     def _refuse(self, identity: int, code: ErrorCodes) -> None:
         self._count_reset()
         try:
@@ -380,11 +406,11 @@ class Http2Connection:
         """The greenlet of one stream."""
         stream.deadline = deadlines.enter()
         try:
-            if stream.gone is not None:  # before its turn came: not worth a backend's connection
-                self._log(stream.gone)
-            elif stream.refusal is not None:
+            if stream.refusal is not None:
                 body = self.worker.proxy.refuse(self.peer, stream.refusal, monotonic())
                 stream.refuse(stream.refusal, body, self.worker.proxy.server_field)
+            elif stream.gone is not None:  # before its turn came: not worth a backend's connection
+                self.worker.proxy.drop(stream, stream.gone)
             else:
                 stream.begin()
                 self.worker.proxy.handle(stream)
@@ -419,7 +445,7 @@ class Http2Connection:
         """In the hub: interrupt a stream's greenlet, if it has begun and not ended."""
         deadline = getattr(stream, "deadline", None)
         if deadline is not None and stream.id in self.streams:
-            deadline.greenlet.throw(error)
+            deadlines.throw(deadline, error)
 
     def _lost(self) -> None:
         """Nothing can be sent any more: reading ends at the next tick."""
@@ -437,9 +463,11 @@ class Http2Connection:
             self._linger()
 
     def _close(self) -> None:
-        self.stream.close()
-        if self._on_close is not None:
-            self._on_close()
+        try:
+            self.stream.close()
+        finally:
+            if self._on_close is not None:
+                self._on_close()
 
     def _linger(self) -> None:
         """Closing on unread bytes would destroy what was said last (as app.client does)."""

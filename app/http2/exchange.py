@@ -21,7 +21,7 @@ from app.http2.outlet import Outlet, Signal
 from app.splice import SpliceBody, SpliceTo
 from app.status import ALLOWED_METHODS
 from app.tls_stream import AnyStream
-from app.wire.h2 import Fields, response_fields
+from app.wire.h2 import Fields, MalformedError, response_fields
 from app.wire.request import CHUNKED, RequestHead
 from app.wire.response import ResponseHead
 
@@ -58,6 +58,7 @@ class Http2Exchange:
     __slots__ = (
         "_body_limit",
         "_body_rate",
+        "_left",
         "_outlet",
         "_owed",
         "_pieces",
@@ -122,6 +123,7 @@ class Http2Exchange:
         self.room = Signal()
         self.turn = 0
         self._pieces: list[bytes] = []
+        self._left = CHUNKED  # bytes of the body that are announced and have not come
         self._owed = 0  # flow-controlled bytes, padding included, of what was not taken yet
         self._window = FIRST_WINDOW
         self._trailers: Fields = []
@@ -132,21 +134,33 @@ class Http2Exchange:
 
     # -- what the connection says ------------------------------------------------------------------
 
+    def head_in(self, head: RequestHead) -> None:
+        """The request's head; what it says of the body is held against what comes (RFC 9113 §8.1.1)."""
+        self.head = head
+        self.is_head = head.method == b"HEAD"
+        self._left = head.length
+
     def take_in(self, data: bytes, count: int) -> None:
-        """A piece of the body has come; ``count`` is its size in windows."""
+        """A piece of the body has come; ``count`` is its size in windows. Raises MalformedError."""
+        if self._left != CHUNKED:
+            if len(data) > self._left:
+                raise _malformed("more body than content-length says")
+            self._left -= len(data)
         if data:
             self._pieces.append(data)
         self._owed += count
         self.received.give()
 
-    def end_in(self) -> None:
-        """The request is complete."""
-        self.has_all = True
-        self.received.give()
-
     def trailers_in(self, trailers: Fields) -> None:
         """The trailer fields of the request."""
         self._trailers = trailers
+
+    def end_in(self) -> None:
+        """The request is complete. Raises MalformedError."""
+        self.has_all = True
+        if self._left > 0:
+            raise _malformed("less body than content-length says")
+        self.received.give()
 
     # -- the request -------------------------------------------------------------------------------
 
@@ -170,8 +184,6 @@ class Http2Exchange:
         while not self._pieces:
             if self.gone is not None:
                 raise self.gone
-            if self.failure is not None:
-                raise self.failure
             if self.has_all:
                 return b""
             began = monotonic()
@@ -280,3 +292,7 @@ class Http2Exchange:
 
     def _send_trailers(self, trailers: Fields) -> None:
         self._outlet.send_head(self, [(name.lower(), value) for name, value in trailers], True)
+
+
+def _malformed(detail: str) -> MalformedError:
+    return MalformedError(detail, reason="malformed_request")

@@ -12,11 +12,12 @@ import requests
 from requests.structures import CaseInsensitiveDict
 
 from app.deadlines import NEVER, Deadline
+from app.errors import BadRequest
 from app.splice import SpliceBody
 from app.upstream.announced import Lane
 from app.upstream.connections import ConnectionCache
 from app.wire.mend import ReadHead
-from app.wire.response import ResponseHead
+from app.wire.response import CHUNKED, ResponseHead
 from app.wire.response import read_head as read_response_head
 
 ReadBody = Callable[[Deadline], bytes]
@@ -26,12 +27,14 @@ Interim = Callable[[ResponseHead], None]
 class UpstreamRequest(requests.PreparedRequest):
     """A request that is ready to be sent: nothing of it is prepared, guessed or completed.
 
-    ``head`` is the whole head as bytes. ``body`` is the part of the body that is already here, framed;
-    ``read_body`` gives the rest piece by piece, b"" at its end (None: there is no rest), sent chunked when
-    ``is_chunked``. ``expects_continue`` holds the rest back until the backend wants it.
+    ``head`` is the whole head as bytes, ``length`` what it says of the body: its size in bytes, or CHUNKED.
+    ``raw_body`` is the part of the body that is already here, framed if the adapter is ours; ``read_body``
+    gives the rest piece by piece, b"" at its end (None: there is no rest), sent chunked when ``is_chunked``.
+    ``expects_continue`` holds the rest back until the backend wants it.
     """
 
-    # Defaults stand on the class: most requests have no body that is still to come.
+    # Defaults stand on the class: most requests have no body, fewer one that is still to come.
+    length = 0
     read_body: ReadBody | None = None
     splice_body: SpliceBody | None = None
     is_chunked = False
@@ -73,6 +76,30 @@ class UpstreamRequest(requests.PreparedRequest):
             return self.expires_at
         return min(now + self.read_timeout, self.expires_at)
 
+    def check_here(self) -> None:
+        """Refuse a body of which more is here than the head says, or less although no more will come.
+
+        What is sent beyond a body's length, or taken into it, is another message to the backend: whoever
+        made the exchange is not believed about that. Raises BadRequest.
+        """
+        if self.length != CHUNKED:
+            missing = self.length - len(self.raw_body)
+            if missing < 0 or (missing and self.read_body is None):
+                raise _another_length(len(self.raw_body), self.length)
+
+    def next_piece(self, deadline: Deadline) -> bytes:
+        """The next piece of the rest of the body, b"" at its end. Held against the length, as what is here.
+
+        What was spliced to the backend is in ``body_sent`` by then.
+        """
+        assert self.read_body is not None
+        piece = self.read_body(deadline)
+        if self.length != CHUNKED:
+            taken = len(self.raw_body) + self.body_sent + len(piece)
+            if taken > self.length or (not piece and taken < self.length):
+                raise _another_length(taken, self.length)
+        return piece
+
     # What an adapter other than ours may ask for, made when it asks.
     @property
     def method(self) -> str:  # type: ignore[override]
@@ -97,14 +124,18 @@ class UpstreamRequest(requests.PreparedRequest):
 
     @property
     def body(self) -> Any:  # type: ignore[override]
-        """The body as bytes, or an iterator of its pieces."""
-        if self.read_body is None:
+        """The body as bytes, or an iterator of its pieces; who is given that frames it in chunks."""
+        if self.read_body is None and self.length != CHUNKED:
             return self.raw_body or None
         return self._pieces()
 
     def _pieces(self) -> Iterator[bytes]:
-        assert self.read_body is not None
         if self.raw_body:
             yield self.raw_body
-        while piece := self.read_body(self.deadline):
+        while self.read_body is not None and (piece := self.next_piece(self.deadline)):
+            self.body_sent += len(piece)
             yield piece
+
+
+def _another_length(size: int, announced: int) -> BadRequest:
+    return BadRequest(f"{size} bytes of a body of {announced}", reason="bad_framing")

@@ -256,8 +256,13 @@ class AdaptedResponse:
     def read(self) -> bytes:
         """As UpstreamResponse.read."""
         try:
-            for piece in self._pieces:
+            while self._left:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    break
                 if piece:
+                    if 0 < self._left < len(piece):  # what lies behind a body is nobody's
+                        piece = piece[: self._left]
                     self._left -= len(piece)
                     return piece
         except Exception as error:  # whatever a foreign adapter raises: the body cannot be finished

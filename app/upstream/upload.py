@@ -10,8 +10,9 @@ from time import monotonic
 import gevent
 from gevent.event import Event
 
+from app import log
 from app.deadlines import NEVER, Expired, deadlines
-from app.errors import ProxyError
+from app.errors import InternalError, ProxyError
 from app.splice import SinkFailed
 from app.stream import Stream
 from app.upstream.connections import Connection
@@ -27,6 +28,7 @@ class Upload:
     """Sends the rest of a request body while the response is awaited: a backend may answer first.
 
     With an expectation it waits until the backend wants the body (``begin``) or CONTINUE_TIMEOUT is over.
+    ``done``: all of the body was sent, exactly as the head announces it.
     """
 
     __slots__ = ("_connection", "_greenlet", "_request", "_wanted", "done", "error", "progress_at")
@@ -45,6 +47,11 @@ class Upload:
         if self._wanted is not None:
             self._wanted.set()
 
+    @property
+    def was_unasked(self) -> bool:
+        """Whether the backend was offered to ask for the body and has not (RFC 9110 §10.1.1)."""
+        return self._wanted is not None and not self._wanted.is_set()
+
     def stop(self) -> None:
         """Send no more."""
         if not self.done:
@@ -52,8 +59,6 @@ class Upload:
 
     def _run(self) -> None:
         request, stream = self._request, self._connection.stream
-        read_body = request.read_body
-        assert read_body is not None
         if self._wanted is not None:
             self._wanted.wait(CONTINUE_TIMEOUT)
         request.began_body = True
@@ -61,7 +66,7 @@ class Upload:
         try:
             if request.splice_body is not None and isinstance(stream, Stream):
                 request.splice_body(stream, deadline, self._write_until, self._moved)
-            while piece := read_body(deadline):
+            while piece := request.next_piece(deadline):
                 deadline.at = monotonic() + request.read_timeout if request.read_timeout else NEVER
                 message = encode_chunk(piece) if request.is_chunked else piece
                 stream.write(message)
@@ -76,6 +81,10 @@ class Upload:
         except (OSError, Expired, SinkFailed):
             # The backend takes no more. It may have answered already: whoever reads finds out.
             pass
+        except Exception as error:  # noqa: BLE001 - nobody may wait for the answer to half a request
+            log.uncaught("proxy", "request body not sent", error)
+            self.error = InternalError(str(error))
+            stream.shutdown()
         finally:
             deadlines.leave(deadline)
 

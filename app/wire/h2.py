@@ -41,7 +41,8 @@ def read_request(
 ) -> RequestHead:
     """The request head that the fields describe. Raises BadRequest, or MalformedError.
 
-    ``is_whole``: the stream has ended with them, there is no body. A body without Content-Length is
+    ``is_whole``: the stream has ended with them, there is no body, and none may be announced (RFC 9113
+    §8.1.1): in HTTP/1.1 it would be made of what the server reads next. A body without Content-Length is
     CHUNKED, as it would be in HTTP/1.1.
     """
     pseudo: dict[bytes, bytes] = {}
@@ -92,6 +93,8 @@ def read_request(
     )
     if head is None:
         raise _malformed("no head")
+    if is_whole and head.length:
+        raise _malformed("content-length of a body that does not come")
     head.minor = 2
     return head
 

@@ -578,15 +578,71 @@ def test_a_body_over_the_limit(secure: tuple[Balancer, Backend]) -> None:
         assert client.get("/next").status == 200
 
 
-def test_a_body_of_another_length_is_refused(secure: tuple[Balancer, Backend]) -> None:
-    """More or less than announced: it would be another message to the next reader."""
+@pytest.mark.parametrize(
+    ("announced", "pieces", "ending"),
+    [
+        (32, [], "head"),
+        (32, [b"x" * 10], "data"),
+        (32, [b"x" * 10], "trailers"),
+        (32, [], "trailers"),
+        (32, [b"x" * 31], "trailers"),
+        (3, [b"xx", b"xx"], "data"),
+        (3, [b"xxxx"], "trailers"),
+    ],
+)
+@pytest.mark.parametrize("is_early", [True, False], ids=["answered early", "answered late"])
+def test_a_body_of_another_length_is_nobody_s_next_request(
+    secure: tuple[Balancer, Backend],
+    announced: int,
+    pieces: list[bytes],
+    ending: str,
+    is_early: bool,
+) -> None:
+    """To a backend that answers early, what is missing of a body is the start of the next request.
+
+    The stream is reset, the connection's others are served, and the backend sees what access lines have.
+    """
     balancer, backend = secure
-    backend.handler = handlers.echo
-    for size in (2, 4):
-        with connect(balancer) as client:
-            client.request("/length", ("content-length", "3"), body=b"x" * size, method="POST")
-            assert client.until_closed() == PROTOCOL_ERROR
-    assert not any(request.is_complete for request in backend.requests)
+    since = balancer.log_mark
+    smuggled = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+    gate = threading.Event()
+
+    def answer_early(exchange: Exchange) -> None:
+        gate.wait(PATIENT)
+        exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        exchange.read_body()
+
+    backend.handler = answer_early
+    if is_early:
+        gate.set()
+    with connect(balancer) as client:
+        length = ("content-length", str(announced))
+        body = b"" if ending == "head" else None
+        number = client.request("/attack", length, body=body, method="POST")
+        for at, piece in enumerate(pieces, 1):
+            is_end = ending == "data" and at == len(pieces)
+            client.send_body(number, piece, is_end)
+        if ending == "trailers":
+            client.end(number, [("x-sum", "7")])
+        reply = client.replies[number]
+        client.pump(lambda: reply.reset is not None)
+        if reply.reset != NO_ERROR or not is_early:  # it was answered before the rest had come
+            assert (reply.reset, reply.has_ended) == (PROTOCOL_ERROR, False)
+        gate.set()
+        backend.handler = handlers.ok
+        for _ in range(3):
+            other = client.request("/next", body=smuggled, method="POST")
+            assert client.answer(other).status == 200
+    seen = [request.target for request in backend.requests if request.is_complete]
+    assert seen == ["/next"] * 3
+    reasons = wait_until(
+        lambda: [
+            line["reason"]
+            for line in balancer.access_lines(since)
+            if line["target"] == "/attack" or line["reason"] == "malformed_request"
+        ]
+    )
+    assert reasons == ["malformed_request"] or (is_early and reasons == [None])
 
 
 def test_slow_bodies_get_408(impatient: tuple[Balancer, Backend]) -> None:

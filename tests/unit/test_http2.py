@@ -81,9 +81,14 @@ class World:
         self.line = Line()
         self.failures: list[ProxyError] = []
         self.refused: list[ProxyError] = []
+        self.dropped: list[ProxyError] = []
         self._handle = handle
         proxy = SimpleNamespace(
-            is_trusted=lambda peer: False, body_limit=0, handle=self._serve, refuse=self._refuse
+            is_trusted=lambda peer: False,
+            body_limit=0,
+            handle=self._serve,
+            refuse=self._refuse,
+            drop=lambda _, error: self.dropped.append(error),
         )
         self.worker = SimpleNamespace(
             proxy=proxy,
@@ -120,11 +125,14 @@ class World:
         self.line.said.put(b"".join(f if isinstance(f, bytes) else f.serialize() for f in frames))
         settle()
 
-    def ask(self, number: int, path: str = "/", has_body: bool = False) -> HeadersFrame:
+    def ask(
+        self, number: int, path: str = "/", has_body: bool = False, length: int | None = None
+    ) -> HeadersFrame:
         """A request's frame."""
-        block = self.encoder.encode(
-            [(":method", "POST"), (":scheme", "https"), (":authority", "a"), (":path", path)]
-        )
+        fields = [(":method", "POST"), (":scheme", "https"), (":authority", "a"), (":path", path)]
+        if length is not None:
+            fields.append(("content-length", str(length)))
+        block = self.encoder.encode(fields)
         flags = ["END_HEADERS"] if has_body else ["END_HEADERS", "END_STREAM"]
         return HeadersFrame(number, block, flags=flags)
 
@@ -326,7 +334,7 @@ def test_a_stream_reset_before_its_turn_costs_no_backend(make: Callable[..., Wor
     world = make(lambda exchange: served.append(exchange.id))
     world.say(world.ask(1), RstStreamFrame(1, error_code=8), world.ask(3))
     assert served == [3]
-    assert [error.status for error in world.refused] == [499]
+    assert [error.status for error in world.dropped] == [499]
 
 
 def test_a_small_body_is_here_at_once(make: Callable[..., World]) -> None:
@@ -395,3 +403,86 @@ def test_a_signal_is_never_lost() -> None:
     assert seen == ["thrown"]
     waiter.join(1)
     assert seen == ["thrown", "slept"]
+
+
+# -- a body is as long as its head says (RFC 9113 §8.1.1) --------------------------------------------
+
+
+ENDINGS = ("with data", "empty data", "trailers")
+BODIES = [(0, "with the head"), *((size, ending) for size in (0, 1, 10) for ending in ENDINGS)]
+
+
+def body_of(world: World, size: int, announced: int | None, ending: str, step: int) -> list[Any]:
+    """The frames of stream 1: a body of that size in pieces of ``step``, ended in one of the ways."""
+    if ending == "with the head":
+        return [world.ask(1, length=announced)]
+    frames: list[Any] = [world.ask(1, has_body=True, length=announced)]
+    pieces = [min(step, size - at) for at in range(0, size, step)]
+    for number, piece in enumerate(pieces, 1):
+        is_last = ending == "with data" and number == len(pieces)
+        # Padding is no part of the body.
+        flags = ["PADDED", "END_STREAM"] if is_last else ["PADDED"]
+        frames.append(DataFrame(1, b"x" * piece, flags=flags, pad_length=7))
+    if ending == "trailers":
+        block = world.encoder.encode([("x-sum", "1")])
+        frames.append(HeadersFrame(1, block, flags=["END_HEADERS", "END_STREAM"]))
+    elif ending == "empty data" or not pieces:
+        frames.append(DataFrame(1, b"", flags=["END_STREAM"]))
+    return frames
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["one read", "frame by frame"])
+@pytest.mark.parametrize("announced", [None, 0, 1, 9, 10, 11, 32])
+@pytest.mark.parametrize(("size", "ending"), BODIES)
+def test_what_is_told_of_a_body_is_what_comes(
+    make: Callable[..., World], size: int, announced: int | None, ending: str, apart: bool
+) -> None:
+    """Else its stream is reset, whenever that shows, and the connection's next one is served."""
+    whole: list[bytes] = []
+
+    def forward(exchange: Http2Exchange) -> None:
+        if exchange.failure is not None:
+            raise exchange.failure
+        body = exchange.body
+        while exchange.read_body is not None and (piece := exchange.read_body(exchange.deadline)):
+            body += piece
+        whole.append(body)
+        exchange.answer(200, [], b"")
+
+    world = make(forward)
+    frames = body_of(world, size, announced, ending, step=4)
+    if apart:
+        for frame in frames:
+            world.say(frame)
+    else:
+        world.say(*frames)
+    is_good = announced is None or announced == size
+    resets = [frame.error_code for frame in world.line.of(1) if isinstance(frame, RstStreamFrame)]
+    failures = [*world.failures, *world.refused, *world.dropped]
+    if announced == 0 and apart and ending != "with the head":
+        # It is complete with its head, and answered: the rest is declined (RFC 9113 §8.1).
+        assert (whole, resets[0]) == ([b""], 0)
+    elif is_good:
+        assert (whole, resets) == ([b"x" * size], [])
+    else:
+        assert (whole, resets[0]) == ([], 1)
+        assert {error.reason for error in failures} == {"malformed_request"}
+    assert set(resets[1:]) <= {5}, "what still comes on a stream that was reset"
+    whole.clear()
+    world.say(world.ask(3))
+    assert whole == [b""]
+    assert not any(isinstance(frame, GoAwayFrame) for frame in world.line.frames())
+
+
+def test_a_malformed_length_is_its_stream_s_affair(make: Callable[..., World]) -> None:
+    """The protocol library would end the connection, and all other streams with it."""
+    served: list[int] = []
+    world = make(lambda exchange: served.append(exchange.id))
+    for number, value in enumerate(("x", "+1", "1, 1", "-1", "", "1e1")):
+        fields = [(":method", "POST"), (":scheme", "https"), (":authority", "a"), (":path", "/")]
+        block = world.encoder.encode([*fields, ("content-length", value)])
+        world.say(HeadersFrame(2 * number + 1, block, flags=["END_HEADERS"]))
+    world.say(world.ask(101))
+    assert served == [101]
+    assert len(world.refused) == 6
+    assert not any(isinstance(frame, GoAwayFrame) for frame in world.line.frames())

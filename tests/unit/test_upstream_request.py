@@ -13,7 +13,7 @@ from urllib3.util import parse_url
 from app.deadlines import NEVER
 from app.errors import BadRequest
 from app.upstream.request import UpstreamRequest
-from app.wire.request import read_head
+from app.wire.request import CHUNKED, read_head
 
 BASES = ["http://10.0.0.1:8001", "https://app.internal", "http://[::1]:8001"]
 
@@ -62,3 +62,85 @@ def test_the_asterisk_is_the_server_without_a_path() -> None:
     request = UpstreamRequest(b"OPTIONS", head, b"", unused, unused, NEVER, NEVER)
     request.base_url = "http://app.internal"
     assert request.url == "http://app.internal"
+
+
+def with_body(length: int, here: bytes, rest: list[bytes] | None) -> UpstreamRequest:
+    """A request whose head announces ``length``, of whose body something is here and the ``rest`` comes."""
+    unused: Any = None
+    request = UpstreamRequest(
+        b"POST", b"POST / HTTP/1.1\r\n\r\n", here, unused, unused, NEVER, NEVER
+    )
+    request.length = length
+    if rest is not None:
+        pieces = [*rest, b""]
+        request.read_body = lambda _: pieces.pop(0)
+    return request
+
+
+@pytest.mark.parametrize(
+    ("length", "here", "rest"),
+    [
+        (32, b"", None),
+        (32, b"x" * 10, None),
+        (0, b"x", None),
+        (3, b"xxxx", None),
+        (3, b"xxxx", []),
+        (0, b"x", [b"x"]),
+    ],
+)
+def test_what_is_here_of_a_body_is_no_other_than_announced(
+    length: int, here: bytes, rest: list[bytes] | None
+) -> None:
+    """Not a byte of such a request is sent, whatever made it."""
+    with pytest.raises(BadRequest) as caught:
+        with_body(length, here, rest).check_here()
+    assert caught.value.reason == "bad_framing"
+
+
+@pytest.mark.parametrize(
+    ("length", "here", "rest", "passes"),
+    [
+        (32, b"", [b"x" * 10], 10),
+        (32, b"", [], 0),
+        (32, b"x" * 31, [], 31),
+        (4, b"x", [b"x", b"x"], 3),
+        (4, b"x", [b"xx", b"xx"], 3),
+        (4, b"", [b"x" * 5], 0),
+        (4, b"xxxx", [b"x"], 4),
+    ],
+)
+def test_a_rest_of_another_length_ends_with_an_error(
+    length: int, here: bytes, rest: list[bytes], passes: int
+) -> None:
+    """Never with an end, and nothing beyond the length is given out."""
+    request = with_body(length, here, rest)
+    request.check_here()
+    given: list[bytes] = []
+    with pytest.raises(BadRequest):
+        given.extend(request.body)
+    assert len(b"".join(given)) == passes
+
+
+@pytest.mark.parametrize(
+    ("length", "here", "rest"),
+    [
+        (0, b"", None),
+        (3, b"xxx", None),
+        (3, b"x", [b"xx"]),
+        (3, b"", [b"x", b"x", b"x"]),
+        (3, b"xxx", []),
+        (CHUNKED, b"", []),
+        (CHUNKED, b"xx", [b"x"]),
+        (CHUNKED, b"xxx", None),
+    ],
+)
+def test_a_body_as_announced_is_given_whole(
+    length: int, here: bytes, rest: list[bytes] | None
+) -> None:
+    """In pieces or at once; one without a length is left to who asks for it to be framed."""
+    request = with_body(length, here, rest)
+    request.check_here()
+    body = request.body
+    assert isinstance(body, bytes | None) == (rest is None and length != CHUNKED)
+    given = b"".join([body] if isinstance(body, bytes) else body or ())
+    assert len(given) == (length if length != CHUNKED else len(here + b"".join(rest or [])))

@@ -59,6 +59,22 @@ def test_the_body_is_framed_by_what_the_stream_says() -> None:
     assert read_request(fields(method=b"POST"), True).length == 0
 
 
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS"])
+@pytest.mark.parametrize("length", [b"1", b"32", b"032", b"999999999999999999"])
+def test_a_body_that_does_not_come_is_not_announced(method: bytes, length: bytes) -> None:
+    """The stream ends with its head: a server would make that body of the next client's request."""
+    with pytest.raises(MalformedError) as caught:
+        read_request(fields((b"content-length", length), method=method), is_whole=True)
+    assert caught.value.reason == "malformed_request"
+
+
+@pytest.mark.parametrize("length", [b"0", b"000"])
+def test_no_body_may_be_announced_as_none(length: bytes) -> None:
+    """A length of 0 says what is."""
+    head = read_request(fields((b"content-length", length), method=b"POST"), is_whole=True)
+    assert (head.length, head.framing) == (0, b"Content-Length: 0\r\n")
+
+
 def test_a_host_field_alone_is_enough() -> None:
     """As in requests that were translated from HTTP/1.1 (RFC 9113 §8.3.1); with both, once."""
     assert read_request(fields((b"host", b"b.example"), authority=None), True).host == b"b.example"
