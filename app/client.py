@@ -32,7 +32,7 @@ from app.splice import (
     splice,
 )
 from app.splice import is_available as splice_is_available
-from app.stream import Stream
+from app.stream import POST_SIZE, Stream
 from app.tls_stream import AnyStream
 from app.wire.chunked import ChunkedDecoder, ChunkedError
 from app.wire.forwarded import connection_lines
@@ -98,6 +98,7 @@ class ClientConnection(ClientAnswers):
         self.read_body: Any = None
         self.splice_body: Any = None
         self._timeout: float = worker.timeouts.client or NEVER
+        self._post_size = POST_SIZE if stream.has_events else -1
         keepalive: float = worker.timeouts.keepalive or NEVER
         self._idle_timeout = min(PARK_SECONDS, keepalive) if stream.has_events else keepalive
         self._head_timeout = worker.head_timeout
@@ -128,9 +129,16 @@ class ClientConnection(ClientAnswers):
                     is_parked = self in worker.parked
                     break
                 self._begin(head)
+                if self.stream.has_posted:
+                    self._wait_for_client()
                 self._exchange()
                 if not self._keep:
+                    # Pipelined behind it, and never to be read: to close on that would be a reset.
+                    if head.keep_alive and (self._buffer or self.stream.peek()):
+                        self._must_linger = True
                     break
+            if self.stream.has_posted and not is_parked:
+                self._flush()
             if self._must_linger:
                 self._linger()
         except (ClientError, ShuttingDown):
@@ -142,11 +150,13 @@ class ClientConnection(ClientAnswers):
                 self.close()
 
     def close(self) -> None:
-        """End the connection; again is harmless."""
-        self.stream.close()
-        if self._on_close is not None:
-            self._on_close()
-            self._on_close = None
+        """End the connection, without waiting; again is harmless."""
+        on_close, self._on_close = self._on_close, None
+        try:
+            self.stream.close()
+        finally:
+            if on_close is not None:
+                on_close()
 
     def drain(self) -> None:
         """The next answer says that it is the last (``worker.alive``): nothing to do before."""
@@ -154,7 +164,7 @@ class ClientConnection(ClientAnswers):
     def cut(self) -> None:
         """In the hub: end what goes on; what can still be told is answered and logged."""
         if self in self.worker.connections:
-            self.deadline.greenlet.throw(ShuttingDown())
+            deadlines.throw(self.deadline, ShuttingDown())
 
     def turn_away(self, error: ProxyError) -> None:
         """Refuse it at once, whatever it will ask: there are too many connections."""
@@ -202,6 +212,8 @@ class ClientConnection(ClientAnswers):
                         BodyTimeout("request head not complete in time", reason="header_timeout")
                     )
                 elif not self._is_new and self.worker.alive and stream.has_events:
+                    if stream.has_posted:
+                        self._flush()
                     self.worker.park(self)
                 return None
             except OSError:
@@ -217,6 +229,19 @@ class ClientConnection(ClientAnswers):
         if not self.worker.alive:
             return max(self.worker.drains_until, monotonic() + POLL_SECONDS)
         return deadlines.now + self._idle_timeout
+
+    def _flush(self) -> None:
+        """Wait until the client has taken what was posted for it. Raises ClientGone."""
+        self.is_idle = False
+        self._send(b"")
+
+    def _wait_for_client(self) -> None:
+        """A request behind one whose answer the client has not taken is not begun before that is taken."""
+        try:
+            self._flush()
+        except ProxyError as error:
+            self.worker.proxy.drop(self, error)
+            raise
 
     def _begin(self, head: RequestHead) -> None:
         """Set up for one exchange: what of the body is here, and how to get the rest."""
@@ -367,7 +392,8 @@ class ClientConnection(ClientAnswers):
             self._grace.start(self._give_up)
 
     def _give_up(self) -> None:
-        self.deadline.greenlet.throw(ClientGone("connection closed while waiting for the response"))
+        gone = ClientGone("connection closed while waiting for the response")
+        deadlines.throw(self.deadline, gone)
 
 
 def body_patience(received: int, waited: float, rate: int) -> float:

@@ -18,7 +18,7 @@ from app.deadlines import NEVER, Deadline, Expired, deadlines
 from app.errors import ClientGone, ProxyError
 from app.splice import SinkExpired, SinkFailed, SpliceTo
 from app.status import ALLOWED_METHODS, STATUS_TEXT
-from app.stream import POST_SIZE, Stream
+from app.stream import Stream
 from app.tls_stream import AnyStream
 from app.wire.chunked import encode_chunk, last_chunk
 from app.wire.proxy_protocol import Ends
@@ -83,6 +83,7 @@ class ClientAnswers:
         "_keep",
         "_left",
         "_must_linger",
+        "_post_size",
         "_timeout",
         "bytes_out",
         "deadline",
@@ -100,6 +101,7 @@ class ClientAnswers:
     _keep: bool
     _left: int
     _must_linger: bool
+    _post_size: int  # of the largest message that is posted
     _timeout: float
     bytes_out: int
     deadline: Deadline
@@ -151,7 +153,7 @@ class ClientAnswers:
             pieces.append(first)
         self._is_begun = True
         message = b"".join(pieces)
-        if complete and self._keep and len(message) <= POST_SIZE:
+        if complete and self._keep and len(message) <= self._post_size:
             self.stream.post(message)
         else:
             self._send(message)
@@ -240,10 +242,14 @@ class ClientAnswers:
         return b"\r\n" if self.head.minor else b"Connection: keep-alive\r\n\r\n"
 
     def _send(self, data: bytes) -> None:
+        """Send ``data``, or with nothing what was posted, and wait until the client has taken it."""
         deadline = self.deadline
         deadline.at = deadlines.now + self._timeout
         try:
-            self.stream.write(data)
+            if data:
+                self.stream.write(data)
+            else:
+                self.stream.flush()
         except Expired:
             raise ClientGone("client does not take its response", reason="client_timeout") from None
         except OSError as error:

@@ -15,6 +15,8 @@ from typing import Any, Final
 import gevent
 from greenlet import getcurrent
 
+from app import log
+
 TICK: Final = 0.1
 NEVER: Final = float("inf")
 
@@ -44,6 +46,7 @@ class Deadlines:
         self.now = monotonic()
         self._deadlines: set[Deadline] = set()
         self._callables: list[Callable[[float], None]] = []
+        self._failing: set[Callable[[float], None]] = set()  # have said so
         self._timer: Any = None
 
     def start(self) -> None:
@@ -62,7 +65,10 @@ class Deadlines:
             self._timer = None
 
     def every_tick(self, function: Callable[[float], None]) -> None:
-        """Call ``function(now)`` at every tick, in the hub: it must not block."""
+        """Call ``function(now)`` at every tick, in the hub: it must not block.
+
+        One that raises is logged once, until it has worked again, and keeps no other from its turn.
+        """
         self._callables.append(function)
 
     def enter(self) -> Deadline:
@@ -83,14 +89,27 @@ class Deadlines:
         waiting = sum(deadline.at != NEVER for deadline in self._deadlines)
         return f"<Deadlines {len(self._deadlines)} held, {waiting} waiting>"
 
+    def throw(self, deadline: Deadline, error: Exception | type[Exception]) -> None:
+        """In the hub: raise ``error`` where the greenlet waits. What comes out of it is logged, no more."""
+        try:
+            deadline.greenlet.throw(error)
+        except Exception as failure:  # noqa: BLE001 - whatever a request comes to
+            log.uncaught("deadlines", "uncaught exception in a greenlet", failure)
+
     def _tick(self) -> None:
         self.now = now = monotonic()
         for deadline in tuple(self._deadlines):  # a thrown-into greenlet changes the set
             if deadline.at <= now and deadline in self._deadlines:
                 deadline.at = NEVER
-                deadline.greenlet.throw(Expired)
+                self.throw(deadline, Expired)
         for function in self._callables:
-            function(now)
+            try:
+                function(now)
+                self._failing.discard(function)
+            except Exception as failure:  # noqa: BLE001 - the others are not to blame
+                if function not in self._failing:
+                    self._failing.add(function)
+                    log.uncaught("deadlines", "tick failed", failure)
 
 
 # One for the process: whatever waits in a worker shares its timer.

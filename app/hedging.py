@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import gevent
 from gevent.event import Event
 
-from app import retries
+from app import log, retries
 from app.backend import Backend
 from app.deadlines import deadlines
-from app.errors import BackendError, BackendReset, ClientError, NoBackend
+from app.errors import BackendError, ClientError, InternalError, NoBackend, ProxyError
 from app.exchange import Exchange
 from app.pool import Pool
 from app.retrier import Course, Held, Retrier
@@ -214,10 +214,10 @@ class Race:
             self._over.wait()
         except BaseException:  # nobody wants it any more
             self._greenlet.kill(Abandoned, block=False)
-            if self._outcome is not None and not isinstance(self._outcome, BackendError):
+            if self._outcome is not None and not isinstance(self._outcome, ProxyError):
                 self._outcome.close()
             raise
-        if isinstance(self._outcome, BackendError):
+        if isinstance(self._outcome, ProxyError):
             raise self._outcome
         return self._pass_to_second()
 
@@ -283,10 +283,10 @@ class Race:
         except BaseException as error:
             if self.lap is self._first:
                 hedger.pool.release(backend)
-            if not isinstance(error, Abandoned):  # a mistake of ours: nobody may wait for ever
-                self._outcome = BackendReset(str(error))
-                self._over.set()
-            raise
+            if isinstance(error, Abandoned):
+                raise
+            self._break(error)
+            return
         finally:
             deadlines.leave(deadline)
         hedger.observe(response.first_byte_at - second.sent_at)
@@ -297,6 +297,17 @@ class Race:
         self._over.set()
         if self._is_first_waiting:
             gevent.get_hub().loop.run_callback(self._overtake)
+
+    def _break(self, error: BaseException) -> None:
+        """The client's side has failed, or what nobody foresaw: nobody may wait for the second for ever."""
+        if not isinstance(error, ProxyError):
+            log.uncaught("proxy", "hedged attempt failed", error)
+            error = InternalError(str(error))
+        if self.lap is not self._first:
+            self._outcome = error
+            self._over.set()
+        elif self._second is not None:
+            self._second.close(error.reason)
 
     def _lose(self, error: BackendError) -> None:
         """The second has failed: that of the first is waited for, or this is how both ended."""
@@ -334,7 +345,7 @@ class Race:
         """In the hub: if the first still waits, it need not any more."""
         if self._is_first_waiting:
             self._is_first_waiting = False
-            self._exchange.deadline.greenlet.throw(Overtaken)
+            deadlines.throw(self._exchange.deadline, Overtaken)
 
 
 def percentile(samples: deque[float], share: float) -> float:

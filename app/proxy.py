@@ -15,6 +15,7 @@ from itertools import count
 from time import monotonic
 from typing import Any, Final
 
+from app import log
 from app.answers import error_body, prefers_text, server_header
 from app.backend import Backend
 from app.config import Config
@@ -23,6 +24,7 @@ from app.errors import (
     BackendError,
     BadRequest,
     ClientError,
+    InternalError,
     LoopDetected,
     ProxyError,
 )
@@ -39,6 +41,7 @@ from app.sticky import StickyCookie
 from app.table import INSTANCE
 from app.transport import Session
 from app.tunnel import Tunnel
+from app.upstream.request import UpstreamRequest
 from app.upstream.response import UpstreamResponse
 from app.wire import fields, hops
 from app.wire.forwarded import client_finder, is_https, trust_in, trusted_request_id
@@ -88,28 +91,40 @@ class Proxy:
         started = monotonic()
         head = exchange.head
         request_id = f"{self._id_prefix}{next(self._id_count):016x}"
-        if exchange.is_trusted and (given := trusted_request_id(head)) is not None:
-            request_id = given.decode("ascii")
         attempts: list[dict[str, Any]] = []
-        answer: dict[str, Any] | None
+        answer: dict[str, Any] | None = None
         reason: str | None
-        if self.pool.sticky is not None:
-            head.sticky = self.pool.sticky.take(head)
         try:
-            if head.length:
-                self._check_body(exchange)
-            if head.via is not None:
-                self._check_via(exchange)
-            if head.max_forwards == 0:
-                answer, status, reason = None, self._answer_options(exchange), "max_forwards"
-            else:
-                answer = self._forward(exchange, request_id, started, attempts)
-                status, reason = answer["status"], answer["reason"]
-        except ProxyError as error:
+            try:
+                if exchange.is_trusted and (given := trusted_request_id(head)) is not None:
+                    request_id = given.decode("ascii")
+                if self.pool.sticky is not None:
+                    head.sticky = self.pool.sticky.take(head)
+                if head.length:
+                    self._check_body(exchange)
+                if head.via is not None:
+                    self._check_via(exchange)
+                if head.max_forwards == 0:
+                    status, reason = self._answer_options(exchange), "max_forwards"
+                else:
+                    answer = self._forward(exchange, request_id, started, attempts)
+                    status, reason = answer["status"], answer["reason"]
+            except ProxyError as error:
+                answer = attempts[-1] if attempts else None
+                status, reason = self._fail(exchange, error, request_id), error.reason
+        except Exception as error:  # noqa: BLE001 - whatever it is, there is an answer and a line
             answer = attempts[-1] if attempts else None
-            status, reason = self._fail(exchange, error, request_id), error.reason
+            status = self._fail_unforeseen(exchange, error, request_id, answer)
+            reason = InternalError.reason
         if self._log is not None:
             self._log_access(exchange, request_id, started, status, reason, attempts, answer)
+
+    def drop(self, exchange: Exchange, error: ProxyError) -> None:
+        """Log a request that was read and is not handled: there is no client for its answer."""
+        if self._log is not None:
+            request_id = f"{self._id_prefix}{next(self._id_count):016x}"
+            status, reason = error.status, error.reason
+            self._log_access(exchange, request_id, monotonic(), status, reason, [], None)
 
     def tick(self, now: float) -> None:
         """Ten times a second."""
@@ -174,6 +189,8 @@ class Proxy:
                 attempts.append(attempt)
                 outcome: BackendError | Held
                 cells[backend.requests] += 1
+                has_place = True
+                request: UpstreamRequest | None = None
                 try:
                     request = self._request(exchange, backend, request_id, expires_at, replay)
                     sent_at = monotonic()
@@ -195,6 +212,10 @@ class Proxy:
                             response = race.run()
                         finally:
                             backend, request, attempt, sent_at = race.lap
+                    if response.complete:
+                        # The backend has done its part: how its answer is taken costs no place there.
+                        self.pool.release(backend)
+                        has_place = False
                     if request.connect_seconds is not None:
                         attempt["connect_ms"] = int(request.connect_seconds * 1e6) / 1e3
                     seconds = response.first_byte_at - sent_at
@@ -213,15 +234,19 @@ class Proxy:
                     self.pool.answered(backend, status, seconds)
                     outcome = Held(backend, response, attempt, self.pool)
                 except ProxyError as error:
-                    if request.connect_seconds is not None:
+                    if request is not None and request.connect_seconds is not None:
                         attempt["connect_ms"] = int(request.connect_seconds * 1e6) / 1e3
                     attempt["reason"] = error.reason
                     self.pool.failed(backend, error)
-                    if not isinstance(error, BackendError):
+                    if request is None or not isinstance(error, BackendError):
                         raise
                     outcome = error
+                except Exception:
+                    attempt["reason"] = InternalError.reason
+                    raise
                 finally:
-                    self.pool.release(backend)
+                    if has_place:
+                        self.pool.release(backend)
                 course = course or Course(expires_at)
                 course.take(backend, outcome, len(attempts))
                 other, why_not = retrier.next(course, exchange, request, replay)
@@ -335,6 +360,27 @@ class Proxy:
         except ClientError:
             exchange.abort()
         return error.status
+
+    def _fail_unforeseen(
+        self,
+        exchange: Exchange,
+        error: Exception,
+        request_id: str,
+        answer: dict[str, Any] | None,
+    ) -> int:
+        """A mistake of ours, or of foreign code: tell the log why, the client as far as that is possible."""
+        log.uncaught("proxy", f"request {request_id} failed", error)
+        try:
+            if not exchange.is_begun:
+                return self._fail(exchange, InternalError(str(error)), request_id)
+        except Exception as second:  # noqa: BLE001 - the exchange itself is broken
+            log.uncaught("proxy", f"request {request_id} not answered", second)
+        try:
+            exchange.abort()
+        except Exception as second:  # noqa: BLE001
+            log.uncaught("proxy", f"request {request_id} not cut", second)
+        begun = answer["status"] if answer is not None else None
+        return begun or InternalError.status
 
     # -- the log -----------------------------------------------------------------------------------
 

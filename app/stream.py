@@ -21,6 +21,8 @@ import gevent
 from gevent import monkey
 from greenlet import getcurrent
 
+from app import log
+
 # The interpreter's own class: the patched one adds a Python call to every recv and send.
 RawSocket: type[socket.socket] = monkey.get_original("socket", "socket")
 RawPoll: Callable[[], Any] = monkey.get_original("select", "poll")
@@ -61,7 +63,10 @@ class Outbox:
         streams = self._streams
         self._streams = []
         for stream in streams:
-            stream.send_posted()
+            try:
+                stream.send_posted()
+            except Exception as error:  # noqa: BLE001 - the others' messages leave all the same
+                log.uncaught("stream", "message not sent", error)
 
 
 outbox: Final = Outbox()
@@ -125,13 +130,24 @@ class Stream:
     def post(self, data: bytes) -> None:
         """Send ``data`` at the end of this turn of the loop; for a message after which one only reads.
 
-        A failure shows when that read ends. What the peer does not take at once is sent when it does.
+        Never waits and never raises. A failure shows when that read ends. What the peer does not take at once
+        is sent when it does: who posts again asks ``has_posted`` before, or it grows without a bound.
         """
-        if self._posted:
-            self.write(data)
+        if self._posted:  # it is on its way out already, by the outbox or by the watcher
+            self._posted = b"".join((self._posted, data))
             return
         self._posted = data
         outbox.add(self, self._loop)
+
+    @property
+    def has_posted(self) -> bool:
+        """Whether something that was posted has not left yet."""
+        return bool(self._posted)
+
+    def flush(self) -> None:
+        """Wait until what was posted has left. Raises OSError."""
+        if self._posted:
+            self.write(b"")
 
     def send_posted(self) -> None:
         """Send what was posted, as far as the peer takes it now."""
@@ -250,12 +266,14 @@ class Stream:
         self.close()
 
     def close(self) -> None:
-        """Close it; again is harmless. What was posted leaves before, as far as the peer takes it."""
-        if self._posted:
-            self.send_posted()
+        """Close it without waiting; again is harmless. What was posted leaves as far as the peer takes it."""
+        try:
+            if self._posted:
+                self.send_posted()
+        finally:
             self._posted = b""
-        self._stop_watching()
-        self.raw.close()
+            self._stop_watching()
+            self.raw.close()
 
     def detach(self) -> int:
         """Give up the connection without closing it; its file descriptor is the caller's."""

@@ -119,6 +119,15 @@ class TlsStream:
             return  # it goes with what is being written
         self._stream.post(self._outgoing.read())
 
+    @property
+    def has_posted(self) -> bool:
+        """As Stream.has_posted."""
+        return self._stream.has_posted
+
+    def flush(self) -> None:
+        """As Stream.flush."""
+        self._stream.flush()
+
     def watch(self) -> None:
         """As Stream.watch; what only TLS itself has to say is no event."""
         self._stream.on_event = self._look
@@ -152,10 +161,18 @@ class TlsStream:
 
     def shutdown_write(self) -> None:
         """As Stream.shutdown_write, by close_notify; the peer may go on (RFC 8446 §6.1)."""
+        unread = b""
         try:
+            # Python's unwrap also looks for the peer's close_notify, and data in its place is an error after
+            # which nothing can be read any more: it must not see any.
+            while self._tls.pending():
+                self._ahead += self._tls.read(READ_SIZE)
+            unread = self._incoming.read()
             self._tls.unwrap()
         except OSError:  # WantRead, mostly: ours is written, the peer's has not come
             pass
+        finally:
+            self._incoming.write(unread)
         if self._outgoing.pending and not self._is_writing:
             self._stream.post(self._outgoing.read())
             self._stream.send_posted()
@@ -170,8 +187,10 @@ class TlsStream:
 
     def close(self) -> None:
         """As Stream.close; the peer is told that this is the end, not a truncation."""
-        self.shutdown_write()
-        self._stream.close()
+        try:
+            self.shutdown_write()
+        finally:
+            self._stream.close()
 
     def _decrypt(self, size: int) -> bytes | None:
         """What can be read without the socket, b"" at the end, None if there is nothing. Raises OSError."""
@@ -184,8 +203,9 @@ class TlsStream:
             data = b""
         if data == b"":
             self._has_ended = True
-        if self._outgoing.pending:  # the answer to a key update
-            self._flush()
+        if self._outgoing.pending and not self._is_writing:
+            # The answer to a key update: posted, for a look must not wait, least of all in the hub.
+            self._stream.post(self._outgoing.read())
         return data
 
     def _gather(self, first: bytes, size: int) -> bytes:
@@ -230,6 +250,7 @@ class TlsSocketStream:
 
     __slots__ = ("_socket", "on_event", "raw")
     has_events = False
+    has_posted = False
 
     def __init__(self, tls_socket: gevent_ssl.SSLSocket) -> None:
         self._socket = tls_socket
@@ -246,8 +267,11 @@ class TlsSocketStream:
         self._socket.sendall(data)
 
     def post(self, data: bytes) -> None:
-        """As Stream.post, but now."""
+        """As ``write``: there is nothing that would send it later."""
         self.write(data)
+
+    def flush(self) -> None:
+        """As Stream.flush: nothing is ever posted."""
 
     def watch(self) -> None:
         """Nothing to do: ``peek`` is asked before a connection is used again."""
@@ -302,8 +326,10 @@ class TlsSocketStream:
 
     def close(self) -> None:
         """As Stream.close; the peer is told that this is the end, not a truncation."""
-        self.shutdown_write()
-        self._socket.close()
+        try:
+            self.shutdown_write()
+        finally:
+            self._socket.close()
 
 
 AnyStream = Stream | TlsStream | TlsSocketStream

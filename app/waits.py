@@ -152,4 +152,4 @@ class Waits:
             if request is None or request.connections is not backend.connections:
                 continue
             if self._may_move(request):
-                deadline.greenlet.throw(Stalled(f"{backend.name} answers nobody"))
+                self._deadlines.throw(deadline, Stalled(f"{backend.name} answers nobody"))

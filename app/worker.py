@@ -220,21 +220,29 @@ class Worker(GeventWorker):
                 return
             peer, ends = header.source or peer, header.ends
         refusal, leave = self._count_in(peer)
-        self.arriving += 1
+        connection: ClientConnection | Http2Connection | None = None
         try:
-            stream = self._secure(plain, listener, address, by)
+            self.arriving += 1
+            try:
+                stream = self._secure(plain, listener, address, by)
+            finally:
+                self.arriving -= 1
+            if stream is None:
+                return
+            scheme = "http" if stream is plain else "https"
+            kind: Any = ClientConnection
+            if (
+                self._http2 is not None
+                and isinstance(stream, TlsStream)
+                and stream.protocol == "h2"
+            ):
+                kind = self._http2
+            connection = kind(self, stream, peer, scheme, opened_at, leave, ends)
         finally:
-            self.arriving -= 1
-        if stream is None:
-            if leave is not None:
-                leave()
-            return
-        scheme = "http" if stream is plain else "https"
-        connection: ClientConnection | Http2Connection
-        if self._http2 is not None and isinstance(stream, TlsStream) and stream.protocol == "h2":
-            connection = self._http2(self, stream, peer, scheme, opened_at, leave, ends)
-        else:
-            connection = ClientConnection(self, stream, peer, scheme, opened_at, leave, ends)
+            if connection is None:
+                if leave is not None:
+                    leave()
+                plain.close()
         if refusal is not None:
             connection.turn_away(refusal)
         else:

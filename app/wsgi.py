@@ -9,6 +9,7 @@ Imported in workers only, after gevent has patched the standard library.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import socket
@@ -25,8 +26,8 @@ from app import config as configuration
 from app import log, master
 from app.backend_tls import Trust
 from app.config import Config, Server
-from app.deadlines import Deadline, deadlines
-from app.errors import BadRequest, BodyTimeout, ClientGone, ProxyError
+from app.deadlines import NEVER, Deadline, Expired, deadlines
+from app.errors import BadRequest, BodyTimeout, ClientGone, InternalError, ProxyError
 from app.pool import Pool
 from app.proxy import Proxy
 from app.splice import SpliceBody, SpliceTo
@@ -61,10 +62,13 @@ class Application:
         self._sink = log.stdout()
         self._caches: list[ConnectionCache] = []
         self._trust: Trust | None = None  # made for the first https:// server
+        self._client_timeout = config.timeouts.client or NEVER
         self.pool = Pool(table, slot, self._connect, self._disconnect)
+        self.session.on_mount = self._ask_for_adapters
         access_log = log.AccessLog(self._sink) if config.logging.access else None
         self.proxy = Proxy(config, self.pool, self.session, access_log)
-        deadlines.every_tick(self._tick)
+        for function in (self._sweep, self.proxy.tick, self._flush_log):
+            deadlines.every_tick(function)
         outliers = config.outlier_detection
         if outliers is not None and outliers.stall_after:
             deadlines.every_tick(Waits(self.pool, deadlines, outliers, self.proxy.may_move).look)
@@ -76,8 +80,11 @@ class Application:
         exchange: WsgiExchange | None = None
         try:
             try:
-                exchange = WsgiExchange(environ, start_response, self.proxy.is_trusted, deadline)
-            except ProxyError as error:
+                exchange = WsgiExchange(
+                    environ, start_response, self.proxy.is_trusted, deadline, self._client_timeout
+                )
+            except Exception as failure:  # noqa: BLE001 - of a server's environ, whatever it lacks
+                error = failure if isinstance(failure, ProxyError) else _unforeseen(failure)
                 peer = str(environ.get("REMOTE_ADDR") or "")
                 body = self.proxy.refuse(peer, error, monotonic())
                 _close_after(start_response)
@@ -117,15 +124,20 @@ class Application:
         self._caches.append(connections)
         return connections, self.session.get_adapter(server.url)
 
+    def _ask_for_adapters(self) -> None:
+        for backend in self.pool.backends:
+            backend.adapter = self.session.get_adapter(backend.url)
+
     def _disconnect(self, connections: ConnectionCache) -> None:
         self._caches.remove(connections)
         connections.close()
 
-    def _tick(self, now: float) -> None:
+    def _sweep(self, now: float) -> None:
         for connections in self._caches:
             if connections.idle:
                 connections.sweep(now)
-        self.proxy.tick(now)
+
+    def _flush_log(self, _now: float) -> None:
         self._sink.flush()
 
 
@@ -140,7 +152,9 @@ class WsgiExchange:
         start_response: StartResponse,
         is_trusted: Callable[[str], bool],
         deadline: Deadline,
+        timeout: float,
     ) -> None:
+        self._timeout = timeout
         self._input = environ["wsgi.input"]
         self._socket = environ.get("gunicorn.socket")
         self._unreader = getattr(getattr(self._input, "reader", None), "unreader", None)
@@ -189,10 +203,16 @@ class WsgiExchange:
     def write(self, piece: bytes) -> None:
         """Send a piece of the body now."""
         assert self._write is not None
+        deadline = self.deadline
+        deadline.at = monotonic() + self._timeout
         try:
             self._write(piece)
+        except Expired:
+            raise ClientGone("client does not take its response", reason="client_timeout") from None
         except OSError as error:
             raise ClientGone(str(error)) from error
+        finally:
+            deadline.at = NEVER
         self.bytes_out += len(piece)
 
     def splice(self, splice_to: SpliceTo) -> bool:
@@ -247,13 +267,15 @@ class WsgiExchange:
         if self.is_begun and isinstance(self._socket, GeventSocket):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._socket.close()
-        self.broken = ConnectionAbortedError("the response cannot be finished")
+        # With this number gunicorn ends the connection and writes no traceback: the access line says why.
+        self.broken = ConnectionResetError(errno.ECONNRESET, "the response cannot be finished")
 
     def request_trailers(self) -> list[tuple[bytes, bytes]]:
         """The server keeps them."""
         return []
 
     def _read_body(self, deadline: Deadline) -> bytes:
+        deadline.at = monotonic() + self._timeout
         try:
             if self._left > 0:
                 data = self._input.read(min(self._left, BODY_READ_SIZE))
@@ -268,14 +290,23 @@ class WsgiExchange:
                     self._left = 0
         except ProxyError:
             raise
+        except Expired:
+            raise BodyTimeout("request body not complete in time") from None
         except TimeoutError as error:
             raise BodyTimeout(str(error)) from error
         except OSError as error:
             raise ClientGone(str(error)) from error
         except Exception as error:  # a server's own complaint about the body's framing
             raise BadRequest(str(error), reason="bad_framing") from error
+        finally:
+            deadline.at = NEVER
         self.bytes_in += len(data)
         return bytes(data)
+
+
+def _unforeseen(failure: Exception) -> ProxyError:
+    log.uncaught("proxy", "request not read", failure)
+    return InternalError(str(failure))
 
 
 def make_application() -> Application:

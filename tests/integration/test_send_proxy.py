@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from harness import (
     health_check,
     wait_until,
 )
-from harness.backend import Connection, PeerGone
+from harness.backend import Connection, PeerGone, reset
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
@@ -183,3 +184,31 @@ def test_idle_connections_of_many_clients_do_not_pile_up() -> None:
             assert balancer.get("/").status == 200
         wait_until(lambda: len(backend.open_connections()) <= 128, PATIENT, "128 connections")
         assert len(backend.open_connections()) > 100
+
+
+def test_a_client_that_goes_while_it_waits_has_its_line() -> None:
+    """Whose connection it was cannot be said any more: no server is asked, and the log has 499, each time."""
+    gate = threading.Event()
+    with AnnouncedBackend() as backend:
+        server = {"url": backend.url, "max_connections": 1}
+        with Balancer([server], send_proxy="v2", queue={"timeout": 30}) as balancer:
+            for number in range(1, 11):
+                gate.clear()
+                backend.handler = handlers.gated(gate)
+                backend.clear()
+                with balancer.connect() as first, balancer.connect() as second:
+                    first.send_head("GET", "/first")
+                    wait_until(lambda: backend.requests)
+                    second.send_head("GET", "/second")
+                    with balancer.connect() as other:  # answered here, behind what was read before
+                        other.send_head("OPTIONS", "/", [("Max-Forwards", "0")])
+                        assert other.read_response("OPTIONS").status == 200
+                    reset(second.socket)
+                    gate.set()
+                    assert first.read_response().status == 200
+                lines = balancer.wait_for_access(number, target="/second")
+                assert [(line["status"], line["reason"]) for line in lines] == [
+                    (499, "client_gone")
+                ] * number
+            assert balancer.get("/").status == 200
+        assert [request.target for request in backend.requests] == ["/first", "/"]

@@ -1,4 +1,7 @@
-"""The retry loop: how often, where, and for which requests another attempt is made. No sockets."""
+"""The retry loop: how often, where, and for which requests another attempt is made; what nobody foresaw.
+
+No sockets.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +91,7 @@ class Pool:
 class Answer:
     """A response of one status; with ``rest`` its body is not all here, and may fail."""
 
-    def __init__(self, status: int, rest: ProxyError | bytes = b"") -> None:
+    def __init__(self, status: int, rest: Exception | bytes = b"") -> None:
         raw = b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status
         self.head = read_response_head(raw, b"GET")
         self.first, self.trailers, self.first_byte_at = b"", list[Any](), 0.0
@@ -98,7 +101,7 @@ class Answer:
         self._rest = rest
 
     def read(self) -> bytes:
-        if isinstance(self._rest, ProxyError):
+        if isinstance(self._rest, Exception):
             raise self._rest
         piece, self._rest = self._rest, b""
         self.complete = not piece
@@ -111,7 +114,7 @@ class Answer:
 class Session:
     """Does what it is told to, attempt after attempt; then it answers 200."""
 
-    def __init__(self, pool: Pool, outcomes: Iterable[ProxyError | int | Answer]) -> None:
+    def __init__(self, pool: Pool, outcomes: Iterable[Exception | int | Answer]) -> None:
         self.pool = pool
         self.outcomes = list(outcomes)
         self.requests: list[Any] = []
@@ -123,7 +126,7 @@ class Session:
         self.expires_at.append(request.expires_at)
         self.in_flight.append(self.pool.in_flight())
         outcome = self.outcomes.pop(0) if self.outcomes else 200
-        if isinstance(outcome, ProxyError):
+        if isinstance(outcome, Exception):
             raise outcome
         return Answer(outcome) if isinstance(outcome, int) else outcome
 
@@ -133,7 +136,7 @@ class Result:
 
     def __init__(self, pool: Pool, session: Session, line: dict[str, Any], sent: list[Any]) -> None:
         self.pool, self.session, self.line, self.sent = pool, session, line, sent
-        self.status = sent[0]
+        self.status = sent[0] if sent else 0
         self.movable: list[bool] = []
         self.attempts = line["attempts"]
         self.tried = [attempt["server"] for attempt in self.attempts]
@@ -155,12 +158,13 @@ def taken(error: BackendError, sent: bool) -> BackendError:
 
 def forward(
     method: str,
-    *outcomes: ProxyError | int | Answer,
+    *outcomes: Exception | int | Answer,
     servers: int = 2,
     fields: str = "",
     body: bytes = b"",
     total: float = 0,
     others: int = 0,
+    broken: str = "",
     **settings: Any,
 ) -> Result:
     """One request that meets these outcomes, attempt after attempt."""
@@ -189,11 +193,18 @@ def forward(
         abort=lambda: sent.append("cut"), request_trailers=list,
         answer=lambda status, *_: sent.append(status),
     )  # fmt: skip
+    if broken:
+        setattr(exchange, broken, _raise)
     proxy.handle(exchange)
+    assert len(lines) == 1
     assert pool.in_flight() == [0] * servers
     result = Result(pool, session, lines[0], sent)
     result.movable = [proxy.may_move(request) for request in session.requests]
     return result
+
+
+def _raise(*_: Any) -> None:
+    raise ValueError("a mistake")
 
 
 def test_refused_after_a_stale_connection_still_leaves_the_other_server() -> None:
@@ -490,3 +501,40 @@ def test_a_charge_is_forgotten_after_ten_seconds() -> None:
         proxy.tick(start + later)
         charged.append(pool.cells[RETRIES])
     assert charged == [1, 1, 0]
+
+
+# -- what nobody foresaw: an answer, a line, and no place kept ------------------------------------------
+
+
+def test_whatever_is_raised_before_the_answer_is_a_500() -> None:
+    """It is not the server's fault, and no reason to ask another."""
+    result = forward("GET", ValueError("a mistake"))
+    assert (result.status, len(result.tried)) == (500, 1)
+    assert (result.line["status"], result.line["reason"]) == (500, "internal_error")
+    assert result.attempts[0]["reason"] == "internal_error"
+    assert result.pool.told == []
+
+
+def test_whatever_is_raised_in_the_answer_cuts_it() -> None:
+    """Its line has the status that the client has seen."""
+    result = forward("GET", Answer(200, RuntimeError("a mistake")))
+    assert result.sent == [200, "cut"]
+    assert (result.line["status"], result.line["reason"]) == (200, "internal_error")
+
+
+@pytest.mark.parametrize("outcome", [200, 503, "refused", "in two pieces"])
+@pytest.mark.parametrize("broken", ["start", "write", "answer", "finish", "request_trailers"])
+def test_a_client_s_side_that_breaks_leaves_a_line_too(broken: str, outcome: int | str) -> None:
+    """Wherever it raises, also when it is told of the failure."""
+    made = {"refused": ConnectFailed(), "in two pieces": Answer(200, b"rest")}
+    result = forward("GET", made.get(outcome, outcome), servers=1, broken=broken)
+    assert result.line["status"] in (200, 500, 502, 503)
+
+
+@pytest.mark.parametrize("broken", ["start", "answer", "abort"])
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_two_mistakes_are_no_worse_than_one(broken: str, is_begun: bool) -> None:
+    """The second is logged, and the first keeps its line."""
+    mistake = RuntimeError("a mistake")
+    result = forward("GET", Answer(200, mistake) if is_begun else mistake, broken=broken)
+    assert result.line["reason"] == "internal_error"

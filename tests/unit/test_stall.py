@@ -457,6 +457,9 @@ class Desk:
     def unanswered(self) -> list[Deadline]:
         return [one for one in self.deadlines if one.request is not None]
 
+    def throw(self, deadline: Deadline, error: Exception) -> None:
+        deadline.throw(error)
+
     def cache(self, number: int = 0) -> ConnectionCache:
         connections: ConnectionCache = self.pool.backends[number].connections
         return connections

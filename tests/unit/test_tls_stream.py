@@ -170,6 +170,20 @@ def test_peek_shows_what_was_said_inside(pair: Pair) -> None:
     assert pair.server.peek() == b""
 
 
+@pytest.mark.parametrize("size", [10, 40_000])
+def test_who_has_said_goodbye_reads_on(pair: Pair, size: int) -> None:
+    """What the peer had sent by then, looked at or not, and what it still sends."""
+    pair.client.write(b"x" * size)
+    assert pair.server.peek() == b"x"
+    pair.client.write(b"y" * size)
+    pair.server.shutdown_write()
+    pair.client.write(b"z")
+    received = b""
+    while not received.endswith(b"z"):
+        received += pair.server.read()
+    assert received == b"x" * size + b"y" * size + b"z"
+
+
 def test_session_tickets_are_no_event(pair: Pair) -> None:
     """TLS 1.3 sends them after the handshake: an idle connection to a backend must survive them."""
     events: list[str] = []

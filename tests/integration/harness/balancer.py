@@ -97,6 +97,9 @@ class Balancer:
         self.config_path = Path(self._folder.name) / "config.json"
         self.marker = uuid.uuid4().hex
         self.expected_status: int | None = 0
+        self.may_raise = "-k" in command
+        """Whether there may be tracebacks in the log; those of gunicorn's own workers are its affair."""
+
         self._stderr_text = ""
         self.log: Log
         self._process: subprocess.Popen[bytes]
@@ -337,6 +340,9 @@ class Balancer:
             self._process.wait(PATIENT)
         self.log.join()
         problems += self.log.problems()
+        if not self.may_raise:
+            raised = [line for line in self.log.lines if "exception" in line]
+            problems += [f"uncaught exception: {line['exception']}" for line in raised[:3]]
         self._stderr_text = self.stderr()
         self._folder.cleanup()
         if self._stderr_text:

@@ -62,6 +62,7 @@ class Memory:
         self.written += bytes(data)
 
     post = write
+    has_posted = False
 
     def peek(self) -> bytes | None:
         return None
