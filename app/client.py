@@ -288,7 +288,7 @@ class ClientConnection(ClientAnswers):
 
     def _read_body(self, deadline: Deadline) -> bytes:
         """The next piece of the body; b"" at its end. Runs in whichever greenlet sends it on."""
-        self._continue()
+        self._continue(deadline)
         rate = self.worker.limits.body_rate
         while self._left:
             began = monotonic()
@@ -326,7 +326,7 @@ class ClientConnection(ClientAnswers):
     ) -> None:
         """Move the rest of the body straight to the backend's socket."""
         assert isinstance(self.stream, Stream)
-        self._continue()
+        self._continue(deadline)
 
         def moved_in(count: int) -> None:
             self._left -= count
@@ -340,12 +340,12 @@ class ClientConnection(ClientAnswers):
         except SourceFailed as error:
             raise ClientGone(str(error)) from None
 
-    def _continue(self) -> None:
+    def _continue(self, deadline: Deadline) -> None:
         """Ask for the body, once, if the client waits to be asked (RFC 9110 §10.1.1)."""
         if self.head.expect_continue and not self._sent_continue and not self._is_begun:
             self._sent_continue = True
             if self.bytes_in == 0:
-                self._send(_CONTINUE)
+                self._send(_CONTINUE, deadline)
 
     def _decode(self, data: bytes) -> bytes:
         decoder = self._decoder

@@ -241,9 +241,13 @@ class ClientAnswers:
             return b"Connection: close\r\n\r\n"
         return b"\r\n" if self.head.minor else b"Connection: keep-alive\r\n\r\n"
 
-    def _send(self, data: bytes) -> None:
-        """Send ``data``, or with nothing what was posted, and wait until the client has taken it."""
-        deadline = self.deadline
+    def _send(self, data: bytes, deadline: Deadline | None = None) -> None:
+        """Send ``data``, or with nothing what was posted, and wait until the client has taken it.
+
+        ``deadline`` is that of the greenlet that waits, where that is not the connection's own, which waits
+        for something else meanwhile and keeps its time.
+        """
+        deadline = deadline or self.deadline
         deadline.at = deadlines.now + self._timeout
         try:
             if data:

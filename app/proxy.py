@@ -214,8 +214,8 @@ class Proxy:
                             backend, request, attempt, sent_at = race.lap
                     if response.complete:
                         # The backend has done its part: how its answer is taken costs no place there.
-                        self.pool.release(backend)
                         has_place = False
+                        self.pool.release(backend)
                     if request.connect_seconds is not None:
                         attempt["connect_ms"] = int(request.connect_seconds * 1e6) / 1e3
                     seconds = response.first_byte_at - sent_at

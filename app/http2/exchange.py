@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 from h2.errors import ErrorCodes
 
+from app import log
 from app.client import body_patience
 from app.client_answers import date_value
 from app.deadlines import NEVER, Deadline, Expired
-from app.errors import BadRequest, BadResponse, BodyTimeout, ProxyError
+from app.errors import BadRequest, BadResponse, BodyTimeout, InternalError, ProxyError
 from app.http2.outlet import Outlet, Signal
 from app.splice import SpliceBody, SpliceTo
 from app.status import ALLOWED_METHODS
@@ -170,8 +171,11 @@ class Http2Exchange:
             return
         try:
             self.body = self._take()
-        except BadRequest as error:
+        except ProxyError as error:
             self.failure = error
+        except Exception as error:  # noqa: BLE001 - the request has its line all the same
+            log.uncaught("http2", f"stream {self.id} not begun", error)
+            self.failure = InternalError(str(error))
         if not self.has_all:
             self.read_body = self._read_body
 

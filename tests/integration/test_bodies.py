@@ -350,6 +350,27 @@ def test_expect_100_continue(balancer: Balancer, backend: Backend) -> None:
         assert client.read_response("PUT").text == hashlib.sha256(b"abc").hexdigest()
 
 
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_backend_that_hangs_after_an_expectation(asks: bool) -> None:
+    """It is given up after ``timeouts.read`` like any other, whether it asked for the body or not."""
+
+    def hang(exchange: Exchange) -> None:
+        if asks:
+            exchange.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        exchange.read_body()
+        exchange.wait_for_peer()
+
+    with (
+        Backend(hang) as backend,
+        Balancer([backend], timeouts={"read": seconds(1)}, retries={"attempts": 1}) as own,
+        own.connect() as client,
+    ):
+        client.send_head("PUT", "/", [("Content-Length", "3"), ("Expect", "100-continue")])
+        assert client.read_head().status == 100
+        client.send(b"abc")
+        assert client.read_response("PUT").status == 504
+
+
 def test_early_refusal_of_an_upload(balancer: Balancer, backend: Backend) -> None:
     """A backend that answers 413 before it has read the body: the client gets that 413."""
     backend.handler = handlers.refuse_early
