@@ -115,6 +115,11 @@ def inheritance() -> tuple[Table, int] | None:
     return None if _master is None else (_master.table, _slot)
 
 
+def own_config() -> Config:
+    """In a worker: the configuration that its own master stands for, whatever is published."""
+    return _the_master().complete_config()
+
+
 # -- hooks, in the order in which gunicorn calls them ----------------------------------------------
 
 
@@ -263,6 +268,10 @@ class Master:
     def _published_form(self, config: Config) -> bytes:
         return configuration.to_json(with_secret(config, self._secret))
 
+    def complete_config(self) -> Config:
+        """With the secret that every process has to have."""
+        return with_secret(self.config, self._secret)
+
     def supervise(self) -> None:
         """At least once a second: there is exactly one control process, and it runs."""
         if not self._owns():
@@ -405,8 +414,8 @@ def with_secret(config: Config, secret: str) -> Config:
 def _secret_of(table: Table) -> str | None:
     """The secret that an earlier master has made."""
     try:
-        sticky = configuration.from_json(table.published()[1] or b"{}").sticky
-    except ConfigError:  # another version's
+        sticky = configuration.from_json(table.published()[1]).sticky
+    except ConfigError:  # nothing yet, or another release's that we cannot read
         return None
     if sticky is None or sticky.secret is None or not sticky.secret.startswith(MADE_HERE):
         return None

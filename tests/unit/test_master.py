@@ -476,3 +476,9 @@ def test_a_secret_is_made_only_where_one_is_wanted() -> None:
     made = master.with_secret(configuration.parse('{"sticky": {}}'), "made").sticky
     assert made is not None
     assert made.secret == "made"
+
+
+def test_a_secret_of_another_release_s_configuration_is_left_alone() -> None:
+    table = Table.create(rows=1, slots=1, blob_bytes=10_000)
+    table.publish(table.propose(b'{"form": 99, "config": {}}', []))
+    assert master._secret_of(table) is None
