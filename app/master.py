@@ -132,7 +132,10 @@ def reload(arbiter: Any) -> None:
         judged, _judged = _judged, None
     assert judged is not None
     _adopt(judged)
-    finish()
+    try:
+        finish()
+    except Exception:
+        logging.getLogger("config").exception("reload not finished, going on with new workers")
     master.renew_workers()  # forks: nothing may be caught around it
 
 
