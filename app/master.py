@@ -75,6 +75,8 @@ _ENDS_A_BOOTING_WORKER = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.
 # A worker that could not boot has left a traceback, and half a second of a processor. Not in a tight loop.
 RESPAWN_SECONDS = 2.0
 
+_ENDS_THE_MASTER = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
+
 _loaded: Config | None = None  # what gunicorn's settings come from
 _judged: Config | None = None  # what they are to come from, while a HUP is at work
 _master: Master | None = None
@@ -314,8 +316,7 @@ class Master:
                 "config", "error", "configuration not changed", path="servers", problem=str(error)
             )
             return False
-        self._wait_for_sweep(sequence)
-        return self.table.publish(sequence)
+        return self._wait_for_sweep(sequence) and self.table.publish(sequence)
 
     def _published_form(self, config: Config) -> bytes:
         return configuration.to_json(with_secret(config, self._secret))
@@ -486,15 +487,28 @@ class Master:
         owner = self.table.cells[OWNER]
         return owner != 0 and owner in (self._arbiter.reexec_pid, os.getppid())
 
-    def _wait_for_sweep(self, sequence: int) -> None:
+    def _wait_for_sweep(self, sequence: int) -> bool:
+        """Whether to go on: in time or not, but not if a signal waits that ends the master."""
         check = self.config.health_check
         deadline = time.monotonic() + SWEEP_SLACK_SECONDS + (check.timeout if check else 0.0)
         while self.table.cells[CHECKED] < sequence:
             if time.monotonic() > deadline:
                 log.event("control", "error", "first checks not finished in time, going on without")
-                return
+                return True
+            if self._is_told_to_end():
+                log.event("control", "info", "told to stop, first checks not waited for")
+                return False
             self._keep_control()
             time.sleep(POLL_SECONDS)
+        return True
+
+    def _is_told_to_end(self) -> bool:
+        """Whether such a signal is in gunicorn's queue; all that is there stays."""
+        queue = self._arbiter.SIG_QUEUE
+        waiting = [queue.get_nowait() for _ in range(queue.qsize())]
+        for number in waiting:
+            queue.put_nowait(number)
+        return not _ENDS_THE_MASTER.isdisjoint(waiting)
 
     def _keep_control(self) -> None:
         holder = self.table.controller()

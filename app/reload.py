@@ -46,6 +46,9 @@ def take_over(
         raise _refusal("reuse_port", "cannot change in a reload: restart instead")
     listeners = _open(arbiter, cfg, bind, freed)
     undo.callback(listeners.undo)
+    # Both sets, so that a control process forked meanwhile lets go of all of them.
+    undo.callback(setattr, arbiter, "LISTENERS", arbiter.LISTENERS)
+    arbiter.LISTENERS = list(dict.fromkeys([*listeners.before, *listeners.now]))
     pidfile = _write_pidfile(arbiter, cfg)
     if pidfile is not None and pidfile is not arbiter.pidfile:
         undo.callback(pidfile.unlink)

@@ -368,6 +368,22 @@ def test_a_reload_leaves_the_master_awake(origin: Backend) -> None:
         assert balancer.wait_for_exit() == 0
 
 
+def test_a_stop_does_not_wait_for_the_first_checks_of_a_reload(origin: Backend) -> None:
+    """Of a new server that hangs, with a long ``timeout``: the reload is given up."""
+    with Backend() as second:
+        second.probe = handlers.hang
+        check = health_check(60, timeout=60)
+        with Balancer([origin], health_check=check) as balancer:
+            balancer.set_servers([origin, second])
+            balancer.write_config()
+            balancer.signal(signal.SIGHUP)
+            wait_until(lambda: second.probes, PROMPT)
+            began = time.monotonic()
+            balancer.signal(signal.SIGTERM)
+            assert balancer.wait_for_exit() == 0
+            assert time.monotonic() - began < seconds(5)
+
+
 @pytest.mark.parametrize("command", [GUNICORN, STOCK_WORKER], ids=["ours", "stock"])
 def test_workers_that_cannot_boot_replace_nobody(
     origin: Backend, installed: Path, command: tuple[str, ...]

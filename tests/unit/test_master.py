@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,6 +52,7 @@ class Arbiter:
         self.WORKERS: dict[int, Any] = {}
         self.calls: list[str] = []
         self.killed: list[int] = []
+        self.SIG_QUEUE: SimpleQueue[int] = SimpleQueue()
         self._stats = {"reloads": 0}
         self.START_CTX = {"args": ["/bin/python", "/bin/gunicorn", "-c", "gunicorn.conf.py"]}
 
@@ -285,6 +287,19 @@ def test_what_fails_after_the_publication_takes_it_back(house: House) -> None:
     assert house.published_servers() == 2
 
 
+def test_who_is_told_to_stop_waits_for_no_first_checks(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reload is given up, and the signal is still there for gunicorn, behind those before it."""
+    arbiter = house.start()
+    monkeypatch.setattr(master.Master, "_keep_control", lambda _: arbiter.SIG_QUEUE.put(15))
+    arbiter.SIG_QUEUE.put(signal.SIGCHLD)
+    house.write(ONE_MORE)
+    house.reload(arbiter)
+    assert house.published_servers() == 1
+    assert [arbiter.SIG_QUEUE.get() for _ in range(2)] == [signal.SIGCHLD, signal.SIGTERM]
+
+
 def test_whatever_raises_in_a_reload_is_logged_and_ends_nothing(
     house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -422,7 +437,7 @@ def test_workers_that_cannot_boot_end_nothing_that_serves(
     """They are tried again after a pause, and those of before serve on."""
     now = [100.0]
     monkeypatch.setattr(master.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(master.Master, "_wait_for_sweep", lambda *_: None)
+    monkeypatch.setattr(master.Master, "_wait_for_sweep", lambda *_: True)
     arbiter, old = booted(house)
     arbiter.reload()
     new = set(arbiter.WORKERS) - {worker.pid for worker in old}
@@ -555,7 +570,7 @@ def test_a_control_process_that_hangs_is_killed(
     killed: list[int] = []
     monkeypatch.setattr(Table, "controller", lambda _: STRANGER)
     monkeypatch.setattr(master.os, "kill", lambda pid, _: killed.append(pid))
-    monkeypatch.setattr(master.Master, "_wait_for_sweep", lambda *_: None)
+    monkeypatch.setattr(master.Master, "_wait_for_sweep", lambda *_: True)
     monkeypatch.setattr(master.time, "monotonic", lambda: 100.0)
     arbiter = house.start()
     house.table.cells[HEARTBEAT] = 91_000
