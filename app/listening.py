@@ -78,9 +78,8 @@ class Change:
     def _at(self, address: Address) -> Any:
         """The listener that is there already."""
         for listener in self.before:
-            at = (
-                listener.cfg_addr
-            )  # of an inherited one what the kernel calls it, in IPv6 with more to it
+            # Of an inherited one as the kernel says it, in IPv6 with more to it.
+            at = listener.cfg_addr
             if (at[:2] if isinstance(at, tuple) else at) == address:
                 return listener
         return None

@@ -104,9 +104,8 @@ def _read_settings(arbiter: Any) -> Any:
     _try(arbiter.cfg.config, arbiter.app.reload)
     cfg = arbiter.app.cfg
     worker_class = _try("worker_class", lambda: cfg.worker_class)
-    if not callable(
-        worker_class
-    ):  # a name that its module has not: gunicorn's settings give it back then
+    # gunicorn's settings give back the name of a class that its module has not.
+    if not callable(worker_class):
         raise _refusal("worker_class", f"{worker_class}: there is no such class")
     if hasattr(worker_class, "check_config"):
         _try("worker_class", lambda: worker_class.check_config(cfg, arbiter.log))
@@ -224,19 +223,19 @@ def cause_of(error: BaseException, file: str) -> str:
         cause = error.__context__
     line = cause.lineno if isinstance(cause, SyntaxError) else _line_in(file, cause)
     first, *more = str(cause).strip().splitlines() or [""]
-    text = f"{first} … {more[-1].strip(' ]')}" if more else first
-    return f"{type(cause).__name__}: {text}" + (f" (line {line})" if line else "")
+    text = f": {first}" if first else ""
+    if more:
+        text += f" … {more[-1].strip(' ]')}"
+    return type(cause).__name__ + text + (f" (line {line})" if line else "")
 
 
 def _line_in(file: str, error: BaseException) -> int:
     """The last line of ``file`` that was executed; 0 if none was."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [
-        frame.lineno
-        for frame in frames
-        if os.path.basename(frame.filename) == file.rpartition("/")[2]
-    ]
-    return (lines[-1] if lines else 0) or 0
+    name = os.path.basename(file)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if os.path.basename(frame.filename) == name:
+            return frame.lineno or 0
+    return 0
 
 
 def _refusal(path: str, message: str) -> ConfigError:
