@@ -35,6 +35,10 @@ NEW_FORM = (("app/config/published.py", "FORM = 1\n", "FORM = 2\n"),)
 OTHER_LAYOUT = (("app/table.py", "VERSION = 3\n", "VERSION = 1_000_000\n"),)
 
 
+# What is put in place later is not compiled.
+SOURCES = {"LB_COMPILED": "off"}
+
+
 @pytest.fixture(name="origin")
 def _origin() -> Iterator[Backend]:
     with Backend() as origin:
@@ -103,7 +107,7 @@ def test_older_workers_serve_on_whatever_a_newer_master_publishes(
     with (
         Backend() as second,
         Balancer(
-            [origin, second], workers=2, root=installed, health_check=health_check(0.1)
+            [origin, second], workers=2, root=installed, env=SOURCES, health_check=health_check(0.1)
         ) as balancer,
     ):
         client, owner = held(balancer)
@@ -138,7 +142,9 @@ def test_a_release_with_another_table_makes_its_own_and_may_be_taken_back(
     installed: Path, origin: Backend
 ) -> None:
     """Each master has a control process of its own then; whoever ends, the other serves on."""
-    with Balancer([origin], root=installed, health_check=health_check(0.1)) as balancer:
+    with Balancer(
+        [origin], root=installed, env=SOURCES, health_check=health_check(0.1)
+    ) as balancer:
         client, _ = held(balancer)
         change(installed, OTHER_LAYOUT)
         first = balancer.upgrade()

@@ -40,6 +40,8 @@ from websockets.sync.server import ServerConnection, serve
 STAYS = "configuration not changed, the last good one stays"
 # The file alone decides: the harness gives both as variables, which win over it.
 BY_FILE = {"LB_HOST": "", "LB_PORT": ""}
+# What is changed in a copy of the program is not compiled.
+SOURCES = {"LB_COMPILED": "off"}
 
 
 @pytest.fixture(name="origin")
@@ -140,7 +142,7 @@ class Witness:
 )
 def _witness(request: pytest.FixtureRequest, chat: str, installed: Path) -> Iterator[Witness]:
     balancer = started(
-        Balancer([chat], command=request.param, workers=2, root=installed, env=BY_FILE)
+        Balancer([chat], command=request.param, workers=2, root=installed, env=BY_FILE | SOURCES)
     )
     with balancer:
         witness = Witness(balancer)
@@ -282,7 +284,7 @@ def test_a_place_that_stays_keeps_its_socket(
     """A Unix socket more, by gunicorn's own setting, and one less: the port's is never opened again."""
     file, place = installed / "gunicorn.conf.py", tmp_path / "socket"
     good = file.read_text()
-    with Balancer([origin], workers=1, root=installed) as balancer:
+    with Balancer([origin], workers=1, root=installed, env=SOURCES) as balancer:
         before = listening(balancer.master)
         for more in (
             f"\nbind = [bind, 'unix:{place}']\n",
@@ -391,7 +393,7 @@ def test_workers_that_cannot_boot_replace_nobody(
     """Sources on disk that do not import: the old workers serve on, and new ones come when it is mended."""
     source = installed / "app" / "wsgi.py"
     good = source.read_text()
-    with Balancer([origin], workers=2, root=installed, command=command) as balancer:
+    with Balancer([origin], workers=2, root=installed, env=SOURCES, command=command) as balancer:
         old = serving(balancer)
         source.write_text(good + "\ndef (\n")
         with Load(balancer.address, kept=2, fresh=2) as load:
@@ -412,7 +414,7 @@ def test_workers_that_cannot_boot_replace_nobody(
 
 def test_a_successor_that_cannot_be_executed_ends_nothing(origin: Backend, installed: Path) -> None:
     """USR2 while the program's folder is not in its place: said, and the balancer goes on."""
-    with Balancer([origin], workers=2, root=installed) as balancer:
+    with Balancer([origin], workers=2, root=installed, env=SOURCES) as balancer:
         workers, mark = balancer.worker_pids(), balancer.log_mark
         elsewhere = installed.rename(installed.with_name("elsewhere"))
         balancer.signal(signal.SIGUSR2)
@@ -431,7 +433,12 @@ def test_reloads_of_two_masters(origin: Backend, installed: Path, tmp_path: Path
     pidfile = tmp_path / "pid"
     command = (*GUNICORN[:-1], "--pid", str(pidfile), GUNICORN[-1])
     with Balancer(
-        [origin], workers=1, root=installed, command=command, health_check=health_check()
+        [origin],
+        workers=1,
+        root=installed,
+        env=SOURCES,
+        command=command,
+        health_check=health_check(),
     ) as balancer:
         with Load(balancer.address, kept=3, fresh=1) as load:
             old = balancer.upgrade()
