@@ -10,7 +10,6 @@ asked for: the balancer's own lines there are JSON.
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import socket
 import sys
@@ -18,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import app
-from app import config, tls, trial
+from app import config, listening, tls, trial
 
 ROOT = Path(__file__).resolve().parent
 EX_FAILED = 1
@@ -167,14 +166,7 @@ def in_words(error: OSError, host: str, port: int, whose: str) -> str:
     elsewhere = (
         "change its url in the configuration" if whose else f"set LB_PORT, as in LB_PORT={port + 1}"
     )
-    if error.errno == errno.EADDRINUSE:
-        return (
-            f"{whose}port {port} on {host} is taken by another program: stop it "
-            f"(ss -ltnp 'sport = :{port}' names it), or {elsewhere}"
-        )
-    if error.errno == errno.EACCES:
-        return f"{whose}port {port} needs the right to open ports below 1024: {elsewhere}"
-    return f"cannot listen on {whose}{host} port {port}: {error.strerror or error}"
+    return listening.in_words(error, host, port, elsewhere, whose)
 
 
 def config_path() -> Path:

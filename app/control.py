@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 
+from app.config import Config, ConfigError, from_json
 from app.table import HEARTBEAT, OWNER, PROPOSED, Table
 
 # How soon a proposal, a new owner or the master's death is noticed; 20 wake-ups a second cost 0.1 % CPU.
@@ -44,7 +45,7 @@ def run(table: Table, ready: int) -> None:
 def _watch(table: Table, master: int) -> None:
     import gevent
 
-    from app import config, log
+    from app import log
     from app.health.checker import Checker
     from app.health.ejector import Ejector
     from app.health.panic import PanicLog
@@ -66,13 +67,13 @@ def _watch(table: Table, master: int) -> None:
     while os.getppid() == master == table.cells[OWNER]:
         _beat(table)
         if table.cells[PROPOSED] != adopted:
-            adopted, blob = table.proposed()
-            adopting = config.from_json(blob)
-            slow_start.adopt(adopting)
-            checker.adopt(adopted, adopting)
-            ejector.adopt(adopting)
-            staller.adopt(adopting)
-            panic_log.adopt(adopting)
+            adopted, adopting = proposal(table)
+            if adopting is not None:
+                slow_start.adopt(adopting)
+                checker.adopt(adopted, adopting)
+                ejector.adopt(adopting)
+                staller.adopt(adopting)
+                panic_log.adopt(adopting)
         now_ms = time.monotonic_ns() // 1_000_000
         ejector.tick(now_ms)
         staller.tick(now_ms)
@@ -82,6 +83,28 @@ def _watch(table: Table, master: int) -> None:
         gevent.sleep(POLL_SECONDS)
     reason = "stopped" if os.getppid() == master else "master_gone"
     log.event("control", "info", "control process stopped", pid=os.getpid(), reason=reason)
+
+
+def proposal(table: Table) -> tuple[int, Config | None]:
+    """The proposal's sequence and configuration; None, and a log line, if it cannot be read here.
+
+    Then it is of a master of another release, which starts a control process of its own, and what we have
+    is checked until we step down. It is not acknowledged: nothing of it was checked.
+    """
+    from app import log
+
+    sequence, blob = table.proposed()
+    try:
+        return sequence, from_json(blob)
+    except ConfigError as error:
+        log.event(
+            "control",
+            "error",
+            "proposed configuration cannot be read, the one in use stays",
+            sequence=sequence,
+            problems=[str(problem) for problem in error.problems],
+        )
+        return sequence, None
 
 
 def _beat(table: Table) -> None:

@@ -24,6 +24,8 @@ YIELD_SECONDS = 0.001
 # Workers count as even while they differ by no more than an eighth, and some. Connections that last for one
 # request differ by a few all the time: where 1 was too many, the pauses cost a fifth of their rate.
 _SLACK, _SLACK_DIVISOR = 8, 8
+# As many as wait there at most (``backlog`` in gunicorn.conf.py).
+_LAST_ACCEPTS = 2048
 
 
 def leaves_it(mine: int, others: Sequence[int]) -> bool:
@@ -58,6 +60,22 @@ class Listener(StreamServer):
         except BlockingIOError:
             return None
         return RawSocket(self.socket.family, self.socket.type, 0, fileno=fd), address
+
+    def close(self) -> None:
+        """Accept what waits, then close: the last process to close the socket resets what is left there."""
+        if self.closed:
+            return
+        self._leaves = None
+        try:
+            for _ in range(_LAST_ACCEPTS):
+                accepted = self.do_read()
+                if accepted is None:
+                    break
+                self.do_handle(*accepted)
+        except OSError:  # no descriptor left, or the client has gone
+            pass
+        super().close()
+        gevent.sleep(0)  # so that their greenlets have begun, and the drain knows of them
 
     def do_close(self, *_: Any) -> None:
         """The connection closes its own socket, or stays parked."""

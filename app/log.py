@@ -371,6 +371,8 @@ def _excepthook(
 
 
 def _unraisablehook(args: sys.UnraisableHookArgs) -> None:
+    if issubclass(args.exc_type, SystemExit):  # gunicorn ends a worker by it, wherever that is
+        return
     message = args.err_msg or "exception ignored in"
     where = "" if args.object is None else f": {_repr(args.object)}"
     _report("python", "error", message + where, args.exc_type, args.exc_value, args.exc_traceback)

@@ -7,6 +7,7 @@ gunicorn.conf.py is executed again at every HUP and this module is not.
 gunicorn has no periodic hook; ``Arbiter.manage_workers`` runs at least once a second and right after a
 child's death, so supervision is done there. When two generations of masters are alive (USR2), the one
 that proposed a configuration last owns the control process; the other looks on until that one is gone.
+How a HUP gets from one set of settings to the next is app.reload's.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from gunicorn import util as gunicorn_util
+from gunicorn.errors import HaltServer
 
 from app import compiled, log, privileges, tls, trial
 from app import config as configuration
+from app import reload as reloading
 from app.config import Config, ConfigError
 from app.table import (
     CHECKED,
@@ -40,6 +44,7 @@ from app.table import (
     identity_of,
 )
 
+EX_FAILED = 1
 EX_CONFIG = 78  # sysexits.h
 TABLE_FD = "LB_TABLE_FD"  # environment: where a re-executed master (USR2) finds the segment
 
@@ -67,34 +72,73 @@ _IGNORED_BY_CONTROL = (
 # is no more: such a SIGTERM was lost, and the master waited graceful_timeout for that worker.
 _ENDS_A_BOOTING_WORKER = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGABRT)
 
+# A worker that could not boot has left a traceback, and half a second of a processor. Not in a tight loop.
+RESPAWN_SECONDS = 2.0
+
+_ENDS_THE_MASTER = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
+
 _loaded: Config | None = None  # what gunicorn's settings come from
+_judged: Config | None = None  # what they are to come from, while a HUP is at work
 _master: Master | None = None
 _slot = -1  # of this process, if it is a worker
 
 
 def load_config() -> Config:
-    """The configuration for gunicorn.conf.py. A bad one ends a start; after a HUP the last good one stays."""
-    global _loaded
-    path = configuration.path_from(os.environ)
+    """The configuration for gunicorn.conf.py. A bad one ends a start; at a HUP it was judged before."""
+    if _judged is not None:
+        return _judged
     try:
-        candidate = configuration.load(path, os.environ)
-        trial.require(candidate)
-        tls.require(candidate)
-        if _master is not None:
-            _master.refuse_misfit(candidate)
+        candidate = judge()
     except ConfigError as error:
         _report(error)
-        if _loaded is None:
-            sys.exit(EX_CONFIG)
+        sys.exit(EX_CONFIG)
+    _adopt(candidate)
+    return candidate
+
+
+def judge() -> Config:
+    """The configuration as it is on disk now. ConfigError with every problem, if it is not fit for use."""
+    candidate = configuration.load(configuration.path_from(os.environ), os.environ)
+    trial.require(candidate)
+    tls.require(candidate)
+    if _master is not None:
+        _master.refuse_misfit(candidate)
+    return candidate
+
+
+def reload(arbiter: Any) -> None:
+    """What HUP does. Whatever is wrong, and whatever raises, leaves all as it was: it serves on."""
+    global _judged
+    master = _the_master()
+    if not master.has_room_to_reload():
+        return
+    path = configuration.path_from(os.environ)
+    try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(master.return_to, master.config)
+            _judged = judge()
+            finish = reloading.take_over(
+                arbiter, _judged, bind_address(_judged), master.freed, undo
+            )
+            undo.pop_all()
+    except ConfigError as error:
+        _report(error)
         log.event(
             "config", "error", "configuration not changed, the last good one stays", file=path
         )
-        return _loaded
-    for problem in configuration.warnings(candidate):
-        log.event("config", "warning", str(problem), path=problem.path, problem=problem.message)
-    _loaded = candidate
-    log.set_redact(candidate.logging.redact)
-    return candidate
+        return
+    except Exception:  # it would end the master
+        logging.getLogger("config").exception("reload failed")
+        return
+    finally:
+        judged, _judged = _judged, None
+    assert judged is not None
+    _adopt(judged)
+    try:
+        finish()
+    except Exception:
+        logging.getLogger("config").exception("reload not finished, going on with new workers")
+    master.renew_workers()  # forks: nothing may be caught around it
 
 
 def bind_address(config: Config) -> str:
@@ -113,6 +157,11 @@ def ssl_context(_config: Any, _default: Any) -> Any:
 def inheritance() -> tuple[Table, int] | None:
     """In a worker: the table, and the number of the worker's slot. None if gunicorn did not start us."""
     return None if _master is None else (_master.table, _slot)
+
+
+def own_config() -> Config:
+    """In a worker: the configuration that its own master stands for, whatever is published."""
+    return _the_master().complete_config()
 
 
 # -- hooks, in the order in which gunicorn calls them ----------------------------------------------
@@ -184,13 +233,12 @@ def worker_exit(arbiter: Any, worker: Any) -> None:
 
 
 def on_reload(_arbiter: Any) -> None:
-    """After a HUP, before the new workers are forked."""
-    global _loaded
+    """At a HUP, when all else is ready and nothing is let go: make it the configuration in use."""
+    assert _judged is not None
     master = _the_master()
-    assert _loaded is not None
-    master.config, before = _loaded, master.config
+    master.config = _judged
     if not master.publish():
-        _loaded = master.config = before
+        raise ConfigError([configuration.Problem("servers", "could not be published, see above")])
 
 
 def pre_exec(arbiter: Any) -> None:
@@ -221,9 +269,15 @@ class Master:
         "_arbiter",
         "_control_pid",
         "_forked_at",
+        "_gunicorns_manage_workers",
+        "_has_served",
         "_is_failing",
+        "_is_reload_due",
+        "_newest_to_go",
         "_secret",
+        "_spawn_at",
         "config",
+        "freed",
         "table",
     )
 
@@ -232,6 +286,11 @@ class Master:
         self._control_pid = 0
         self._forked_at = -FORK_GAP_SECONDS
         self._is_failing = False
+        self._has_served = False  # some worker has come to its loop
+        self._newest_to_go = 0  # workers up to this age go when younger ones serve
+        self._spawn_at = 0.0  # not before, after a worker that could not boot
+        self._is_reload_due = False
+        self.freed: set[int] = set()  # ports that a reload has let go
         self.config = config
         self.table = _inherited_table(arbiter.cfg.workers, config) or _new_table(
             arbiter.cfg.workers, config
@@ -257,11 +316,14 @@ class Master:
                 "config", "error", "configuration not changed", path="servers", problem=str(error)
             )
             return False
-        self._wait_for_sweep(sequence)
-        return self.table.publish(sequence)
+        return self._wait_for_sweep(sequence) and self.table.publish(sequence)
 
     def _published_form(self, config: Config) -> bytes:
         return configuration.to_json(with_secret(config, self._secret))
+
+    def complete_config(self) -> Config:
+        """With the secret that every process has to have."""
+        return with_secret(self.config, self._secret)
 
     def supervise(self) -> None:
         """At least once a second: there is exactly one control process, and it runs."""
@@ -284,9 +346,90 @@ class Master:
                 return
             time.sleep(POLL_SECONDS)
 
+    def return_to(self, config: Config) -> None:
+        """A reload has failed after it was published."""
+        if self.config is not config:
+            self.config = config
+            self.publish()
+
+    def has_room_to_reload(self) -> bool:
+        """Whether there are slots for one set of workers more; if not, the reload waits for those that go."""
+        is_possible = self.table.free_slots() >= self._arbiter.num_workers or not self._to_go()
+        if not is_possible and not self._is_reload_due:
+            log.event("config", "warning", "reload waits until workers of earlier ones have gone")
+        self._is_reload_due = not is_possible
+        return is_possible
+
+    def renew_workers(self) -> None:
+        """Start workers for what is in use now; those that are there go when the new ones serve."""
+        arbiter = self._arbiter
+        self._newest_to_go = arbiter.worker_age
+        self._spawn_at = 0.0
+        if any(map(_is_serving, self._to_go())):
+            for worker in self._to_go():
+                if not _is_serving(worker):  # of a reload that this one overtakes
+                    self._let_go(worker)
+        arbiter.manage_workers()
+
+    def _to_go(self) -> list[Any]:
+        workers = self._arbiter.WORKERS.values()
+        return [worker for worker in workers if worker.age <= self._newest_to_go]
+
+    def _let_go(self, worker: Any) -> None:
+        """Once: another SIGTERM could meet a worker that has begun to end."""
+        if not getattr(worker, "is_told_to_go", False):
+            worker.is_told_to_go = True
+            self._arbiter.kill_worker(worker.pid, signal.SIGTERM)
+
+    def _manage_workers(self) -> None:
+        """gunicorn's part, but that those of before a reload do not count, and serve until others do.
+
+        gunicorn itself tells them to go before there are others, and waits for their end, deaf to all else.
+        """
+        arbiter = self._arbiter
+        workers = list(arbiter.WORKERS.values())
+        to_go = self._to_go()
+        self._note_serving()
+        if time.monotonic() < self._spawn_at:
+            return
+        if not to_go:
+            self._gunicorns_manage_workers()
+            return
+        young = [worker for worker in workers if worker not in to_go]
+        missing = arbiter.num_workers - len(young)
+        for _ in range(missing):
+            arbiter.spawn_worker()
+        if missing <= 0 and all(map(_is_serving, young)):
+            for worker in to_go:
+                self._let_go(worker)
+
+    def _note_serving(self) -> None:
+        if not self._has_served:
+            self._has_served = any(map(_is_serving, self._arbiter.WORKERS.values()))
+
+    def _reap(self, reap_workers: Callable[[], None]) -> None:
+        """gunicorn's part. A worker that cannot boot ends a start, but nothing that has ever served."""
+        workers = self._arbiter.WORKERS
+        self._note_serving()
+        booting = [pid for pid, worker in workers.items() if not _is_serving(worker)]
+        has_given_up = any(map(_has_given_up, booting))
+        while True:
+            try:
+                reap_workers()
+                break
+            except HaltServer:
+                if not self._has_served:
+                    raise
+        if has_given_up and self._has_served:
+            self._spawn_at = time.monotonic() + RESPAWN_SECONDS
+            serving = sum(map(_is_serving, workers.values()))
+            log.event(
+                "master", "error", "a worker could not boot, others serve on", serving=serving
+            )
+
     def _hook_into(self, arbiter: Any) -> None:
-        """The two hooks that gunicorn does not have: now and then, and around the fork of a worker."""
-        manage_workers: Callable[[], None] = arbiter.manage_workers
+        """Where gunicorn has no hook: now and then, around the fork of a worker, at its end, at signals."""
+        self._gunicorns_manage_workers: Callable[[], None] = arbiter.manage_workers
         spawn_worker: Callable[[], int] = arbiter.spawn_worker
 
         def supervised() -> None:
@@ -298,18 +441,40 @@ class Master:
                     logging.getLogger("control").exception("control process not supervised")
                 self._is_failing = True
             # Workers are forked in here and never return: nothing may be caught around it.
-            manage_workers()
+            if self._is_reload_due:
+                reload(arbiter)
+            self._manage_workers()
 
         def undisturbed() -> int:
             # The child unblocks them in post_fork, when it has handlers of its own.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS_A_BOOTING_WORKER)
             try:
                 return spawn_worker()
+            except Exception:
+                if os.getpid() != arbiter.pid or not self._has_served:
+                    raise
+                logging.getLogger("master").exception("worker not started")
+                self._spawn_at = time.monotonic() + RESPAWN_SECONDS
+                return 0
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
+        reexec: Callable[[], None] = arbiter.reexec
+
+        def executed() -> None:
+            try:
+                reexec()
+            except (Exception, SystemExit):
+                # Where the child goes on as a second master of our workers, gunicorn ends them all.
+                logging.getLogger("master").exception("the next master could not be executed")
+                if os.getpid() != arbiter.pid:
+                    os._exit(EX_FAILED)
+
         arbiter.manage_workers = supervised
         arbiter.spawn_worker = undisturbed
+        arbiter.reap_workers = partial(self._reap, arbiter.reap_workers)
+        arbiter.reexec = executed
+        arbiter.reload = partial(reload, arbiter)
 
     def _owns(self) -> bool:
         return self.table.cells[OWNER] == os.getpid()
@@ -322,15 +487,28 @@ class Master:
         owner = self.table.cells[OWNER]
         return owner != 0 and owner in (self._arbiter.reexec_pid, os.getppid())
 
-    def _wait_for_sweep(self, sequence: int) -> None:
+    def _wait_for_sweep(self, sequence: int) -> bool:
+        """Whether to go on: in time or not, but not if a signal waits that ends the master."""
         check = self.config.health_check
         deadline = time.monotonic() + SWEEP_SLACK_SECONDS + (check.timeout if check else 0.0)
         while self.table.cells[CHECKED] < sequence:
             if time.monotonic() > deadline:
                 log.event("control", "error", "first checks not finished in time, going on without")
-                return
+                return True
+            if self._is_told_to_end():
+                log.event("control", "info", "told to stop, first checks not waited for")
+                return False
             self._keep_control()
             time.sleep(POLL_SECONDS)
+        return True
+
+    def _is_told_to_end(self) -> bool:
+        """Whether such a signal is in gunicorn's queue; all that is there stays."""
+        queue = self._arbiter.SIG_QUEUE
+        waiting = [queue.get_nowait() for _ in range(queue.qsize())]
+        for number in waiting:
+            queue.put_nowait(number)
+        return not _ENDS_THE_MASTER.isdisjoint(waiting)
 
     def _keep_control(self) -> None:
         holder = self.table.controller()
@@ -395,6 +573,23 @@ def _live_slots(arbiter: Any) -> frozenset[int]:
     return frozenset(getattr(worker, "slot", -1) for worker in arbiter.WORKERS.values())
 
 
+def _is_serving(worker: Any) -> bool:
+    """Whether a worker has come to its loop: it has beaten, in the clock of beats and not in a file's."""
+    try:
+        return bool(worker.tmp.last_update() <= time.monotonic())
+    except (OSError, ValueError):  # closed: it is gone
+        return False
+
+
+def _has_given_up(pid: int) -> bool:
+    """Whether a child has ended by its own doing, and not well; it is left to be reaped."""
+    try:
+        end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return end is not None and end.si_code == os.CLD_EXITED and end.si_status != 0
+
+
 def with_secret(config: Config, secret: str) -> Config:
     """The configuration with a secret for sticky sessions, if it wants one and has none."""
     if config.sticky is None or config.sticky.secret is not None:
@@ -405,8 +600,8 @@ def with_secret(config: Config, secret: str) -> Config:
 def _secret_of(table: Table) -> str | None:
     """The secret that an earlier master has made."""
     try:
-        sticky = configuration.from_json(table.published()[1] or b"{}").sticky
-    except ConfigError:  # another version's
+        sticky = configuration.from_json(table.published()[1]).sticky
+    except ConfigError:  # nothing yet, or another release's that we cannot read
         return None
     if sticky is None or sticky.secret is None or not sticky.secret.startswith(MADE_HERE):
         return None
@@ -451,6 +646,14 @@ def _drop_masters_things(arbiter: Any) -> None:
         listener.sock.close()
     for worker in arbiter.WORKERS.values():
         worker.tmp.close()
+
+
+def _adopt(config: Config) -> None:
+    global _loaded
+    for problem in configuration.warnings(config):
+        log.event("config", "warning", str(problem), path=problem.path, problem=problem.message)
+    _loaded = config
+    log.set_redact(config.logging.redact)
 
 
 def _report(error: ConfigError) -> None:

@@ -16,11 +16,11 @@ from time import monotonic, time_ns
 from typing import Any, Final
 
 from app import config as configuration
-from app import retry_after
+from app import log, retry_after
 from app.algorithm import Algorithm
 from app.availability import choose, standing_of
 from app.backend import Backend
-from app.config import Config, HealthCheck, Server
+from app.config import Config, ConfigError, HealthCheck, Server
 from app.errors import (
     BadRequest,
     NoBackend,
@@ -220,8 +220,16 @@ class Pool:
         self._epoch = self._epoch_cells[EPOCH]  # before reading: a change while we read comes again
         sequence, blob = self.table.published()
         if sequence != self._sequence:
-            self._adopt(configuration.from_json(blob) if blob else None)
+            try:
+                self._adopt(configuration.from_json(blob) if blob else None)
+            except ConfigError as error:
+                self._complain(sequence, error)
             self._sequence = sequence
+        self.snapshot = self._build()
+
+    def start_with(self, config: Config) -> None:
+        """In a worker that boots while what is published cannot be read: serve by this meanwhile."""
+        self._adopt(config)
         self.snapshot = self._build()
 
     # -- what the queue asks ---------------------------------------------------------------------------
@@ -283,6 +291,16 @@ class Pool:
             self._queue.adopt(config.queue, config.timeouts.total)
             check = self._health_check = config.health_check
             self._panic_threshold = check.panic_threshold if check is not None else 0
+
+    def _complain(self, sequence: int, error: ConfigError) -> None:
+        """Another release's master has published what we cannot read: said once, requests go on."""
+        log.event(
+            "pool",
+            "error",
+            "published configuration cannot be read, the one in use stays",
+            sequence=sequence,
+            problems=[str(problem) for problem in error.problems],
+        )
 
     def _build(self) -> Snapshot:
         cells, server = self.table.cells, self.table.server

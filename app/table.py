@@ -33,7 +33,10 @@ from multiprocessing.heap import Arena
 from typing import Final
 
 MAGIC = 0x4C42_5441_424C_4531  # "LBTABLE1"
-VERSION = 2  # of the layout below; a new master with another one makes its own segment
+# Of the layout below, and of the blob as far as older readers cannot take it; a new master with another one
+# makes its own segment. 3: whoever has version 2 reads the blob strictly, and an unknown key (such as the
+# envelope of app.config.published) would freeze it, so none of them may share a segment with us.
+VERSION = 3
 
 CELL = 8
 HEADER_CELLS = 64

@@ -314,8 +314,12 @@ def make_application() -> Application:
     inherited = master.inheritance()
     if inherited is not None:
         table, slot = inherited
-        _, blob = table.published()
-        return Application(configuration.from_json(blob), table, slot)
+        try:
+            return Application(configuration.from_json(table.published()[1]), table, slot)
+        except configuration.ConfigError:  # another release's; the pool says so in the log
+            application = Application(master.own_config(), table, slot)
+            application.pool.start_with(application.config)
+            return application
     config = configuration.load(configuration.path_from(os.environ), os.environ)
     config = master.with_secret(config, secrets.token_hex(32))
     return Application(config, standalone_table(config), 1)  # slot 0 is the ledger

@@ -9,7 +9,6 @@ values in, value out; only ``load`` opens a file. Others import from here, never
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -35,6 +34,7 @@ from app.config.model import (
     Tls,
 )
 from app.config.problems import ConfigError, Problem, attempt
+from app.config.published import from_json, to_json
 from app.config.reference import describe, docs, main, schema
 from app.config.types import Key, Object, Type, Whole
 
@@ -94,17 +94,6 @@ def load(path: str, environ: Mapping[str, str]) -> Config:
     if problems or config is None:
         raise ConfigError(problems)
     return replace(config, **overrides)
-
-
-def to_json(config: Config) -> bytes:
-    """The published form: the effective configuration with every default filled in."""
-    return json.dumps(ROOT.write(config), separators=(",", ":")).encode()
-
-
-def from_json(data: bytes) -> Config:
-    """The configuration that ``to_json`` wrote; there are no comments in it to look for."""
-    config: Config = ROOT.read(json.loads(data, object_pairs_hook=tuple))
-    return config
 
 
 def parse(text: str) -> Config:

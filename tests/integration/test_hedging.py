@@ -51,7 +51,7 @@ def play(pair: tuple[Backend, Backend], *turns: Handler) -> Turns:
     return made
 
 
-def hedging(pair: tuple[Backend, Backend], after: Any = 0.05, **more: Any) -> Balancer:
+def hedging(pair: tuple[Backend, Backend], after: Any = 0.1, **more: Any) -> Balancer:
     """Each server has one place, so that one which is not given back is found by the next request."""
     retries = {"hedge_after": after, **more.pop("retries", {})}
     servers = [{"url": backend.url, "max_connections": 1} for backend in pair]
@@ -60,10 +60,16 @@ def hedging(pair: tuple[Backend, Backend], after: Any = 0.05, **more: Any) -> Ba
 
 
 def check_places(balancer: Balancer) -> None:
-    """Both servers have their one place free."""
-    answers = [balancer.get("/after") for _ in range(4)]
-    assert [answer.status for answer in answers] == [200] * 4
-    assert len({answer.body for answer in answers}) == 2
+    """Both servers have their one place free: each answers, sooner or later, as all are asked in turn."""
+    seen: set[bytes] = set()
+
+    def have_both_answered() -> bool:
+        answer = balancer.get("/after")
+        assert answer.status == 200
+        seen.add(answer.body)
+        return len(seen) == 2
+
+    wait_until(have_both_answered)
 
 
 def after(event: threading.Event, then: Handler) -> Handler:
@@ -201,7 +207,7 @@ def test_the_second_fails_while_the_first_is_waited_for(pair: tuple[Backend, Bac
 
     reasons = [attempt["reason"] for attempt in line["attempts"]]
     assert reasons == [None, "reset_before_head"]
-    assert len(turns.met) == 6
+    assert [exchange.request.target for exchange in turns.exchanges].count("/first") == 2
 
 
 def test_both_fail(pair: tuple[Backend, Backend]) -> None:
@@ -225,8 +231,8 @@ def test_both_fail(pair: tuple[Backend, Backend]) -> None:
         check_places(balancer)
 
     assert response.status == 502
-    reasons = [attempt["reason"] for attempt in line["attempts"]]
-    assert reasons == ["reset_before_head", "bad_response"]
+    reasons = sorted(attempt["reason"] for attempt in line["attempts"])
+    assert reasons == ["bad_response", "reset_before_head"]
     assert line["reason"] in reasons
 
 
@@ -317,14 +323,14 @@ def test_hedges_are_charged_to_the_budget(pair: tuple[Backend, Backend]) -> None
     """When it is used up, slow servers are waited for like without hedging."""
 
     def slow(exchange: Exchange) -> None:
-        threading.Event().wait(seconds(0.1))
+        threading.Event().wait(seconds(0.5))
         handlers.ok(exchange)
 
     play(pair, *[slow] * 100)
     budget = {"budget": 0, "min_per_second": 0.5}
     with hedging(pair, after=0.01, retries=budget) as balancer:
-        assert {balancer.get("/slow").status for _ in range(10)} == {200}
-        lines = balancer.wait_for_access(10, target="/slow")
+        assert {balancer.get("/slow").status for _ in range(7)} == {200}
+        lines = balancer.wait_for_access(7, target="/slow")
 
     assert sum(len(line["attempts"]) - 1 for line in lines) == 5
 

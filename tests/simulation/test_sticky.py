@@ -32,8 +32,7 @@ class Farm:
             "algorithm": algorithm,
             "sticky": {"secret": "0123456789abcdef"},
         }
-        blob = json.dumps(document).encode()
-        config = configuration.from_json(blob)
+        config = configuration.parse(json.dumps(document))
         self.table = Table.create(rows=8, slots=2, blob_bytes=20_000)
         identities = [identity_of(server.url) for server in config.servers]
         sequence = self.table.propose(configuration.to_json(config), identities)

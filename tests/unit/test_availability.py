@@ -141,9 +141,7 @@ class House:
         self.turn(HEALTHY, HEALTHY, HEALTHY)
 
     def config(self, urls: list[str], check: Any) -> configuration.Config:
-        return configuration.from_json(
-            json.dumps({"servers": urls, "health_check": check}).encode()
-        )
+        return configuration.parse(json.dumps({"servers": urls, "health_check": check}))
 
     def event(self, logger: str, level: str, _message: str, **fields: Any) -> None:
         self.said.append((logger, level, fields["reason"], fields["healthy"], fields["ready"]))
@@ -184,7 +182,7 @@ def test_of_two_wishes_of_operators_the_stricter_counts(
 ) -> None:
     """The configuration's and the table's."""
     document = {"servers": [{"url": "http://127.0.0.1:1", "state": state}]}
-    server = configuration.from_json(json.dumps(document).encode()).servers[0]
+    server = configuration.parse(json.dumps(document)).servers[0]
     cells = memoryview(bytearray(8 * 16)).cast("Q")
     cells[ADMIN] = cell
     assert standing_of(server, cells, 0).admin == expected

@@ -108,7 +108,7 @@ def configure(*ports: int, **health_check: Any) -> Config:
     document = {"servers": [url(port) for port in ports], "health_check": health_check or {}}
     if health_check.get("off"):
         document["health_check"] = False
-    return configuration.from_json(json.dumps(document).encode())
+    return configuration.parse(json.dumps(document))
 
 
 def test_acknowledges_once_every_new_server_has_a_verdict(house: House) -> None:
@@ -373,7 +373,7 @@ class Answer(ProbeSession):
 
 def request_for(server: str, **health_check: Any) -> ProbeRequest:
     document = {"servers": [server], "health_check": health_check}
-    config = configuration.from_json(json.dumps(document).encode())
+    config = configuration.parse(json.dumps(document))
     assert isinstance(config.health_check, HealthCheck)
     assert isinstance(config.servers[0], Server)
     return ProbeRequest(config.servers[0], config.health_check)
@@ -571,7 +571,7 @@ def test_a_server_in_maintenance_is_not_checked_and_begins_anew_afterwards(house
     house.adopt(1)
     house.checker.record(house.watch(1), OK)
     entry = {"url": url(1), "state": "maint"}
-    config = configuration.from_json(json.dumps({"servers": [entry]}).encode())
+    config = configuration.parse(json.dumps({"servers": [entry]}))
     sequence = house.table.propose(configuration.to_json(config), [identity_of(url(1))])
     house.checker.adopt(sequence, config)
     house.table.publish(sequence)

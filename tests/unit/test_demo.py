@@ -43,7 +43,7 @@ def converse(*lines: str, body: bytes = b"") -> tuple[bytes, bytes]:
 
 
 def settings(*urls: str, **more: Any) -> config.Config:
-    return config.from_json(json.dumps({"servers": list(urls), **more}).encode())
+    return config.parse(json.dumps({"servers": list(urls), **more}))
 
 
 def test_the_answer_tells_what_arrived() -> None:

@@ -87,3 +87,46 @@ def test_no_pause_where_it_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
         accepting = Accepting(leaves)
         accepting.do_read()
         assert accepting.rests == 0
+
+
+class Closing(Listener):
+    """One on which some connections wait."""
+
+    def __init__(self, waiting: list[Any]) -> None:
+        self._leaves = lambda: True
+        self._waited_until = 0.0
+        self.waiting = waiting
+        self.handled: list[int] = []
+        self.socket: Any = self
+
+    def do_read(self) -> Any:
+        assert self._leaves is None, "left to another at the end"
+        if not self.waiting:
+            return None
+        if isinstance(one := self.waiting.pop(0), OSError):
+            raise one
+        return (one,)
+
+    def do_handle(self, *args: Any) -> None:
+        self.handled.append(args[0])
+
+
+@pytest.mark.parametrize(
+    ("waiting", "handled"),
+    [([], []), ([1, 2, 3], [1, 2, 3]), ([1, OSError(24, "no more"), 2], [1])],
+)
+def test_what_waits_is_accepted_before_the_end(
+    monkeypatch: pytest.MonkeyPatch, waiting: list[Any], handled: list[int]
+) -> None:
+    """The last process to close the socket would reset it; a second close is none."""
+    closed: list[Any] = []
+
+    def close(self: Any) -> None:
+        del self.socket
+        closed.append(self)
+
+    monkeypatch.setattr(listener.StreamServer, "close", close)
+    closing = Closing(waiting)
+    closing.close()
+    closing.close()
+    assert (closing.handled, closed) == (handled, [closing])

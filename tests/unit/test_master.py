@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gunicorn import config as gunicorn_config
+from gunicorn.errors import HaltServer
 
 from app import config as configuration
 from app import log, master
@@ -34,21 +39,72 @@ class Arbiter:
 
     def __init__(self, workers: int = 2) -> None:
         self.pid = os.getpid()
-        self.reexec_pid = 0
-        self.cfg = SimpleNamespace(
-            workers=workers, env_orig={}, uid=os.geteuid(), gid=os.getegid(), initgroups=False
-        )
+        self.reexec_pid = self.master_pid = self.worker_age = 0
+        self.app = SimpleNamespace(cfg=settings(workers), reload=self.read_again)
+        self.settings: Callable[[], None] = lambda: None
+        self.cfg = self.app.cfg
+        self.num_workers = workers
+        self.pidfile = None
+        self.proc_name = "load-balancer"
+        self.log = logging.getLogger("arbiter")
+        self.log.reopen_files = lambda: None  # type: ignore[attr-defined]
         self.LISTENERS: list[Any] = []
         self.WORKERS: dict[int, Any] = {}
         self.calls: list[str] = []
+        self.killed: list[int] = []
+        self.SIG_QUEUE: SimpleQueue[int] = SimpleQueue()
+        self._stats = {"reloads": 0}
         self.START_CTX = {"args": ["/bin/python", "/bin/gunicorn", "-c", "gunicorn.conf.py"]}
+
+    def read_again(self) -> None:
+        """What gunicorn does with gunicorn.conf.py: hooks and settings anew."""
+        self.app.cfg = settings(master.load_config().workers)
+        self.settings()
+
+    def setup(self, app: Any) -> None:
+        self.cfg = app.cfg
+        self.num_workers = app.cfg.workers
 
     def manage_workers(self) -> None:
         self.calls.append("manage_workers")
 
     def spawn_worker(self) -> int:
         self.calls.append("spawn_worker")
-        return 7
+        self.worker_age += 1
+        worker = SimpleNamespace(age=self.worker_age, pid=self.worker_age, tmp=Beats())
+        self.WORKERS[worker.pid] = worker
+        return worker.pid
+
+    def kill_worker(self, pid: int, _number: int) -> None:
+        self.killed.append(pid)
+
+    def reap_workers(self) -> None:
+        self.calls.append("reap_workers")
+
+    def reexec(self) -> None:
+        self.calls.append("reexec")
+
+    def reload(self) -> None:
+        raise AssertionError("gunicorn's own")
+
+
+class Beats:
+    """A worker's file of beats: made at a time of day, set by its beats to a time since the start."""
+
+    def __init__(self) -> None:
+        self.at = 1e12
+
+    def last_update(self) -> float:
+        return self.at
+
+
+def settings(workers: int) -> Any:
+    cfg = gunicorn_config.Config()
+    for name, value in (("workers", workers), ("worker_class", "sync")):
+        cfg.set(name, value)
+    cfg.set("on_reload", master.on_reload)
+    cfg.env_orig = {}
+    return cfg
 
 
 class House:
@@ -86,8 +142,8 @@ class House:
         return arbiter
 
     def reload(self, arbiter: Arbiter) -> None:
-        master.load_config()
-        master.on_reload(arbiter)
+        """HUP."""
+        arbiter.reload()
 
     @property
     def table(self) -> Table:
@@ -136,8 +192,7 @@ def test_a_reload_with_more_servers_than_rows_is_refused(house: House) -> None:
     arbiter = house.start()
     servers = ", ".join(f'"http://127.0.0.1:{port}"' for port in range(1000, 1300))
     house.write(f'{{"servers": [{servers}]}}')
-    assert len(master.load_config().servers) == 1
-    master.on_reload(arbiter)
+    house.reload(arbiter)
     assert house.published_servers() == 1
     house.write('{"servers": ["http://127.0.0.1:1", "http://127.0.0.1:2"]}')
     house.reload(arbiter)
@@ -156,7 +211,8 @@ def test_a_reload_that_finds_no_free_row_keeps_the_last_good_configuration(
     monkeypatch.setattr(Table, "propose", refuse)
     house.write('{"servers": ["http://127.0.0.1:1"]}')
     house.reload(arbiter)
-    assert master._loaded == good
+    assert master._loaded == master._the_master().config == good
+    assert arbiter.WORKERS == {}
     assert ("error", "configuration not changed") in house.events
 
 
@@ -181,7 +237,7 @@ def test_nothing_is_published_before_its_sweep(
     monkeypatch.setattr(master.Master, "_keep_control", lambda _: sweep())
     house.write('{"servers": ["http://127.0.0.1:1"]}')
     house.reload(arbiter)
-    assert seen == [(1, 2)]
+    assert seen[0] == (1, 2)
     assert house.table.cells[PUBLISHED] == 2
 
 
@@ -202,6 +258,230 @@ def test_a_sweep_that_never_ends_is_waited_for_only_so_long(
 def test_bind_puts_ipv6_addresses_in_brackets(house: House, host: str, bind: str) -> None:
     house.write(f'{{"host": "{host}", "port": 8080}}')
     assert master.bind_address(master.load_config()) == bind
+
+
+# -- a reload --------------------------------------------------------------------------------------
+
+ONE_MORE = '{"servers": ["http://127.0.0.1:8001", "http://127.0.0.1:8002"]}'
+
+
+def test_what_fails_after_the_publication_takes_it_back(house: House) -> None:
+    """A hook of the user's own, say: workers follow a publication at once, whoever is replaced later."""
+    arbiter = house.start()
+    good, cfg = master._loaded, arbiter.cfg
+
+    def own(server: Any) -> None:
+        master.on_reload(server)
+        assert house.published_servers() == 2
+        raise OSError("full")
+
+    arbiter.settings = lambda: arbiter.app.cfg.set("on_reload", own)
+    house.write(ONE_MORE)
+    house.reload(arbiter)
+    assert house.published_servers() == 1
+    assert (master._loaded, arbiter.cfg, arbiter.app.cfg) == (good, cfg, cfg)
+    assert ("error", "on_reload: OSError: full") in house.events
+    assert arbiter.WORKERS == {}
+    arbiter.settings = lambda: None
+    house.reload(arbiter)
+    assert house.published_servers() == 2
+
+
+def test_who_is_told_to_stop_waits_for_no_first_checks(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reload is given up, and the signal is still there for gunicorn, behind those before it."""
+    arbiter = house.start()
+    monkeypatch.setattr(master.Master, "_keep_control", lambda _: arbiter.SIG_QUEUE.put(15))
+    arbiter.SIG_QUEUE.put(signal.SIGCHLD)
+    house.write(ONE_MORE)
+    house.reload(arbiter)
+    assert house.published_servers() == 1
+    assert [arbiter.SIG_QUEUE.get() for _ in range(2)] == [signal.SIGCHLD, signal.SIGTERM]
+
+
+def test_whatever_raises_in_a_reload_is_logged_and_ends_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    arbiter = house.start()
+
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(master.configuration, "load", fail)
+    house.reload(arbiter)
+    assert [record.message for record in caplog.records] == ["reload failed"]
+    assert arbiter.WORKERS == {}
+    with pytest.raises(AssertionError):
+        master.on_reload(arbiter)  # no reload is at work any more
+
+
+def test_a_process_is_as_before_after_a_refusal(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Environment, import path and folder, which a file of settings may change."""
+    arbiter = house.start()
+
+    def meddle() -> None:
+        os.environ["LB_PORT"] = "1"
+        sys.path.insert(0, "/nowhere")
+        os.chdir("/")
+        raise SystemExit(1)
+
+    arbiter.settings = meddle
+    before = dict(os.environ), list(sys.path), os.getcwd()
+    house.reload(arbiter)
+    assert (dict(os.environ), list(sys.path), os.getcwd()) == before
+    assert house.events[-1][1] == "configuration not changed, the last good one stays"
+
+
+def beat(*workers: Any) -> None:
+    for worker in workers:
+        worker.tmp.at = 0.0
+
+
+def booted(house: House, count: int = 2) -> tuple[Arbiter, list[Any]]:
+    """A master whose workers serve."""
+    arbiter = house.start(Arbiter(workers=count))
+    house.write(f'{{"workers": {count}}}')
+    for _ in range(count):
+        arbiter.spawn_worker()
+    workers = list(arbiter.WORKERS.values())
+    beat(*workers)
+    arbiter.manage_workers()
+    return arbiter, workers
+
+
+def test_workers_go_when_all_of_the_new_ones_serve(house: House) -> None:
+    """Once each; what happens to a new one meanwhile is made good at once."""
+    arbiter, old = booted(house)
+    arbiter.reload()
+    new = [worker for worker in arbiter.WORKERS.values() if worker not in old]
+    assert len(new) == 2
+    beat(new[0])
+    arbiter.manage_workers()
+    assert arbiter.killed == []
+    del arbiter.WORKERS[new[1].pid]
+    arbiter.manage_workers()
+    beat(*arbiter.WORKERS.values())
+    for _ in range(3):
+        arbiter.manage_workers()
+    assert arbiter.killed == [worker.pid for worker in old]
+    for worker in old:
+        del arbiter.WORKERS[worker.pid]
+    arbiter.calls.clear()
+    arbiter.manage_workers()
+    assert arbiter.calls == ["manage_workers"]  # gunicorn's, that nothing else is to be done
+
+
+def test_one_reload_after_another_leaves_no_crowd(house: House) -> None:
+    """Workers that have not begun to serve are not waited for, those that serve stay meanwhile."""
+    arbiter, old = booted(house)
+    for _ in range(5):
+        before = set(arbiter.WORKERS) - {worker.pid for worker in old} - set(arbiter.killed)
+        arbiter.killed.clear()
+        arbiter.reload()
+        assert set(arbiter.killed) == before
+        for pid in arbiter.killed:
+            del arbiter.WORKERS[pid]
+    assert len(arbiter.WORKERS) == 4
+
+
+def test_a_reload_waits_for_slots(house: House) -> None:
+    """Sets of workers that drain for long must not use up what the next one needs."""
+    arbiter, old = booted(house)
+    slots = range(1, house.table.slots)
+    for number in slots:
+        house.table.slot(number)[PID] = os.getpid()
+    master._the_master()._newest_to_go = old[-1].age
+    house.write('{"workers": 3}')
+    arbiter.reload()
+    arbiter.manage_workers()
+    assert arbiter.num_workers == 2
+    waits = ("warning", "reload waits until workers of earlier ones have gone")
+    assert house.events.count(waits) == 1
+    for number in slots:
+        house.table.slot(number)[PID] = 0
+    arbiter.manage_workers()
+    assert arbiter.num_workers == 3
+
+
+def failing_to_boot(
+    arbiter: Arbiter, monkeypatch: pytest.MonkeyPatch, *, pids: set[int]
+) -> Callable[[], None]:
+    """As gunicorn meets workers that ended with status 3."""
+    left = set(pids)
+
+    def reap() -> None:
+        if left:
+            arbiter.WORKERS.pop(left.pop())
+            raise HaltServer("Worker failed to boot.", 3)
+
+    monkeypatch.setattr(master, "_has_given_up", left.__contains__)
+    own = master._the_master()
+    return lambda: own._reap(reap)
+
+
+def test_workers_that_cannot_boot_end_a_start(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arbiter = house.start()
+    reap = failing_to_boot(arbiter, monkeypatch, pids={arbiter.spawn_worker()})
+    with pytest.raises(HaltServer):
+        reap()
+
+
+def test_workers_that_cannot_boot_end_nothing_that_serves(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are tried again after a pause, and those of before serve on."""
+    now = [100.0]
+    monkeypatch.setattr(master.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(master.Master, "_wait_for_sweep", lambda *_: True)
+    arbiter, old = booted(house)
+    arbiter.reload()
+    new = set(arbiter.WORKERS) - {worker.pid for worker in old}
+    failing_to_boot(arbiter, monkeypatch, pids=new)()
+    assert house.events[-1] == ("error", "a worker could not boot, others serve on")
+    arbiter.manage_workers()
+    assert len(arbiter.WORKERS) == 2
+    now[0] += master.RESPAWN_SECONDS
+    arbiter.manage_workers()
+    assert len(arbiter.WORKERS) == 4
+    assert arbiter.killed == []
+
+
+def test_a_worker_that_cannot_be_forked_is_tried_again(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    arbiter, _ = booted(house)
+
+    def fail(*_: Any) -> None:
+        raise OSError("no memory for a fork")
+
+    monkeypatch.setattr(Beats, "__init__", fail)
+    assert arbiter.spawn_worker() == 0
+    assert [record.message for record in caplog.records] == ["worker not started"]
+
+
+def test_a_next_master_that_cannot_be_executed_ends_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Least of all in its child, which has gunicorn's own way to stop our workers."""
+    ended: list[int] = []
+    monkeypatch.setattr(master.os, "_exit", ended.append)
+
+    def fail(*_: Any) -> None:
+        raise FileNotFoundError("python")
+
+    monkeypatch.setattr(Arbiter, "reexec", fail)
+    arbiter, _ = booted(house)
+    arbiter.reexec()
+    assert ended == []
+    arbiter.pid = STRANGER
+    arbiter.reexec()
+    assert ended == [1]
+    assert len(caplog.records) == 2
 
 
 # -- slots -----------------------------------------------------------------------------------------
@@ -290,7 +570,7 @@ def test_a_control_process_that_hangs_is_killed(
     killed: list[int] = []
     monkeypatch.setattr(Table, "controller", lambda _: STRANGER)
     monkeypatch.setattr(master.os, "kill", lambda pid, _: killed.append(pid))
-    monkeypatch.setattr(master.Master, "_wait_for_sweep", lambda *_: None)
+    monkeypatch.setattr(master.Master, "_wait_for_sweep", lambda *_: True)
     monkeypatch.setattr(master.time, "monotonic", lambda: 100.0)
     arbiter = house.start()
     house.table.cells[HEARTBEAT] = 91_000
@@ -356,7 +636,7 @@ def test_signals_that_end_a_worker_wait_until_it_has_handlers(
     arbiter.spawn_worker = spawn_worker  # type: ignore[method-assign]
     house.start(arbiter)
     before = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
-    assert arbiter.spawn_worker() == 7
+    assert arbiter.spawn_worker() == 1
     assert blocked[0] >= {signal.SIGTERM, signal.SIGQUIT}
     assert set(signal.pthread_sigmask(signal.SIG_BLOCK, ())) == before
 
@@ -476,3 +756,9 @@ def test_a_secret_is_made_only_where_one_is_wanted() -> None:
     made = master.with_secret(configuration.parse('{"sticky": {}}'), "made").sticky
     assert made is not None
     assert made.secret == "made"
+
+
+def test_a_secret_of_another_release_s_configuration_is_left_alone() -> None:
+    table = Table.create(rows=1, slots=1, blob_bytes=10_000)
+    table.publish(table.propose(b'{"form": 99, "config": {}}', []))
+    assert master._secret_of(table) is None

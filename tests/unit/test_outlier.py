@@ -207,7 +207,7 @@ class House:
             "health_check": False,
             "outlier_detection": {"ejection_time": 5},
         }
-        config = configuration.from_json(json.dumps({**document, **settings}).encode())
+        config = configuration.parse(json.dumps({**document, **settings}))
         identities = [identity_of(server.url) for server in config.servers]
         self.table.publish(self.table.propose(configuration.to_json(config), identities))
         for port in range(1, count + 1):

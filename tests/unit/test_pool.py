@@ -84,7 +84,7 @@ class House:
         """A configuration in use, with servers by their port; new ones are healthy at once."""
         entries = [url(server) if isinstance(server, int) else server for server in servers]
         document = {"servers": entries, "queue": False, **settings}
-        config = configuration.from_json(json.dumps(document).encode())
+        config = configuration.parse(json.dumps(document))
         identities = [identity_of(server.url) for server in config.servers]
         sequence = self.table.propose(configuration.to_json(config), identities)
         for port in [server.port for server in config.servers]:
@@ -978,3 +978,69 @@ def test_sticky_sessions_come_and_go_with_a_configuration() -> None:
     house.picks(1)
     assert house.pool.sticky is None
     assert house.pool.snapshot.is_plain
+
+
+# -- a configuration of another release ------------------------------------------------------------
+
+
+def publish_blob(house: House, envelope: dict[str, Any], *ports: int) -> None:
+    """As a master of another release does."""
+    blob = json.dumps(envelope).encode()
+    identities = [identity_of(url(port)) for port in ports]
+    house.table.publish(house.table.propose(blob, identities))
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Any]]:
+    lines: list[tuple[str, str, Any]] = []
+    monkeypatch.setattr(
+        log, "event", lambda logger, level, _, **more: lines.append((logger, level, more))
+    )
+    return lines
+
+
+def test_a_key_that_is_not_known_does_not_keep_a_worker_from_following() -> None:
+    """Neither at the top nor in a server."""
+    house = House(1, 2)
+    entry = {"url": url(2), "weight": 1, "brand_new": {"a": [1]}}
+    publish_blob(house, {"form": 1, "config": {"servers": [entry], "newer": "yes"}}, 2)
+    assert house.available() == {2}
+
+
+def test_a_configuration_that_cannot_be_read_stops_no_request(
+    said: list[tuple[str, str, Any]],
+) -> None:
+    """The one in use stays, health is followed still, and it is said once for each such one."""
+    house = House(1, 2)
+    for form in (2, 3):
+        publish_blob(house, {"form": form}, 1, 2)
+        assert house.available() == {1, 2}
+        house.write(1, STATE, UNHEALTHY)
+        assert house.available() == {2}
+        house.write(1, STATE, HEALTHY)
+        assert house.available() == {1, 2}
+    assert [(logger, level, more["sequence"]) for logger, level, more in said] == [
+        ("pool", "error", 2),
+        ("pool", "error", 3),
+    ]
+    house.publish(1)
+    assert house.available() == {1}
+
+
+def test_a_worker_that_boots_meanwhile_serves_by_its_own_master(
+    said: list[tuple[str, str, Any]],
+) -> None:
+    """Until something comes that it can read."""
+    house = House(1, 2)
+    publish_blob(house, {"form": 2}, 1, 2)
+    house.pool = Pool(house.table, 2, house.connect, house.disconnected.append)
+    assert house.refusal() == "none_healthy"
+    document = {"servers": [url(1), url(2), url(3)], "queue": False}
+    house.pool.start_with(configuration.parse(json.dumps(document)))
+    assert house.available() == {1, 2}  # the third has no row in the table
+    house.write(2, STATE, UNHEALTHY)
+    assert house.available() == {1}
+    house.publish(2)
+    house.write(2, STATE, HEALTHY)
+    assert house.available() == {2}
+    assert len(said) == 1

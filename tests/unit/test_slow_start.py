@@ -33,7 +33,7 @@ class House:
 
     def adopt(self, slow_start: SlowStart, seconds: float) -> None:
         document: dict[str, Any] = {"servers": URLS, "slow_start": seconds}
-        slow_start.adopt(configuration.from_json(json.dumps(document).encode()))
+        slow_start.adopt(configuration.parse(json.dumps(document)))
 
     def after(self, seconds: float) -> int:
         """The bumps until then, at 20 ticks a second."""

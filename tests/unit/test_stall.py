@@ -115,7 +115,7 @@ class House:
         document = {"servers": servers, "outlier_detection": {"ejection_time": 5, **settings}}
         if settings.get("off"):
             document["outlier_detection"] = False
-        config = configuration.from_json(json.dumps(document).encode())
+        config = configuration.parse(json.dumps(document))
         identities = [identity_of(server.url) for server in config.servers]
         self.table.publish(self.table.propose(configuration.to_json(config), identities))
         for port in range(1, count + 1):
@@ -436,9 +436,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.table = Table.create(rows=8, slots=2, blob_bytes=20_000)
-        config = configuration.from_json(
-            json.dumps({"servers": [url(port) for port in (1, 2, 3)]}).encode()
-        )
+        config = configuration.parse(json.dumps({"servers": [url(port) for port in (1, 2, 3)]}))
         identities = [identity_of(server.url) for server in config.servers]
         self.table.publish(self.table.propose(configuration.to_json(config), identities))
         for row in range(3):

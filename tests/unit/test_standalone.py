@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from app import master
-from app.wsgi import make_application
+from app import config as configuration
+from app import log, master
+from app.table import identity_of
+from app.wsgi import make_application, standalone_table
 
 
 def test_requests_are_counted_where_limits_look(
@@ -24,3 +26,18 @@ def test_requests_are_counted_where_limits_look(
     (backend,) = pool.backends
     assert [pool.take(backend) for _ in range(3)] == [True, True, False]
     assert pool.table.in_flight(backend.row) == 2
+
+
+def test_a_worker_boots_though_what_is_published_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another release's master has published it: this worker's own master says what to do meanwhile."""
+    config = configuration.parse('{"servers": ["http://127.0.0.1:1"], "health_check": false}')
+    table = standalone_table(config)
+    table.publish(table.propose(b'{"form": 99}', [identity_of("http://127.0.0.1:1")]))
+    monkeypatch.setattr(master, "inheritance", lambda: (table, 1))
+    monkeypatch.setattr(master, "own_config", lambda: config)
+    monkeypatch.setattr(log, "event", lambda *_, **__: None)
+    application = make_application()
+    assert application.config == config
+    assert [backend.url for backend in application.pool.snapshot.backends] == ["http://127.0.0.1:1"]
