@@ -51,6 +51,7 @@ def _watch(table: Table, master: int) -> None:
     from app.health.panic import PanicLog
     from app.health.slow_start import SlowStart
     from app.health.staller import Staller
+    from app.ticks import Ticks
 
     # Look-ups of names run in threads; a few names that hang must not keep the others waiting.
     gevent.get_hub().threadpool.maxsize = 64
@@ -61,6 +62,9 @@ def _watch(table: Table, master: int) -> None:
     ejector = Ejector(table, checker.hasten, slow_start)
     staller = Staller(table, ejector, checker.question)
     panic_log = PanicLog(table)
+    ticks: Ticks[int] = Ticks()
+    for function in (ejector.tick, staller.tick, slow_start.tick, lambda _: panic_log.tick()):
+        ticks.add(function)
     adopted = 0
     # A predecessor may have been killed between a change and its bump.
     table.bump()
@@ -74,11 +78,7 @@ def _watch(table: Table, master: int) -> None:
                 ejector.adopt(adopting)
                 staller.adopt(adopting)
                 panic_log.adopt(adopting)
-        now_ms = time.monotonic_ns() // 1_000_000
-        ejector.tick(now_ms)
-        staller.tick(now_ms)
-        slow_start.tick(now_ms)
-        panic_log.tick()
+        ticks.run(time.monotonic_ns() // 1_000_000)
         log.stdout().flush()
         gevent.sleep(POLL_SECONDS)
     reason = "stopped" if os.getppid() == master else "master_gone"

@@ -16,6 +16,7 @@ import gevent
 from greenlet import getcurrent
 
 from app import log
+from app.ticks import Ticks
 
 TICK: Final = 0.1
 NEVER: Final = float("inf")
@@ -45,8 +46,7 @@ class Deadlines:
     def __init__(self) -> None:
         self.now = monotonic()
         self._deadlines: set[Deadline] = set()
-        self._callables: list[Callable[[float], None]] = []
-        self._failing: set[Callable[[float], None]] = set()  # have said so
+        self._ticks: Ticks[float] = Ticks()
         self._timer: Any = None
 
     def start(self) -> None:
@@ -65,11 +65,8 @@ class Deadlines:
             self._timer = None
 
     def every_tick(self, function: Callable[[float], None]) -> None:
-        """Call ``function(now)`` at every tick, in the hub: it must not block.
-
-        One that raises is logged once, until it has worked again, and keeps no other from its turn.
-        """
-        self._callables.append(function)
+        """Call ``function(now)`` at every tick, in the hub: it must not block."""
+        self._ticks.add(function)
 
     def enter(self) -> Deadline:
         """A deadline for the current greenlet; give it back with ``leave`` before the greenlet ends."""
@@ -102,14 +99,7 @@ class Deadlines:
             if deadline.at <= now and deadline in self._deadlines:
                 deadline.at = NEVER
                 self.throw(deadline, Expired)
-        for function in self._callables:
-            try:
-                function(now)
-                self._failing.discard(function)
-            except Exception as failure:  # noqa: BLE001 - the others are not to blame
-                if function not in self._failing:
-                    self._failing.add(function)
-                    log.uncaught("deadlines", "tick failed", failure)
+        self._ticks.run(now)
 
 
 # One for the process: whatever waits in a worker shares its timer.

@@ -27,7 +27,8 @@ def in_hub(deadlines: Deadlines) -> None:
     gevent.sleep(0)
 
 
-def test_a_callable_that_raises_starves_no_other(told: list[str]) -> None:
+@pytest.mark.parametrize("error", [ValueError, AssertionError, OSError, Expired])
+def test_a_callable_that_raises_starves_no_other(told: list[str], error: type[Exception]) -> None:
     """It is logged once, not ten times a second, and again when it has worked in between."""
     deadlines = Deadlines()
     called: list[str] = []
@@ -36,7 +37,7 @@ def test_a_callable_that_raises_starves_no_other(told: list[str]) -> None:
     def fail(_now: float) -> None:
         called.append("first")
         if is_broken:
-            raise ValueError("no")
+            raise error("no")
 
     deadlines.every_tick(fail)
     deadlines.every_tick(lambda _: called.append("second"))
