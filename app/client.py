@@ -129,7 +129,7 @@ class ClientConnection(ClientAnswers):
                     is_parked = self in worker.parked
                     break
                 self._begin(head)
-                if self.stream.has_posted:
+                if self.stream.posted:
                     self._wait_for_client()
                 self._exchange()
                 if not self._keep:
@@ -137,7 +137,7 @@ class ClientConnection(ClientAnswers):
                     if head.keep_alive and (self._buffer or self.stream.peek()):
                         self._must_linger = True
                     break
-            if self.stream.has_posted and not is_parked:
+            if self.stream.posted and not is_parked:
                 self._flush()
             if self._must_linger:
                 self._linger()
@@ -212,7 +212,7 @@ class ClientConnection(ClientAnswers):
                         BodyTimeout("request head not complete in time", reason="header_timeout")
                     )
                 elif not self._is_new and self.worker.alive and stream.has_events:
-                    if stream.has_posted:
+                    if stream.posted:
                         self._flush()
                     self.worker.park(self)
                 return None

@@ -89,15 +89,15 @@ class Outbound:
             if head.via is None
             else hops.line(head.minor, head.via, self._mark),
         )
-        is_ours = type(backend.adapter) is Adapter
         offered = b""
-        if head.upgrade is not None and is_ours:
+        if head.upgrade is not None and type(backend.adapter) is Adapter:
             offered = offer(head.upgrade, self._upgrades)
         if offered:
             pieces += (b"Connection: Upgrade\r\nUpgrade: ", offered, b"\r\n")
         elif head.te_trailers and head.te_is_named:
             pieces.append(b"TE: trailers\r\nConnection: TE\r\n")
-        if head.length == CHUNKED and is_ours:  # others frame it themselves, and know no trailers
+        # Other adapters frame it themselves, and know no trailers.
+        if head.length == CHUNKED and type(backend.adapter) is Adapter:
             if head.trailer is not None:
                 pieces += (b"Trailer: ", head.trailer, b"\r\n")
             if read_body is None:

@@ -73,7 +73,10 @@ outbox: Final = Outbox()
 
 
 class Stream:
-    """A plaintext connection. Owns ``raw``: closing the stream closes it."""
+    """A plaintext connection. Owns ``raw``: closing the stream closes it.
+
+    ``posted``: what was posted and has not left yet.
+    """
 
     __slots__ = (
         "_hub_switch",
@@ -82,12 +85,12 @@ class Stream:
         "_loop",
         "_out",
         "_poll",
-        "_posted",
         "_ready",
         "_recv",
         "_send",
         "_waiter",
         "on_event",
+        "posted",
         "raw",
     )
     has_events = True  # whether ``on_event`` is ever called
@@ -104,7 +107,7 @@ class Stream:
         self._is_watched = False
         self._out: Any = None
         self._poll: Callable[[int], list[Any]] | None = None
-        self._posted: bytes | memoryview = b""
+        self.posted: bytes | memoryview = b""
         self._ready = True  # try first: data may have come with the connection
         self._waiter: Any = None
         self.on_event: Callable[[], None] | None = None
@@ -131,27 +134,22 @@ class Stream:
         """Send ``data`` at the end of this turn of the loop; for a message after which one only reads.
 
         Never waits and never raises. A failure shows when that read ends. What the peer does not take at once
-        is sent when it does: who posts again asks ``has_posted`` before, or it grows without a bound.
+        is sent when it does: who posts again looks at ``posted`` before, or it grows without a bound.
         """
-        if self._posted:  # it is on its way out already, by the outbox or by the watcher
-            self._posted = b"".join((self._posted, data))
+        if self.posted:  # it is on its way out already, by the outbox or by the watcher
+            self.posted = b"".join((self.posted, data))
             return
-        self._posted = data
+        self.posted = data
         outbox.add(self, self._loop)
-
-    @property
-    def has_posted(self) -> bool:
-        """Whether something that was posted has not left yet."""
-        return bool(self._posted)
 
     def flush(self) -> None:
         """Wait until what was posted has left. Raises OSError."""
-        if self._posted:
+        if self.posted:
             self.write(b"")
 
     def send_posted(self) -> None:
         """Send what was posted, as far as the peer takes it now."""
-        data = self._posted
+        data = self.posted
         if not data:
             return  # written or given up meanwhile
         try:
@@ -159,12 +157,12 @@ class Stream:
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._posted = b""  # the reader finds out
+            self.posted = b""  # the reader finds out
             return
         if sent == len(data):
-            self._posted = b""
+            self.posted = b""
             return
-        self._posted = memoryview(data)[sent:]
+        self.posted = memoryview(data)[sent:]
         if self._out is None:
             self._out = self._loop.io(self.raw.fileno(), _WRITE)
         self._out.start(self._continue_posted)
@@ -175,9 +173,9 @@ class Stream:
 
     def write(self, data: bytes | memoryview) -> None:
         """Send all of ``data``, waiting while the peer does not take it. Raises OSError."""
-        if self._posted:
-            data = b"".join((self._posted, data))
-            self._posted = b""
+        if self.posted:
+            data = b"".join((self.posted, data))
+            self.posted = b""
             if self._out is not None:
                 self._out.stop()
         try:
@@ -258,7 +256,7 @@ class Stream:
 
     def reset(self) -> None:
         """Close so that the peer sees an error, never an orderly end (RFC 9112 §8: an incomplete message)."""
-        self._posted = b""
+        self.posted = b""
         try:
             self.raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         except OSError:
@@ -268,10 +266,10 @@ class Stream:
     def close(self) -> None:
         """Close it without waiting; again is harmless. What was posted leaves as far as the peer takes it."""
         try:
-            if self._posted:
+            if self.posted:
                 self.send_posted()
         finally:
-            self._posted = b""
+            self.posted = b""
             self._stop_watching()
             self.raw.close()
 

@@ -120,9 +120,9 @@ class TlsStream:
         self._stream.post(self._outgoing.read())
 
     @property
-    def has_posted(self) -> bool:
-        """As Stream.has_posted."""
-        return self._stream.has_posted
+    def posted(self) -> bytes | memoryview:
+        """As Stream.posted, encrypted."""
+        return self._stream.posted
 
     def flush(self) -> None:
         """As Stream.flush."""
@@ -250,7 +250,7 @@ class TlsSocketStream:
 
     __slots__ = ("_socket", "on_event", "raw")
     has_events = False
-    has_posted = False
+    posted = b""
 
     def __init__(self, tls_socket: gevent_ssl.SSLSocket) -> None:
         self._socket = tls_socket

@@ -115,7 +115,10 @@ def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamRespo
     upload: Upload | None = None
     data = b""
     seen = interims = 0
-    message = request.head + request.raw_body if request.raw_body else request.head
+    message = request.head
+    if request.length or request.raw_body:
+        request.check_here()
+        message += request.raw_body
     connection.sent += len(message)
     request.sent_at = sent_at = monotonic()
     deadline.at = request.next_deadline(sent_at)
@@ -249,11 +252,10 @@ class Session(requests.Session):
 
     def send(self, request: Any, **options: Any) -> Any:
         """Send with the adapter mounted for the server; give an UpstreamResponse whatever it returned."""
-        if request.length or request.raw_body:
-            request.check_here()
         adapter = request.adapter
         if type(adapter) is Adapter:
             return adapter.send(request)
+        request.check_here()
         options = {
             "stream": True,
             "timeout": (request.connect_timeout or None, request.read_timeout or None),

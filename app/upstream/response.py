@@ -35,11 +35,13 @@ _NO_TRAILERS: list[tuple[bytes, bytes]] = []
 class UpstreamResponse(requests.Response):
     """A response whose head has been read; ``read`` gives its decoded body piece by piece.
 
-    ``first`` is what of the body came with the head. The connection goes back to its cache the moment the
-    last byte has been read, before the client has it. ``close`` at any time gives everything up.
+    ``first`` is what of the body came with the head; ``complete``: it was read, or given up.
+    The connection goes back to its cache the moment the last byte has been read, before the client has it.
+    ``close`` at any time gives everything up.
     """
 
     first = b""
+    complete = False
     upload: Upload | None = None
     trailers: list[tuple[bytes, bytes]] = _NO_TRAILERS
     _remaining = 0
@@ -59,11 +61,6 @@ class UpstreamResponse(requests.Response):
         self.connection_: Connection | None = connection
         self.request_ = request
         self.first_byte_at = first_byte_at
-
-    @property
-    def complete(self) -> bool:
-        """Whether the whole body has been read."""
-        return self.connection_ is None
 
     def begin(self, data: bytes) -> None:
         """Take the bytes that came behind the head. BadResponse if they cannot be its body."""
@@ -177,6 +174,7 @@ class UpstreamResponse(requests.Response):
         """Give the response up: an unread rest makes the connection useless."""
         if self.upload is not None:
             self.upload.stop()
+        self.complete = True
         if self.connection_ is not None:
             self.connection_.close()
             self.connection_ = None
@@ -192,6 +190,7 @@ class UpstreamResponse(requests.Response):
         if connection is None:
             return
         self.connection_ = None
+        self.complete = True
         if self._reusable:
             connection.cache.give_back(connection)
         else:

@@ -62,7 +62,7 @@ class Memory:
         self.written += bytes(data)
 
     post = write
-    has_posted = False
+    posted = b""
 
     def peek(self) -> bytes | None:
         return None
