@@ -39,6 +39,7 @@ from app.table import (
     TableError,
     identity_of,
 )
+from app.wire import parser
 
 EX_CONFIG = 78  # sysexits.h
 TABLE_FD = "LB_TABLE_FD"  # environment: where a re-executed master (USR2) finds the segment
@@ -135,6 +136,12 @@ def on_starting(arbiter: Any) -> None:
             problem=problem,
             remedy=remedy,
         )
+    if parser.problem:
+        log.event(
+            "parser", "warning", parser.IN_PYTHON, problem=parser.problem, remedy=parser.REMEDY
+        )
+    elif parser.is_python:
+        log.event("parser", "info", parser.IN_PYTHON)
     _master = Master(arbiter, _loaded)
 
 
