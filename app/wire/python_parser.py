@@ -90,13 +90,13 @@ def parse_request(
 
     ``last_length`` is how much of it an earlier call has seen: then the end is looked for first, from there.
     """
-    start = _REQUEST_LINE.match(data)
-    line_length = data.find(b"\r\n") if start is None else start.end() - 2
+    line_length = data.find(b"\r\n")
     if line_length > max_line:
         raise LimitRequestLine(f"Request line length ({line_length}) exceeds limit ({max_line})")
     try:
         if last_length:
             _require_end(data, last_length)
+        start = _REQUEST_LINE.match(data)
         split = None if start is None else _split_plainly(data, start.end())
         if start is not None and split is not None:
             method, target, minor = start[1], start[2], int(start[3])
