@@ -17,7 +17,8 @@ _VALUES: Final = ("auto", "c", "python")
 
 # For the log's first lines; the figures are those of docs/performance.md.
 IN_PYTHON: Final = (
-    "heads are read in Python: about 5 µs more CPU for a small request, 9 with a browser's fields"
+    "heads are read in Python: about 5 microseconds more CPU for a small request, "
+    "9 with a browser's fields"
 )
 REMEDY: Final = (
     "install a C compiler and Python's headers (Debian: apt install gcc python3-dev), then: make parser, "
