@@ -22,7 +22,7 @@ run: $(VENV)/.run ## the balancer with config.json, or the file in LB_CONFIG
 	@$(BIN)/python load_balancer.py run
 
 parser: | $(BIN)/python ## the parser of heads in C, where it could not be built before
-	@$(INSTALL) -r requirements-c.lock || { echo "$$NO_PARSER" >&2; exit 1; }
+	@$(BUILD_PARSER) || { cat $(VENV)/parser.log >&2; echo "$$NO_PARSER" >&2; exit 1; }
 
 compile: $(VENV)/.dev ## the request path as C extensions: a fifth less CPU a request; half a minute
 	@$(BIN)/python deploy/compile.py
@@ -80,16 +80,18 @@ clean: ## remove .venv and every cache
 # --- the virtual environment: made once, filled again when a lock changes ------------------------
 
 define INSTALL_FAILED
-make: the packages could not be installed; pip's words are above. For Linux and Python 3.10 to 3.13 all of them
-make: come ready built, so it is the way to PyPI or another Python: make PYTHON=/path/to/python
+make: the packages could not be installed; pip's words are above. All of them come ready built for Linux and
+make: Python 3.10 to 3.13 (arm64: from 3.11), so it is the way to PyPI, or another Python: make PYTHON=/path/to/it
 endef
-NO_PARSER := make: gunicorn_h1c cannot be built here, so heads are read in Python (about 5 µs more CPU a request); to have it, install a C \
-	compiler and Python's headers (Debian: apt install gcc python3-dev), then: make parser
+NO_PARSER := make: gunicorn_h1c cannot be built here ($(VENV)/parser.log has why), so heads are read in Python \
+	(about 5 µs more CPU a request); to have it, install a C compiler and Python's headers \
+	(Debian: apt install gcc python3-dev), then: make parser
 export INSTALL_FAILED NO_PARSER
 
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 # Published as source only. Where it cannot be built that is said once, not tried again at every make.
-TRY_PARSER = $(INSTALL) -r requirements-c.lock >$(VENV)/parser.log 2>&1 || echo "$$NO_PARSER" >&2
+BUILD_PARSER = $(INSTALL) -r requirements-c.lock >$(VENV)/parser.log 2>&1
+TRY_PARSER = $(BUILD_PARSER) || echo "$$NO_PARSER" >&2
 
 $(VENV)/.run: requirements.lock requirements-c.lock | $(BIN)/python
 	@echo "Installing requirements.lock into $(VENV)" >&2
