@@ -1,5 +1,6 @@
-# Everything a developer types. Only Python ≥ 3.10 with pip and venv, a C compiler (for gunicorn_h1c,
-# which PyPI has as source only) and GNU make are needed; the rest goes into .venv.
+# Everything a developer types. Only Python ≥ 3.10 with pip and venv and GNU make are needed; the rest goes into
+# .venv. With a C compiler and Python's headers there is more: gunicorn_h1c, which splits heads in C, is tried at
+# each install and by `make parser`; `make compile` needs both.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run compile test check fmt docs lock bench bench-quick bench-micro bench-failures bench-slow wire-peers fuzz clean
+.PHONY: help demo run parser compile test check fmt docs lock bench bench-quick bench-micro bench-failures bench-slow wire-peers fuzz clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +20,9 @@ demo: $(VENV)/.run ## the balancer on port 8080 with two demo backends behind it
 
 run: $(VENV)/.run ## the balancer with config.json, or the file in LB_CONFIG
 	@$(BIN)/python load_balancer.py run
+
+parser: | $(BIN)/python ## the parser of heads in C, where it could not be built before
+	@$(BUILD_PARSER) || { cat $(VENV)/parser.log >&2; echo "$$NO_PARSER" >&2; exit 1; }
 
 compile: $(VENV)/.dev ## the request path as C extensions: a fifth less CPU a request; half a minute
 	@$(BIN)/python deploy/compile.py
@@ -45,6 +49,7 @@ UV := $(BIN)/uv pip compile --quiet --no-python-downloads --universal --python-v
 
 lock: $(VENV)/.dev ## the locks, after a change of requirements.txt or requirements-dev.txt
 	$(UV) requirements.txt -o requirements.lock
+	$(UV) requirements-c.txt -o requirements-c.lock
 	$(UV) requirements.txt requirements-dev.txt -c requirements.lock -o requirements-dev.lock
 
 bench: $(VENV)/.dev ## every case beside nginx, HAProxy, Envoy, Caddy and aiohttp; about 50 minutes
@@ -75,22 +80,29 @@ clean: ## remove .venv and every cache
 # --- the virtual environment: made once, filled again when a lock changes ------------------------
 
 define INSTALL_FAILED
-make: the packages could not be installed; pip's words are above. If they are about a compiler:
-make: gunicorn_h1c is compiled here, with a C compiler and Python's headers
-make: (Debian: apt install gcc python3-dev)
+make: the packages could not be installed; pip's words are above. All of them come ready built for Linux and
+make: Python 3.10 to 3.13 (arm64: from 3.11), so it is the way to PyPI, or another Python: make PYTHON=/path/to/it
 endef
-export INSTALL_FAILED
+NO_PARSER := make: gunicorn_h1c cannot be built here ($(VENV)/parser.log has why), so heads are read in Python \
+	(about 5 µs more CPU a request); to have it, install a C compiler and Python's headers \
+	(Debian: apt install gcc python3-dev), then: make parser
+export INSTALL_FAILED NO_PARSER
 
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+# Published as source only. Where it cannot be built that is said once, not tried again at every make.
+BUILD_PARSER = $(INSTALL) -r requirements-c.lock >$(VENV)/parser.log 2>&1
+TRY_PARSER = $(BUILD_PARSER) || echo "$$NO_PARSER" >&2
 
-$(VENV)/.run: requirements.lock | $(BIN)/python
+$(VENV)/.run: requirements.lock requirements-c.lock | $(BIN)/python
 	@echo "Installing requirements.lock into $(VENV)" >&2
 	@$(INSTALL) -r $< || { echo "$$INSTALL_FAILED" >&2; exit 1; }
+	@$(TRY_PARSER)
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.lock | $(BIN)/python
+$(VENV)/.dev: requirements-dev.lock requirements-c.lock | $(BIN)/python
 	@echo "Installing requirements-dev.lock into $(VENV)" >&2
 	@$(INSTALL) -r $< || { echo "$$INSTALL_FAILED" >&2; exit 1; }
+	@$(TRY_PARSER)
 	@touch $@ $(VENV)/.run
 
 $(BIN)/python:

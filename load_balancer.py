@@ -189,7 +189,9 @@ def fail(message: str) -> int:
 
 
 def not_installed(error: ImportError) -> str:
-    """Which package, for which Python, and the remedy."""
+    """Which package, for which Python, and the remedy; or what one of our own modules says."""
+    if error.name is None:
+        return str(error)
     return (
         f"{error.name} is not installed for {sys.executable}: "
         "use `make run`, or pip install -r requirements.txt"

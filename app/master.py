@@ -43,6 +43,7 @@ from app.table import (
     TableError,
     identity_of,
 )
+from app.wire import parser
 
 EX_FAILED = 1
 EX_CONFIG = 78  # sysexits.h
@@ -184,6 +185,12 @@ def on_starting(arbiter: Any) -> None:
             problem=problem,
             remedy=remedy,
         )
+    if parser.problem:
+        log.event(
+            "parser", "warning", parser.IN_PYTHON, problem=parser.problem, remedy=parser.REMEDY
+        )
+    elif parser.is_python:
+        log.event("parser", "info", parser.IN_PYTHON)
     _master = Master(arbiter, _loaded)
 
 

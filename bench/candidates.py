@@ -104,7 +104,9 @@ class Ours(Candidate):
         commit = _said("git", "-C", str(self.root), "describe", "--always", "--dirty")
         form = _said(
             "env", "-C", str(self.root), f"LB_COMPILED={self.compiled}", sys.executable, "-c",
-            "from app import compiled; print('compiled' if compiled.is_used else 'not compiled')",
+            "from app import compiled; from app.wire import parser;"
+            "print('compiled' if compiled.is_used else 'not compiled', end='')"
+            "print(', heads read in Python' if parser.is_python else '')",
         )  # fmt: skip
         return f"{commit}, {form} (Python {python}, {versions})"
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
+import importlib
 import itertools
 import json
 import os
@@ -89,18 +90,15 @@ def _floor_socket() -> Call:
     return call
 
 
-@step("floor", "h1c.parse_request, wrk's head")
-def _floor_request() -> Call:
-    import gunicorn_h1c
-
-    return lambda: gunicorn_h1c.parse_request(WRK)
-
-
-@step("floor", "h1c.parse_response")
-def _floor_response() -> Call:
-    import gunicorn_h1c
-
-    return lambda: gunicorn_h1c.parse_response(ANSWER)
+@step("floor", "parse_request, wrk's head", "parser", "parse_request", WRK)
+@step("floor", "parse_request, a browser's head", "parser", "parse_request", BROWSER)
+@step("floor", "parse_response", "parser", "parse_response", ANSWER)
+@step("floor", "parse_request in Python, wrk's head", "python_parser", "parse_request", WRK)
+@step("floor", "parse_request in Python, a browser's", "python_parser", "parse_request", BROWSER)
+@step("floor", "parse_response in Python", "python_parser", "parse_response", ANSWER)
+def _floor_parser(module: str, name: str, data: bytes) -> Call:
+    parse = getattr(importlib.import_module(f"app.wire.{module}"), name)
+    return lambda: parse(data)
 
 
 # -- the client's side -----------------------------------------------------------------------------

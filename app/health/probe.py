@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import gevent
 import gevent.socket
 import requests
-from gunicorn_h1c import IncompleteError, ParseError, parse_response
 from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
@@ -33,6 +32,7 @@ from app.backend_tls import Trust
 from app.config import HealthCheck, Server
 from app.health.body import BadBody, SearchTooSlow, is_found, read_body
 from app.wire import announce
+from app.wire.parser import IncompleteError, ParseError, parse_response
 
 USER_AGENT = "load-balancer-health-check"
 HEAD_LIMIT = 16 * 1024  # HAProxy's default for any head; nginx takes 4 or 8 KiB from a backend

@@ -1,19 +1,16 @@
 """Reads one request head, in exactly one way or not at all.
 
 Owns what a request may look like: RFC 9112 with every lenient reading refused, at least as strict as
-gunicorn's own message parser (a test holds both against the same cases). ``gunicorn_h1c`` splits the
-bytes; what it lets through (bare LF, obs-fold as a field with an empty name, spare spaces, non-ASCII
-targets, fragments) is refused here. Pure: bytes in, a RequestHead out.
+gunicorn's own message parser (a test holds both against the same cases). app.wire.parser splits the bytes;
+what that lets through (bare LF, obs-fold as a field with an empty name, spare spaces, non-ASCII targets,
+fragments) is refused here. Pure: bytes in, a RequestHead out.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
-
-import gunicorn_h1c as h1c
+from typing import Final
 
 from app.errors import BadRequest
 from app.wire import fields, hops
@@ -41,6 +38,14 @@ from app.wire.fields import (
     USER_AGENT,
     VIA,
 )
+from app.wire.parser import (
+    IncompleteError,
+    InvalidRequestMethod,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    ParseError,
+    parse_request,
+)
 from app.wire.target import is_authority, origin_form
 
 CHUNKED: Final = -1
@@ -48,7 +53,6 @@ CHUNKED: Final = -1
 _known_hosts: Final[set[bytes]] = set()
 
 Fields = list[tuple[bytes, bytes]]
-_parse: Final[Callable[..., dict[str, Any]]] = h1c.parse_request
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +122,11 @@ def read_head(
     the client deserves; ``consumed`` of the result says where the body starts.
     """
     try:
-        parsed = _parse(data, last_length, limits.line, limits.fields, limits.field)
-    except h1c.IncompleteError:
+        parsed = parse_request(data, last_length, limits.line, limits.fields, limits.field)
+    except IncompleteError:
         _check_incomplete(data, limits)
         return None
-    except h1c.ParseError as error:
+    except ParseError as error:
         raise _refusal(error, data, limits.fields) from None
     method, target, pairs = parsed["method"], parsed["path"], parsed["headers"]
     consumed = parsed["consumed"]
@@ -361,9 +365,9 @@ _REQUEST_LINE: Final = re.compile(rb"%b [\x21-\x7e]+ HTTP/(.*)" % fields.TOKEN.p
 def _refusal(error: Exception, data: bytes, max_fields: int) -> BadRequest:
     """The status and reason for what the parser refused, the same however the bytes arrived."""
     detail = str(error)
-    if isinstance(error, h1c.LimitRequestLine):
+    if isinstance(error, LimitRequestLine):
         return BadRequest(detail, status=414, reason="target_too_long")
-    if isinstance(error, h1c.LimitRequestHeaders):
+    if isinstance(error, LimitRequestHeaders):
         return _too_large()
     start = 2 if data[:2] == b"\r\n" else 0
     line, _, rest = data[start:].partition(b"\r\n")
@@ -372,7 +376,7 @@ def _refusal(error: Exception, data: bytes, max_fields: int) -> BadRequest:
         if re.fullmatch(rb"[0-9](\.[0-9]?)?", match[1]):
             return BadRequest(detail, status=505, reason="version_not_supported")
         return BadRequest(detail, reason="bad_request_line")
-    if isinstance(error, h1c.InvalidRequestMethod):
+    if isinstance(error, InvalidRequestMethod):
         return BadRequest(detail, reason="bad_method")
     if match is None:
         return BadRequest(detail, reason="bad_request_line")

@@ -1,16 +1,13 @@
 """Reads one response head, in exactly one way or not at all.
 
 Owns how a backend's answer is framed (RFC 9112 §6.3) and what of its head is passed on. A backend can be
-wrong or hostile too: what ``gunicorn_h1c`` lets through (bare LF, obs-fold, differing lengths, a status
+wrong or hostile too: what app.wire.parser lets through (bare LF, obs-fold, differing lengths, a status
 that is none) is refused here as BadResponse. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
-
-import gunicorn_h1c as h1c
+from typing import Final
 
 from app.errors import BadResponse
 from app.wire import fields
@@ -23,6 +20,7 @@ from app.wire.fields import (
     TRANSFER_ENCODING,
     UPGRADE,
 )
+from app.wire.parser import IncompleteError, ParseError, parse_response
 
 # Envoy's max_response_headers_kb is 60; nginx's buffer is 4–8 KiB.
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -31,7 +29,6 @@ CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
 
 _LENGTH: Final = frozenset((b"content-length",))
-_parse: Final[Callable[..., dict[str, Any]]] = h1c.parse_response
 
 
 class ResponseHead:
@@ -62,14 +59,14 @@ def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead 
     ``method`` is the request's: a response to HEAD has no body whatever its head says. Raises BadResponse.
     """
     try:
-        parsed = _parse(data, last_length)
-    except h1c.IncompleteError:
+        parsed = parse_response(data, last_length)
+    except IncompleteError:
         if len(data) > MAX_HEAD_BYTES:
             raise BadResponse("response head too large") from None
         if b"\n" in data and data.count(b"\n") != data.count(b"\r\n"):
             raise BadResponse("bare LF as line terminator") from None
         return None
-    except h1c.ParseError as error:
+    except ParseError as error:
         raise BadResponse(str(error)) from None
     pairs = parsed["headers"]
     consumed = parsed["consumed"]

@@ -30,6 +30,11 @@ def fuzz(target: str, arguments: list[str]) -> None:
 
     with atheris.instrument_imports(include=["app.wire"]):
         import targets
+        from replay import parsers
+
+        if parsers.HAS_C:
+            parsers.readers("c")
+            parsers.readers("python")
 
     atheris.Setup([sys.argv[0], *arguments], targets.TARGETS[target])
     atheris.Fuzz()

@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "wire"), str(HERE.parents[1])]
 
 import seeds  # noqa: E402
+from replay.parsers import told  # noqa: E402
 
 from app import compiled  # noqa: E402
 from app.errors import ProxyError  # noqa: E402
@@ -50,12 +51,6 @@ def mutated(rng: random.Random, inputs: list[bytes]) -> bytes:
             at = data.find(b"\r\n") + 2
             data[at:at] = rng.choice(PIECES)
     return bytes(data)
-
-
-def told(head: object) -> str:
-    """All that a head says."""
-    names = sorted(name for name in dir(head) if not name.startswith("_"))
-    return repr([(name, getattr(head, name)) for name in names])
 
 
 def reading(data: bytes) -> str:

@@ -1,17 +1,19 @@
 """What is fuzzed, as functions of bytes that raise AssertionError (or anything else) on a finding.
 
 Refusing is always fine; what is taken must have one reading: the same in pieces as whole, the same for
-gunicorn's parser, and nothing but plain fields in what would be forwarded.
+gunicorn's parser, and nothing but plain fields in what would be forwarded. Heads are read over both of our
+parsers, the one in C and the one in Python: taken, refused or incomplete, they agree about every input.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from itertools import pairwise
 
 from gunicorn.http.unreader import IterUnreader
-from replay import others
+from replay import others, parsers
 
 from app.errors import BadRequest, BadResponse
 from app.wire import (
@@ -31,6 +33,17 @@ _HOST = re.compile(rb"[\x21-\x7e]+")
 METHODS = (b"GET", b"HEAD", b"POST", b"OPTIONS")
 
 
+def _check_parsers(agree: Callable[..., object], data: bytes, *more: object) -> None:
+    """Whole, and in pieces: the places are the input's own, and the last of its bytes."""
+    if not parsers.HAS_C:
+        return
+    agree(data, 0, *more)
+    size = len(data)
+    for seen in {size // 2, data.find(b"\n") + 1, sum(data[:8]) % (size + 1), max(0, size - 1)}:
+        agree(data[:seen], 0, *more)
+        agree(data, seen, *more)
+
+
 def _check_lines(lines: list[bytes]) -> None:
     assert len(lines) % 4 == 0
     for at in range(0, len(lines), 4):
@@ -39,7 +52,11 @@ def _check_lines(lines: list[bytes]) -> None:
 
 
 def fuzz_request(data: bytes) -> None:
-    """A request head."""
+    """A request head; also with limits as small as its bytes say."""
+    _check_parsers(parsers.agree_on_request, data)
+    if data:
+        limits = {"line": data[-1], "fields": data[-1] % 8, "field": data[len(data) // 2]}
+        _check_parsers(parsers.agree_on_request, data, limits)
     try:
         head = request.read_head(data)
     except BadRequest as error:
@@ -72,7 +89,7 @@ def fuzz_request(data: bytes) -> None:
     alone = data[: head.consumed]
     body = b"x" * head.length if 0 <= head.length < 1000 else b"0\r\n\r\n"
     if head.length < 1000:
-        for parser in ("python", "fast"):
+        for parser in others.PARSERS:
             assert others.by_gunicorn(alone + body, parser) is not None, (
                 f"gunicorn refuses ({parser})"
             )
@@ -81,6 +98,7 @@ def fuzz_request(data: bytes) -> None:
 def fuzz_response(data: bytes) -> None:
     """A response head; the first byte chooses the method that was asked with."""
     method, data = METHODS[data[0] % len(METHODS) if data else 0], data[1:]
+    _check_parsers(parsers.agree_on_response, data, method)
     try:
         head = response.read_head(data, method)
     except BadResponse:

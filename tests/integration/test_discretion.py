@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 from harness import (
     GUNICORN,
+    PROMPT,
     ROOT,
     STOCK_WORKER,
     Backend,
     Balancer,
     free_port,
     handlers,
+    wait_until,
 )
 
 SECRET = "s3cr3t"
@@ -154,7 +156,8 @@ def test_workers_and_control_process_give_up_root() -> None:
         command = (*GUNICORN[:-1], "--user", str(user), "--group", str(user), GUNICORN[-1])
         with Balancer([backend], command=command, health_check={"interval": 0.2}) as balancer:
             pids = balancer.worker_pids() | balancer.control_pids()
-            assert {uid_of(pid) for pid in pids} == {user}
+            # A worker says that it boots, then does as it is told.
+            wait_until(lambda: {uid_of(pid) for pid in pids} == {user}, PROMPT, "all another's")
             assert balancer.get("/").status == 200
             assert not balancer.log.select("privileges")
             backend.down()

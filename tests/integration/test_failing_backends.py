@@ -5,14 +5,13 @@ from __future__ import annotations
 import signal
 import socket
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
+import trustme
 from harness import (
     GUNICORN,
     PROMPT,
@@ -431,17 +430,10 @@ def test_a_head_is_mended_where_the_configuration_forgives(command: tuple[str, .
         check_refusal(balancer, "/bad", 502, "bad_response")
 
 
-def test_certificate_that_cannot_be_verified(tmp_path: Path) -> None:
-    """An https:// server with a certificate of its own making is refused, unasked."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    made = ["-keyout", str(key), "-out", str(certificate), "-subj", "/CN=localhost", "-days", "2"]
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *made],
-        check=True,
-        capture_output=True,
-    )
+def test_certificate_that_cannot_be_verified() -> None:
+    """An https:// server with a certificate that nobody we know has signed is refused, unasked."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(seconds(20))
 

@@ -15,7 +15,6 @@ CASES = [case for case in corpus.load() if not case.is_about_responses]
 REQUESTS = st.one_of(
     mutations.valid(), st.sampled_from([case.request for case in CASES if len(case.request) < 4096])
 )
-PARSERS = ["python", "fast"]
 
 
 def is_complete(data: bytes) -> bool:
@@ -34,7 +33,7 @@ def is_complete(data: bytes) -> bool:
     return decoder.done
 
 
-@pytest.mark.parametrize("parser", PARSERS)
+@pytest.mark.parametrize("parser", others.PARSERS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.identity)
 def test_cases(case: corpus.Case, parser: str) -> None:
     """No case is taken that gunicorn refuses."""
@@ -47,7 +46,7 @@ def test_cases(case: corpus.Case, parser: str) -> None:
 def test_bent_requests(data: bytes) -> None:
     """Nor are requests with a few bytes changed, for both of gunicorn's parsers."""
     if is_complete(data):
-        for parser in PARSERS:
+        for parser in others.PARSERS:
             assert others.by_gunicorn(data, parser) is not None, parser
 
 
@@ -56,7 +55,7 @@ def test_bent_requests(data: bytes) -> None:
 def test_valid_requests_are_taken(data: bytes) -> None:
     """The floor says nothing if everything is refused: what is valid is taken by all."""
     assert is_complete(data)
-    for parser in PARSERS:
+    for parser in others.PARSERS:
         assert others.by_gunicorn(data, parser) is not None
 
 

@@ -6,9 +6,12 @@ import random
 from collections.abc import Callable
 
 import pytest
-from replay import corpus, offline
+from replay import corpus, offline, parsers
 from replay.corpus import Case
 from replay.judge import judge
+
+from app import client
+from app.upstream.request import UpstreamRequest
 
 CASES = corpus.load()
 # Cutting a body of 200 kB at each byte says nothing that its first and last bytes do not.
@@ -37,6 +40,16 @@ def randomly(rng: random.Random) -> Callable[[bytes], list[bytes]]:
     return cut
 
 
+@pytest.fixture(name="parser", params=["auto", "python"])
+def _parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads are read over the parser in use, or over the one in Python."""
+    if request.param == "python":
+        readers = parsers.readers("python")
+        monkeypatch.setattr(client, "read_head", readers.request.read_head)
+        monkeypatch.setattr(UpstreamRequest, "read_head", staticmethod(readers.response.read_head))
+
+
+@pytest.mark.usefixtures("parser")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.identity)
 def test_case(case: Case) -> None:
     """The same outcome, however the bytes arrive."""

@@ -21,9 +21,11 @@ def _backend() -> Iterator[online.RawBackend]:
         yield backend
 
 
-@pytest.fixture(scope="module", name="balancer")
-def _balancer(backend: online.RawBackend) -> Iterator[Balancer]:
-    with Balancer([f"http://127.0.0.1:{backend.port}"], retries={"attempts": 1}) as balancer:
+@pytest.fixture(scope="module", name="balancer", params=["auto", "python"])
+def _balancer(request: pytest.FixtureRequest, backend: online.RawBackend) -> Iterator[Balancer]:
+    """With the parser of heads that is installed, and with the one in Python."""
+    servers, parser = [f"http://127.0.0.1:{backend.port}"], {"LB_PARSER": request.param}
+    with Balancer(servers, retries={"attempts": 1}, env=parser) as balancer:
         yield balancer
 
 

@@ -35,7 +35,7 @@ def read_alike(data: bytes) -> list[messages.Message]:
         fields = [(name.lower(), value) for name, value in message.fields]
         readings = [
             others.by_h11(one),
-            *(others.by_gunicorn(one, parser, MAX_FIELDS) for parser in ("python", "fast")),
+            *(others.by_gunicorn(one, parser, MAX_FIELDS) for parser in others.PARSERS),
         ]
         for reading in readings:
             assert reading is not None

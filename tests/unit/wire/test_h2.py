@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gunicorn_h1c as h1c
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import BadRequest
 from app.wire.h2 import MalformedError, lower, read_request, read_trailers, response_fields
+from app.wire.parser import parse_request
 from app.wire.request import CHUNKED
 
 Fields = list[tuple[bytes, bytes]]
@@ -201,7 +201,7 @@ def test_what_passes_is_one_message_of_as_many_fields(
         *(head.method, head.target),
         *(b"".join(head.lines), head.framing),
     )
-    parsed = h1c.parse_request(message)
+    parsed = parse_request(message)
     assert (parsed["method"], parsed["path"], parsed["consumed"]) == (method, path, len(message))
     sent = [field for field in parsed["headers"] if field[0].lower() not in (b"host", b"cookie")]
     known = [(name, value) for name, value in more if name not in (b"host", b"cookie")]

@@ -2,5 +2,6 @@
 
 ``corpus`` reads the files · ``messages`` reads what came out, strictly and independently of the product ·
 ``offline`` plays a case through a worker's connection on in-memory streams · ``online`` plays it over
-sockets with a recording backend · ``judge`` compares · ``peers`` prints the table of ours, nginx, HAProxy.
+sockets with a recording backend · ``judge`` compares · ``parsers`` has the readers of heads over both
+of our parsers · ``peers`` prints the table of ours, nginx, HAProxy.
 """

@@ -11,6 +11,11 @@ from gunicorn.config import Config
 from gunicorn.http.message import Request
 from gunicorn.http.unreader import IterUnreader
 
+from . import parsers
+
+# gunicorn's own; the fast one is made of gunicorn_h1c.
+PARSERS = ("python", "fast") if parsers.HAS_C else ("python",)
+
 # Not in forwarded_allow_ips: nobody's claims are believed.
 STRANGER = ("203.0.113.9", 40000)
 
