@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 os.environ["LB_COMPILED"] = "off"  # its branches are to be seen
 sys.path[:0] = [str(HERE), str(HERE.parent / "wire"), str(ROOT)]
-TARGETS = ("request", "response", "chunked", "forwarded", "proxy")
+TARGETS = ("request", "response", "chunked", "forwarded", "proxy", "stream")
 # Small enough that the corpus is read, not only stored.
 KEEP = 60
 
@@ -28,7 +28,7 @@ def fuzz(target: str, arguments: list[str]) -> None:
     """In the child: hand over to libFuzzer, which ends the process."""
     import atheris
 
-    with atheris.instrument_imports(include=["app.wire"]):
+    with atheris.instrument_imports(include=["app.wire", "app.http2"]):
         import targets
         from replay import parsers
 

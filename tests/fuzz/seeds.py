@@ -19,6 +19,7 @@ _OTHERS = (
     b"[2001:db9::7]:99\n1.1 p (a, b)\nhttp",
     b"",
 )
+_FIELDS = b"x-some: a\nte: trailers\nexpect: 100-continue\n\0"
 
 
 def seeds(target: str) -> list[bytes]:
@@ -30,6 +31,13 @@ def seeds(target: str) -> list[bytes]:
             for mode in range(6)
             for first in _FORWARDED
             for rest in _OTHERS
+        ]
+    if target == "stream":
+        found += [
+            bytes((shape,)) + b"content-length: %d\n" % length * bool(length + 1) + _FIELDS + body
+            for shape in range(20)
+            for length in (-1, 0, 10, 32)
+            for body in (b"", b"x" * 10, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         ]
     for case in corpus.load():
         if target == "request" and not case.is_about_responses:

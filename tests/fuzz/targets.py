@@ -1,7 +1,8 @@
 """What is fuzzed, as functions of bytes that raise AssertionError (or anything else) on a finding.
 
 Refusing is always fine; what is taken must have one reading: the same in pieces as whole, the same for
-gunicorn's parser, and nothing but plain fields in what would be forwarded. Heads are read over both of our
+gunicorn's parser, and nothing but plain fields in what would be forwarded. A stream of HTTP/2 becomes exactly
+one request of HTTP/1.1. Heads are read over both of our
 parsers, the one in C and the one in Python: taken, refused or incomplete, they agree about every input.
 """
 
@@ -11,16 +12,19 @@ import ipaddress
 import re
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 from gunicorn.http.unreader import IterUnreader
 from replay import others, parsers
 
 from app.errors import BadRequest, BadResponse
+from app.http2.exchange import Http2Exchange
 from app.wire import (
     chunked,
     elements,
     fields,
     forwarded,
+    h2,
     hops,
     proxy_protocol,
     request,
@@ -242,10 +246,71 @@ def fuzz_forwarded(data: bytes) -> None:
     assert hops.is_loop(line[5:-2], _MARK), "our own mark is not found again"
 
 
+class _Carrier:
+    """What a stream needs of its connection, and what becomes of nothing here."""
+
+    peer, scheme, is_trusted, forwarded = "203.0.113.9", "https", False, b""
+    timeout, body_limit, body_rate = 60.0, 0, 0
+
+    def __init__(self) -> None:
+        self.outlet = self
+
+    def addresses(self) -> tuple[object, object]:
+        return None, None
+
+    def open_window(self, stream: object, size: int) -> None:
+        """Anything may be sent."""
+
+
+_SECOND = b"GET /second HTTP/1.1\r\nHost: a\r\n\r\n"
+_ENDINGS = ("head", "data", "empty", "trailers")
+
+
+def fuzz_stream(data: bytes) -> None:
+    """A stream of HTTP/2, and what a server of HTTP/1.1 is sent for it: one request, as long as the stream's.
+
+    The first byte says how it ends and in how many pieces its body comes; fields, a line each, follow up to a
+    NUL, then the body.
+    """
+    if not data:
+        return
+    ending, count = _ENDINGS[data[0] % 4], data[0] // 4 % 5 + 1
+    lines, _, body = data[1:].partition(b"\0")
+    more = [tuple(line.split(b": ", 1)) for line in lines.split(b"\n") if b": " in line]
+    start = [(b":method", b"POST"), (b":scheme", b"https"), (b":authority", b"a"), (b":path", b"/")]
+    connection: Any = _Carrier()
+    stream = Http2Exchange(connection, 1, ending == "head")
+    try:
+        stream.head_in(h2.read_request([*start, *more], ending == "head"))
+        if ending != "head":
+            step = max(1, -(-len(body) // count))
+            for at in range(0, len(body), step):
+                stream.take_in(body[at : at + step], step)
+            if ending == "trailers":
+                stream.trailers_in(h2.read_trailers([(b"x-sum", body[:9])]))
+            stream.end_in()
+    except BadRequest:
+        return
+    stream.begin()
+    assert stream.failure is None
+    assert stream.read_body is None
+    given = b"" if ending == "head" else body
+    assert stream.body == (given if stream.head.length else b"")
+    assert stream.body == given, "a part of the body is left out"
+    head = stream.head
+    framed = stream.body
+    if head.length == request.CHUNKED:
+        trailers = stream.request_trailers()
+        framed = (chunked.encode_chunk(framed) if framed else b"") + chunked.last_chunk(trailers)
+    sent = b"POST / HTTP/1.1\r\n" + b"".join(head.lines) + head.framing + b"\r\n" + framed
+    assert others.two_by_gunicorn(sent + _SECOND) == (given, b"/second"), sent
+
+
 TARGETS = {
     "request": fuzz_request,
     "response": fuzz_response,
     "chunked": fuzz_chunked,
     "forwarded": fuzz_forwarded,
     "proxy": fuzz_proxy,
+    "stream": fuzz_stream,
 }

@@ -9,6 +9,7 @@ from typing import Any
 import h11
 from gunicorn.config import Config
 from gunicorn.http.message import Request
+from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import IterUnreader
 
 from . import parsers
@@ -53,6 +54,13 @@ def by_gunicorn(data: bytes, parser: str, max_fields: int = 100) -> Reading | No
     if lengths and len(body) != int(lengths[0]):
         return None
     return Reading(request.method.encode("latin-1"), request.uri.encode("latin-1"), fields, body)
+
+
+def two_by_gunicorn(data: bytes) -> tuple[bytes, bytes]:
+    """The first request's body, and the second's target. Raises what gunicorn does."""
+    parser = RequestParser(_config("python", 200), [data], STRANGER)
+    body = next(parser).body.read()
+    return body, next(parser).uri.encode("latin-1")
 
 
 def client_by_gunicorn(header: bytes) -> str:
