@@ -214,6 +214,8 @@ class ClientConnection(ClientAnswers):
                 elif not self._is_new and self.worker.alive and stream.has_events:
                     if stream.posted:
                         self._flush()
+                        if stream.peek() is not None:
+                            continue  # it came meanwhile: inside TLS it will be no event any more
                     self.worker.park(self)
                 return None
             except OSError:

@@ -286,6 +286,8 @@ class ClientAnswers:
     def _linger(self) -> None:
         """Say that nothing more comes, then read and drop what the client still sends, for a while."""
         stream = self.stream
+        if stream.raw.fileno() < 0:  # it was cut (abort): nobody is told anything more
+            return
         stream.shutdown_write()
         self.deadline.at = monotonic() + LINGER_SECONDS
         dropped = 0

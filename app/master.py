@@ -128,7 +128,7 @@ def reload(arbiter: Any) -> None:
             "config", "error", "configuration not changed, the last good one stays", file=path
         )
         return
-    except Exception:  # it would end the master
+    except BaseException:  # it would end the master; no signal raises anything here
         logging.getLogger("config").exception("reload failed")
         return
     finally:
@@ -427,6 +427,8 @@ class Master:
             except HaltServer:
                 if not self._has_served:
                     raise
+            except Exception:  # a user's child_exit; the child itself is reaped
+                logging.getLogger("master").exception("end of a worker not followed up")
         if has_given_up and self._has_served:
             self._spawn_at = time.monotonic() + RESPAWN_SECONDS
             serving = sum(map(_is_serving, workers.values()))

@@ -212,7 +212,7 @@ def _try(name: str, action: Callable[[], Any]) -> Any:
         return action()
     except ConfigError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # also SystemExit or CancelledError: no signal raises any here
         raise _refusal(name, cause_of(error, name)) from error
 
 

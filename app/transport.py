@@ -34,6 +34,7 @@ from app.errors import (
     StaleConnection,
 )
 from app.stream import POST_SIZE
+from app.tls_stream import AnyStream
 from app.upstream.announced import Lane
 from app.upstream.connections import Connection, ConnectionCache
 from app.upstream.request import UpstreamRequest
@@ -124,14 +125,14 @@ def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamRespo
     deadline.at = request.next_deadline(sent_at)
     try:
         if request.read_body is not None:
-            stream.write(message)
+            _write(stream, message)
             upload = Upload(request, connection)
         else:
             deadline.request = request  # from now on its answer is waited for (app.waits)
             if len(message) <= POST_SIZE:
                 stream.post(message)
             else:
-                stream.write(message)
+                _write(stream, message)
         while True:
             try:
                 piece = stream.read()
@@ -188,6 +189,14 @@ def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamRespo
             head.keep_alive = False
     answer.begin(data[head.consumed :])
     return answer
+
+
+def _write(stream: AnyStream, message: bytes) -> None:
+    """Send a head and what is here of the body. Raises OSError, and ResponseTimeout if it is not taken."""
+    try:
+        stream.write(message)
+    except Expired:
+        raise ResponseTimeout("request not taken in time") from None
 
 
 def _unconnected(connection: Connection, failure: OSError) -> ConnectFailed | None:

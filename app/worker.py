@@ -68,7 +68,7 @@ class Worker(GeventWorker):
         self.connections: set[Held] = set()
         self.parked: dict[ClientConnection, float] = {}
         self.handed_over = 0
-        self.arriving = 0  # in their TLS handshake
+        self.arriving = 0  # before their first request: PROXY header, TLS handshake
         self.drains_until = NEVER
         # Whoever wraps the application in middleware gets a real environ, from gunicorn's own handler.
         self._sends_header: Callable[[str], bool] | None = None
@@ -173,9 +173,9 @@ class Worker(GeventWorker):
         self.drains_until = min(started + DRAIN_IDLE_SECONDS, limit)
         for held in tuple(self.connections):
             held.drain()
-        while self.connections or self.parked or self.handed_over:
+        while self.held:
             now = monotonic()
-            if now > limit:
+            if now > (limit if self.held > self.arriving else self.drains_until):
                 break
             if now > self.drains_until:
                 self._close_idle(now)
@@ -214,7 +214,11 @@ class Worker(GeventWorker):
         plain = Stream(raw)
         ends: Ends | None = None
         if self._sends_header is not None and self._sends_header(peer):
-            header = self._header_of(plain, peer, by)
+            self.arriving += 1
+            try:
+                header = self._header_of(plain, peer, by)
+            finally:
+                self.arriving -= 1
             if header is None:
                 plain.close()
                 return

@@ -181,6 +181,7 @@ BROKEN = {
     "syntax": ("def (\n", "gunicorn.conf.py", ["SyntaxError", "line "]),
     "exits": ("import sys\nsys.exit(3)\n", "gunicorn.conf.py", ["SystemExit: 3"]),
     "says why": ("raise SystemExit('no way')\n", "gunicorn.conf.py", ["SystemExit: no way"]),
+    "no exception": ("raise KeyboardInterrupt\n", "gunicorn.conf.py", ["KeyboardInterrupt"]),
     "import": ("import no_such_module\n", "gunicorn.conf.py", ["no_such_module"]),
     "value": ("workers = -1\n", "gunicorn.conf.py", ["ValueError"]),
     "hook": ("on_reload = 7\n", "gunicorn.conf.py", ["TypeError"]),

@@ -284,6 +284,30 @@ def test_a_body_beyond_the_buffer_is_sent_once(
     assert [attempt["not_retried"] for attempt in line["attempts"]] == ["body_gone"]
 
 
+def test_a_kept_body_that_the_next_server_does_not_take_is_a_timeout(
+    pair: tuple[Backend, Backend],
+) -> None:
+    """After ``timeouts.read``, though all of it is here and is sent in one go."""
+    first, second = pair
+    first.handler = handlers.answer(503)
+    body = b"x" * (16 << 20)  # more than any socket's buffers hold
+    with (
+        in_front_of(
+            *pair,
+            algorithm="first",
+            timeouts={"read": seconds(1)},
+            retries={"buffer": len(body), "statuses": [503]},
+        ) as balancer,
+        balancer.connect() as client,
+    ):
+        second.handler = lambda exchange: time.sleep(seconds(3)) or exchange.reset()
+        response = client.request("PUT", "/kept", body=body)
+        line = balancer.access_line(target="/kept")
+
+    assert response.status == 503  # the answer in hand
+    assert [attempt["reason"] for attempt in line["attempts"]] == [None, "response_timeout"]
+
+
 def test_a_post_is_repeated_if_its_client_says_it_may(pair: tuple[Backend, Backend]) -> None:
     """With Idempotency-Key; without it the line says why it was not."""
     with in_front_of(*pair) as balancer, balancer.connect() as client:

@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +23,7 @@ from harness import (
     Balancer,
     Client,
     Exchange,
+    Truncated,
     handlers,
     seconds,
     wait_until,
@@ -225,3 +227,53 @@ def test_what_is_parked_is_swept_whoever_takes_nothing(
             assert idle.socket.recv(1) == b""  # close_notify
         else:
             assert idle.is_closed(PATIENT)
+
+
+def test_who_asks_while_its_last_answer_is_on_its_way_is_answered(
+    tls: dict[str, Any], backend: Backend
+) -> None:
+    """A request that comes after a second in which the client took nothing is seen, inside TLS too."""
+
+    def ask(client: Client, count: int) -> int:
+        """One by one, reading nothing; the first that is not begun, as the one before it has not left."""
+        backend.clear()
+        for number in range(1, count + 1):
+            client.send(request)
+            try:
+                wait_until(lambda number=number: len(backend.requests) >= number, seconds(0.6))
+            except AssertionError:
+                return number
+        return 0
+
+    request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    backend.handler = handlers.answer(200, b"a" * 15000)
+    with Balancer([backend], **tls) as balancer:
+        with connect(balancer) as client:
+            number = ask(client, MANY) - 1
+        assert number > 0
+        with connect(balancer) as client:
+            ask(client, number)
+            time.sleep(1.6)  # longer than a connection is idle before it is parked
+            client.send(request)
+            time.sleep(0.4)
+            for _ in range(number + 1):
+                assert client.read_response().status == 200
+
+
+def test_who_is_cut_is_no_longer_counted(tls: dict[str, Any], backend: Backend) -> None:
+    """At once, also with a request behind the one whose answer could not be finished."""
+    backend.handler = handlers.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n0123456789")
+    with Balancer([backend], limits={"connections_per_client": 1}, **tls) as balancer:
+        with connect(balancer) as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 2)
+            with pytest.raises((Truncated, OSError)):
+                client.read_response()
+        cut_at = time.monotonic()
+        backend.handler = handlers.ok
+
+        def is_served() -> bool:
+            with connect(balancer) as client:
+                return bool(client.get("/").status == 200)
+
+        wait_until(is_served, PATIENT)
+        assert time.monotonic() - cut_at < 1.5  # LINGER_SECONDS is 2

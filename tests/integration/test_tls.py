@@ -295,3 +295,18 @@ def _free() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def test_a_connection_that_still_shakes_hands_is_served_by_a_worker_that_goes(folder: Path) -> None:
+    """It was accepted: nobody else can serve it, and a client that has sent nothing does not try again."""
+    with Backend() as backend, Balancer([backend], tls=settings(folder)) as balancer:
+        with socket.create_connection(balancer.address, PATIENT) as plain:
+            # Accepted behind it: by then the first one is the worker's.
+            with TlsClient(balancer) as other:
+                assert other.get("/").status == 200
+            balancer.signal(signal.SIGTERM)
+            time.sleep(0.5)
+            with trusting().wrap_socket(plain, server_hostname="127.0.0.1") as client:
+                client.sendall(b"GET /late HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+        assert balancer.wait_for_exit() == 0

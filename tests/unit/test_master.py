@@ -762,3 +762,17 @@ def test_a_secret_of_another_release_s_configuration_is_left_alone() -> None:
     table = Table.create(rows=1, slots=1, blob_bytes=10_000)
     table.publish(table.propose(b'{"form": 99, "config": {}}', []))
     assert master._secret_of(table) is None
+
+
+def test_a_hook_that_fails_at_a_workers_end_ends_nothing(house: House) -> None:
+    """gunicorn gives each child to it once: the others of that moment have their turn too."""
+    arbiter, old = booted(house)
+    left = [worker.pid for worker in old]
+
+    def reap() -> None:
+        while left:
+            arbiter.WORKERS.pop(left.pop())
+            raise OSError("child_exit of a user's own")
+
+    master._the_master()._reap(reap)
+    assert not arbiter.WORKERS
