@@ -346,7 +346,10 @@ class ClientConnection(ClientAnswers):
         """Ask for the body, once, if the client waits to be asked (RFC 9110 §10.1.1)."""
         if self.head.expect_continue and not self._sent_continue and not self._is_begun:
             self._sent_continue = True
-            if self.bytes_in == 0:
+            if self.bytes_in == 0 and self.stream.has_events:
+                # Not written: an answer may be on its way in the connection's own greenlet.
+                self.stream.post(_CONTINUE)
+            elif self.bytes_in == 0:
                 self._send(_CONTINUE, deadline)
 
     def _decode(self, data: bytes) -> bytes:

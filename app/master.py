@@ -308,8 +308,10 @@ class Master:
     def refuse_misfit(self, config: Config) -> None:
         """ConfigError if the segment, whose size is fixed, has no room for this configuration."""
         if not self.table.fits(len(config.servers), len(self._published_form(config))):
-            message = f"too many for a reload (room for {self.table.rows}); restart instead"
-            raise ConfigError((configuration.Problem("servers", message),))
+            raise _no_room("servers", self.table.rows)
+        room = (self.table.slots - 1) // 2  # the new ones boot beside the old ones
+        if config.workers > room:
+            raise _no_room("workers", room)
 
     def publish(self) -> bool:
         """Have the configuration's new servers checked, then make it the one that workers use."""
@@ -576,6 +578,11 @@ class Master:
 def _the_master() -> Master:
     assert _master is not None, "no on_starting hook ran"
     return _master
+
+
+def _no_room(path: str, room: int) -> ConfigError:
+    message = f"too many for a reload (room for {room}); restart instead"
+    return ConfigError((configuration.Problem(path, message),))
 
 
 def _live_slots(arbiter: Any) -> frozenset[int]:

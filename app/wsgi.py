@@ -48,7 +48,8 @@ from app.wire.upgrade import switching_lines
 
 # The server writes its own Date and Server; the other two are in a 426.
 _NOT_AN_APPLICATIONS = frozenset((b"date", b"server", b"connection", b"upgrade"))
-_PROTOCOLS = (None, "HTTP/1.0", "HTTP/1.1", "HTTP/2", "HTTP/2.0")
+_HTTP2 = ("HTTP/2", "HTTP/2.0")
+_PROTOCOLS = (None, "HTTP/1.0", "HTTP/1.1", *_HTTP2)
 
 StartResponse = Callable[..., Callable[[bytes], object]]
 
@@ -174,6 +175,9 @@ class WsgiExchange:
         self.body = b""
         self.bytes_in = self.bytes_out = 0
         self._left = self.head.length
+        self._is_http2 = environ.get("SERVER_PROTOCOL") in _HTTP2
+        if self._is_http2 and not environ.get("CONTENT_LENGTH"):
+            self._find_body(deadline)
         self.splice_body: SpliceBody | None = None
         self.failure: ProxyError | None = None
         self.read_body: ReadBody | None = self._read_body if self._left else None
@@ -274,6 +278,18 @@ class WsgiExchange:
         """The server keeps them."""
         return []
 
+    def _find_body(self, deadline: Deadline) -> None:
+        """HTTP/2 needs no length for a body (RFC 9113 §8.1): whether there is one shows when it is read."""
+        self._left = 1
+        try:
+            self.body = self._read_body(deadline)
+        except BadRequest:
+            self._left = 0
+            return
+        self._left = wire_request.CHUNKED
+        self.head.length = wire_request.CHUNKED
+        self.head.framing = b"Transfer-Encoding: chunked\r\n"
+
     def _read_body(self, deadline: Deadline) -> bytes:
         deadline.at = monotonic() + self._timeout
         try:
@@ -281,6 +297,8 @@ class WsgiExchange:
                 data = self._input.read(min(self._left, BODY_READ_SIZE))
                 self._left -= len(data)
                 if not data and self._left:
+                    if self._is_http2:  # its stream has ended, and it waits for the answer
+                        raise BadRequest("request body ended early", reason="bad_framing")
                     raise ClientGone("request body ended early")
             elif self._left == 0:
                 return b""

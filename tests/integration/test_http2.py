@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import trustme
 from harness import (
+    GUNICORN,
     PATIENT,
     STOCK_WORKER,
     Backend,
@@ -643,6 +644,32 @@ def test_a_body_of_another_length_is_nobody_s_next_request(
         ]
     )
     assert reasons == ["malformed_request"] or (is_early and reasons == [None])
+
+
+@pytest.mark.parametrize("command", [GUNICORN, STOCK_WORKER], ids=["ours", "stock"])
+def test_bodies_over_gunicorn_s_own_http2(files: dict[str, str], command: tuple[str, ...]) -> None:
+    """Where its flags ask for that: whole, with a length or without one; none where there is none."""
+    flags = ("--certfile", files["certificate"], "--keyfile", files["key"])
+    flags += ("--http-protocols", "h2,h1")
+    with (
+        Backend(handlers.echo) as backend,
+        Balancer([backend], command=(*command[:-1], *flags, command[-1])) as balancer,
+    ):
+        balancer.may_raise = True  # gunicorn's own, of a handshake that nobody goes on with
+        with connect(balancer) as client:
+            for body in (b"", b"hello", b"x" * 70_000):
+                for fields in ([], [("content-length", str(len(body)))]):
+                    number = client.request("/", *fields, body=body, method="POST")
+                    reply = client.answer(number)
+                    assert (reply.status, bytes(reply.body)) == (
+                        200,
+                        hashlib.sha256(body).hexdigest().encode(),
+                    )
+            number = client.request("/short", ("content-length", "32"), method="POST")
+            assert client.answer(number).status == 400
+    whole = [request for request in backend.requests if request.is_complete]
+    codings = [request.get("transfer-encoding") for request in whole]
+    assert codings == [None, None, "chunked", None, "chunked", None]
 
 
 def test_slow_bodies_get_408(impatient: tuple[Balancer, Backend]) -> None:

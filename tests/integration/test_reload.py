@@ -395,6 +395,7 @@ def test_workers_that_cannot_boot_replace_nobody(
     source = installed / "app" / "wsgi.py"
     good = source.read_text()
     with Balancer([origin], workers=2, root=installed, env=SOURCES, command=command) as balancer:
+        balancer.may_raise = True
         old = serving(balancer)
         source.write_text(good + "\ndef (\n")
         with Load(balancer.address, kept=2, fresh=2) as load:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -776,3 +777,15 @@ def test_a_hook_that_fails_at_a_workers_end_ends_nothing(house: House) -> None:
 
     master._the_master()._reap(reap)
     assert not arbiter.WORKERS
+
+
+def test_more_workers_than_there_are_slots_for_are_a_refusal(house: House) -> None:
+    """The new ones boot beside the old ones, so that half of the slots is all that a reload may ask for."""
+    booted(house)
+    one = master._the_master()
+    room = (one.table.slots - 1) // 2
+    one.refuse_misfit(replace(one.config, workers=room))
+    with pytest.raises(
+        configuration.ConfigError, match=f"workers: too many for a reload .room for {room}."
+    ):
+        one.refuse_misfit(replace(one.config, workers=room + 1))
