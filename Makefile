@@ -84,7 +84,7 @@ make: the packages could not be installed; pip's words are above. All of them co
 make: Python 3.10 to 3.13 (arm64: from 3.11), so it is the way to PyPI, or another Python: make PYTHON=/path/to/it
 endef
 NO_PARSER := make: gunicorn_h1c cannot be built here ($(VENV)/parser.log has why), so heads are read in Python \
-	(about 5 µs more CPU a request); to have it, install a C compiler and Python's headers \
+	(5 to 8 µs more CPU a request); to have it, install a C compiler and Python's headers \
 	(Debian: apt install gcc python3-dev), then: make parser
 export INSTALL_FAILED NO_PARSER
 
