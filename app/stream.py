@@ -82,6 +82,7 @@ class Stream:
         "_hub_switch",
         "_io",
         "_is_watched",
+        "_is_writing",
         "_loop",
         "_out",
         "_poll",
@@ -105,6 +106,7 @@ class Stream:
         self._send = raw.send
         self._io: Any = None
         self._is_watched = False
+        self._is_writing = False
         self._out: Any = None
         self._poll: Callable[[int], list[Any]] | None = None
         self.posted: bytes | memoryview = b""
@@ -140,7 +142,8 @@ class Stream:
             self.posted = b"".join((self.posted, data))
             return
         self.posted = data
-        outbox.add(self, self._loop)
+        if not self._is_writing:  # else behind what another greenlet waits to write
+            outbox.add(self, self._loop)
 
     def flush(self) -> None:
         """Wait until what was posted has left. Raises OSError."""
@@ -184,7 +187,19 @@ class Stream:
             sent = 0
         if sent == len(data):
             return
-        view = memoryview(data)
+        self._is_writing = True
+        try:
+            self._write_rest(memoryview(data)[sent:])
+        except BaseException:
+            self.posted = b""  # it would follow on a part of something else
+            raise
+        finally:
+            self._is_writing = False
+        if self.posted:
+            outbox.add(self, self._loop)
+
+    def _write_rest(self, view: memoryview) -> None:
+        sent = 0
         while sent < len(view):
             self._wait_writable()
             try:
@@ -266,7 +281,7 @@ class Stream:
     def close(self) -> None:
         """Close it without waiting; again is harmless. What was posted leaves as far as the peer takes it."""
         try:
-            if self.posted:
+            if self.posted and not self._is_writing:
                 self.send_posted()
         finally:
             self.posted = b""

@@ -106,6 +106,35 @@ def test_a_flush_waits_until_all_has_left(pair: Pair) -> None:
     assert flushed == [b""]
 
 
+def test_what_is_posted_while_another_greenlet_writes_comes_behind(pair: Pair) -> None:
+    """Never in the middle of its message."""
+    message = b"%08d" % 7 + SOME * 1000
+    writer = gevent.spawn(pair.stream.write, message)
+    gevent.sleep(0)
+    pair.stream.post(b"behind")
+    pair.stream.post(b" it")
+    gevent.sleep(0)
+    assert pair.take(len(message) + 9) == message + b"behind it"
+    writer.get(timeout=5)
+    assert not pair.stream.posted
+
+
+def test_what_was_posted_behind_a_write_that_failed_is_not_sent(pair: Pair) -> None:
+    """It would be taken for a part of it."""
+    writer = gevent.spawn(pair.stream.write, SOME * 1000)
+    gevent.sleep(0)
+    pair.stream.post(b"behind")
+    writer.kill()
+    assert not pair.stream.posted
+    pair.peer.setblocking(False)
+    while True:
+        try:
+            data = pair.peer.recv(1 << 20)
+        except BlockingIOError:
+            break
+        assert set(data) == {ord("x")}
+
+
 def test_a_flush_to_one_that_has_gone_raises(pair: Pair) -> None:
     """Who waits for it is told."""
     pair.fill()
