@@ -114,6 +114,7 @@ class ClientConnection(ClientAnswers):
         self._is_new = True
         self._is_begun = self._chunked = self._must_linger = self._sent_continue = False
         self._keep = True
+        self._is_cut = False
         self.is_idle = True  # until its first whole head
 
     def run(self) -> None:
@@ -134,8 +135,8 @@ class ClientConnection(ClientAnswers):
                 self._exchange()
                 if not self._keep:
                     # Pipelined behind it, and never to be read: to close on that would be a reset.
-                    if head.keep_alive and (self._buffer or self.stream.peek()):
-                        self._must_linger = True
+                    if head.keep_alive and not self._is_cut:
+                        self._must_linger |= bool(self._buffer or self.stream.peek())
                     break
             if self.stream.posted and not is_parked:
                 self._flush()

@@ -80,6 +80,7 @@ class ClientAnswers:
         "_chunked",
         "_grace",
         "_is_begun",
+        "_is_cut",
         "_keep",
         "_left",
         "_must_linger",
@@ -98,6 +99,7 @@ class ClientAnswers:
     _chunked: bool
     _grace: Any
     _is_begun: bool
+    _is_cut: bool
     _keep: bool
     _left: int
     _must_linger: bool
@@ -228,8 +230,8 @@ class ClientAnswers:
 
     def abort(self) -> None:
         """Cut the connection in a way that no client takes for the end of a response."""
-        self._keep = False
-        self._must_linger = False
+        self._keep = self._must_linger = False
+        self._is_cut = True
         if self._is_begun:
             self.stream.reset()
 
@@ -286,8 +288,6 @@ class ClientAnswers:
     def _linger(self) -> None:
         """Say that nothing more comes, then read and drop what the client still sends, for a while."""
         stream = self.stream
-        if stream.raw.fileno() < 0:  # it was cut (abort): nobody is told anything more
-            return
         stream.shutdown_write()
         self.deadline.at = monotonic() + LINGER_SECONDS
         dropped = 0

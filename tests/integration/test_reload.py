@@ -417,7 +417,8 @@ def test_workers_that_cannot_boot_replace_nobody(
 def test_a_successor_that_cannot_be_executed_ends_nothing(origin: Backend, installed: Path) -> None:
     """USR2 while the program's folder is not in its place: said, and the balancer goes on."""
     with Balancer([origin], workers=2, root=installed, env=SOURCES) as balancer:
-        workers, mark = balancer.worker_pids(), balancer.log_mark
+        balancer.may_raise = True
+        workers, mark = serving(balancer), balancer.log_mark
         elsewhere = installed.rename(installed.with_name("elsewhere"))
         balancer.signal(signal.SIGUSR2)
         balancer.log.wait_for(1, "master", mark)

@@ -59,7 +59,9 @@ class Farm:
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "off"), [("round_robin", 0.001), ("random", 0.1), ("least_connections", 0.001)]
+    ("algorithm", "off"),
+    # By chance, a sixth of 2,000 clients is 5 % off in one run of three: five times that is one in a million.
+    [("round_robin", 0.001), ("random", 0.25), ("least_connections", 0.001)],
 )
 def test_clients_are_shared_by_weight_and_stay(algorithm: str, off: float) -> None:
     """New clients are the algorithm's; nobody moves but those whose server is lost, and they by weight."""
