@@ -18,7 +18,7 @@ from app.config import Config
 from app.policies import POLICIES, Guard, Inputs, Policy, PolicyError, load_custom, make
 from app.table import FULL_RAMP, RAMP, Table
 from app.wire.forwarded import client_finder, trust_in
-from app.wire.key import key_reader
+from app.wire.hash_key import key_reader
 
 ROUND_ROBIN = Settings("round_robin")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 
 from app.errors import ProxyError
-from app.status import STATUS_TEXT
+from app.wire.status import STATUS_TEXT
 
 
 def server_header(setting: str) -> tuple[bytes, ...] | None:

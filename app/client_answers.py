@@ -17,13 +17,13 @@ from app import retry_after
 from app.deadlines import NEVER, Deadline, Expired, deadlines
 from app.errors import ClientGone, ProxyError
 from app.splice import SinkExpired, SinkFailed, SpliceTo
-from app.status import ALLOWED_METHODS, STATUS_TEXT
 from app.stream import Stream
 from app.tls_stream import AnyStream
 from app.wire.chunked import encode_chunk, last_chunk
 from app.wire.proxy_protocol import Ends
 from app.wire.request import HeadLimits, RequestHead
 from app.wire.response import ResponseHead
+from app.wire.status import ALLOWED_METHODS, STATUS_TEXT
 from app.wire.upgrade import switching_lines
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from app.exchange import Exchange
 from app.replay import Replay
 from app.transport import Adapter
 from app.upstream.request import UpstreamRequest
-from app.wire import announce, hops
+from app.wire import announce, via
 from app.wire.chunked import encode_chunk, last_chunk
 from app.wire.forwarded import X_FORWARDED, client_finder, lines_writer, trust_in
-from app.wire.mend import reader
+from app.wire.lenient import reader
 from app.wire.request import CHUNKED
 from app.wire.upgrade import offer
 
@@ -41,7 +41,7 @@ class Outbound:
     def __init__(self, config: Config, mark: bytes) -> None:
         """``mark`` is what we call ourselves in Via."""
         self._mark = mark
-        self._via = tuple(hops.line(minor, None, mark) for minor in range(3))
+        self._via = tuple(via.line(minor, None, mark) for minor in range(3))
         is_trusted = trust_in(config.trusted_proxies)
         self._find_client = client_finder(is_trusted, config.forwarded)
         self._forwarding_lines = lines_writer(is_trusted, config.forwarded)
@@ -87,7 +87,7 @@ class Outbound:
             b"\r\n",
             self._via[head.minor]
             if head.via is None
-            else hops.line(head.minor, head.via, self._mark),
+            else via.line(head.minor, head.via, self._mark),
         )
         offered = b""
         if head.upgrade is not None and type(backend.adapter) is Adapter:

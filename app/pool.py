@@ -4,7 +4,7 @@ Facts about backends change rarely and are paid for when they change: the worker
 shared table (the epoch) and, when it differs, builds a new immutable snapshot of the available backends
 (app.availability) with a policy over them (app.algorithm). Picking then tests no health, only whether there
 is a place (``take``); where all are full a request waits (app.queue). Runs in workers, no I/O but log lines.
-Of a request it knows only that it may have a key, which app.wire.key finds, and a cookie of ours.
+Of a request it knows only that it may have a key, which app.wire.hash_key finds, and a cookie of ours.
 """
 
 from __future__ import annotations

@@ -36,16 +36,16 @@ from app.pool import Pool
 from app.redact import redactor
 from app.replay import Replay, replay_of
 from app.retrier import Course, Held, Retrier
-from app.status import ALLOWED_METHODS
 from app.sticky import StickyCookie
 from app.table import INSTANCE
 from app.transport import Session
 from app.tunnel import Tunnel
 from app.upstream.request import UpstreamRequest
 from app.upstream.response import UpstreamResponse
-from app.wire import fields, hops
+from app.wire import fields, via
 from app.wire.forwarded import client_finder, is_https, trust_in, trusted_request_id
 from app.wire.response import ResponseHead
+from app.wire.status import ALLOWED_METHODS
 
 _SERVER: Final = frozenset((b"server",))
 
@@ -68,7 +68,7 @@ class Proxy:
         self._hedger = Hedger(after, pool, session, self._retrier) if after else None
         self._retry_statuses = frozenset(config.retries.statuses)
         self._find_client = client_finder(self.is_trusted, config.forwarded)
-        self._mark = hops.mark(pool.table.cells[INSTANCE])
+        self._mark = via.mark(pool.table.cells[INSTANCE])
         self._request = Outbound(config, self._mark).request
         self._total_timeout = config.timeouts.total
         self._tunnel_timeout = config.timeouts.tunnel
@@ -145,10 +145,10 @@ class Proxy:
         """Find a loop, whoever sends the field; LoopDetected. Then reduce it to what is passed on."""
         head = exchange.head
         assert head.via is not None
-        if hops.is_loop(head.via, self._mark):
+        if via.is_loop(head.via, self._mark):
             raise LoopDetected("our own mark in Via")
         if not exchange.is_trusted:
-            head.via = b", ".join(hops.marks(head.via))
+            head.via = b", ".join(via.marks(head.via))
 
     def _answer_options(self, exchange: Exchange) -> int:
         """OPTIONS that must go no further is answered by who has it (RFC 9110 §7.6.2)."""

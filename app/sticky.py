@@ -13,7 +13,7 @@ import hmac
 from hashlib import sha256
 
 from app.config import Sticky
-from app.wire import key
+from app.wire import hash_key
 from app.wire.request import RequestHead
 
 # 128 bits: not to be guessed, and no two of a million servers have the same.
@@ -42,7 +42,7 @@ class StickyCookie:
 
     def take(self, head: RequestHead) -> bytes | None:
         """The cookie's value, if the request has it; it is then no longer among what is forwarded."""
-        value = key.cookie(head, self._name)
+        value = hash_key.cookie(head, self._name)
         if value is not None:
             head.lines = without_cookie(head.lines, self._name)
         return value

@@ -31,7 +31,6 @@ from app.errors import BadRequest, BodyTimeout, ClientGone, InternalError, Proxy
 from app.pool import Pool
 from app.proxy import Proxy
 from app.splice import SpliceBody, SpliceTo
-from app.status import STATUS_TEXT
 from app.stream import RawSocket, Stream
 from app.table import HEALTHY, STATE, Table, identity_of
 from app.tls_stream import AnyStream, TlsSocketStream
@@ -44,6 +43,7 @@ from app.waits import Waits
 from app.wire import request as wire_request
 from app.wire.forwarded import connection_lines
 from app.wire.response import ResponseHead
+from app.wire.status import STATUS_TEXT
 from app.wire.upgrade import switching_lines
 
 # The server writes its own Date and Server; the other two are in a 426.

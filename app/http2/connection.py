@@ -2,7 +2,7 @@
 
 Owns the client's side of the wire once ALPN has said h2: reading and feeding the protocol library (``h2``),
 which streams there are, timeouts, attacks, drain. A slow stream delays no other, and nothing is kept
-without a bound: what a client may do for nothing is counted (app.wire.h2gate), and reading stops while
+without a bound: what a client may do for nothing is counted (app.wire.h2_guard), and reading stops while
 what it makes us say is not taken. What leaves is app.http2.outlet's affair. Runs in workers. Never picks
 a backend.
 """
@@ -47,7 +47,7 @@ from app.http2.outlet import Outlet, Signal
 from app.tls_stream import AnyStream
 from app.wire.forwarded import connection_lines
 from app.wire.h2 import MalformedError, read_request, read_trailers
-from app.wire.h2gate import Budget, Gate, Refused
+from app.wire.h2_guard import Budget, Gate, Refused
 from app.wire.proxy_protocol import Ends
 
 MAX_STREAMS = 100  # RFC 9113 §6.5.2 recommends no less

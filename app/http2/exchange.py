@@ -20,11 +20,11 @@ from app.deadlines import NEVER, Deadline, Expired
 from app.errors import BadRequest, BadResponse, BodyTimeout, InternalError, ProxyError
 from app.http2.outlet import Outlet, Signal
 from app.splice import SpliceBody, SpliceTo
-from app.status import ALLOWED_METHODS
 from app.tls_stream import AnyStream
 from app.wire.h2 import Fields, MalformedError, response_fields
 from app.wire.request import CHUNKED, RequestHead
 from app.wire.response import ResponseHead
+from app.wire.status import ALLOWED_METHODS
 
 # What a client may send of a body before the backend has taken any; the protocol's own initial value.
 # It doubles while the backend keeps up, so that a long way does not slow an upload: with 100 streams that

@@ -16,7 +16,7 @@ from app.errors import BadRequest
 from app.splice import SpliceBody
 from app.upstream.announced import Lane
 from app.upstream.connections import ConnectionCache
-from app.wire.mend import ReadHead
+from app.wire.lenient import ReadHead
 from app.wire.response import CHUNKED, ResponseHead
 from app.wire.response import read_head as read_response_head
 

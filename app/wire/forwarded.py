@@ -11,11 +11,11 @@ import ipaddress
 import re
 from collections.abc import Callable
 
-from app.wire import elements
-from app.wire.elements import Element
+from app.wire import forwarded_syntax
 from app.wire.fields import TOKEN
-from app.wire.hops import PSEUDONYM
+from app.wire.forwarded_syntax import Element
 from app.wire.request import RequestHead
+from app.wire.via import PSEUDONYM
 
 # What ``forwarded`` in the configuration can say.
 X_FORWARDED, FORWARDED, BOTH = "x-forwarded", "forwarded", "both"
@@ -85,7 +85,7 @@ def _origin(
         return client_address(head.forwarded_for, peer, is_trusted), None
     address, rest, said = peer, head.forwarded, None
     for _ in range(_MOST_PROXIES):
-        found = elements.last(rest) if is_trusted(address) else None
+        found = forwarded_syntax.last(rest) if is_trusted(address) else None
         if found is None or found[0].address is None:
             break
         said, rest = found
@@ -127,7 +127,7 @@ def lines_writer(is_trusted: IsTrusted, mode: str) -> Lines:
         written = b""
         if mode != X_FORWARDED:
             before = _forwarded_before(head, mode) if believed else b""
-            own = elements.written(peer, scheme, head.host, PSEUDONYM)
+            own = forwarded_syntax.written(peer, scheme, head.host, PSEUDONYM)
             written = b"Forwarded: %b%b\r\n" % (before, own)
         elif believed and head.forwarded:
             written = b"Forwarded: %b\r\n" % head.forwarded
@@ -163,13 +163,13 @@ def _x_lines(head: RequestHead, peer: str, scheme: str, said: Element | None) ->
 def _forwarded_before(head: RequestHead, mode: str) -> bytes:
     """What a trusted proxy has said already, as the beginning of a Forwarded."""
     if head.forwarded and (mode == FORWARDED or not head.forwarded_for):
-        return head.forwarded + b", " if elements.last(head.forwarded) else b""
+        return head.forwarded + b", " if forwarded_syntax.last(head.forwarded) else b""
     if not head.forwarded_for:
         return b""
     known = []
     for entry in head.forwarded_for.decode("latin-1").split(","):
         address = _bare_address(entry.strip(" \t"))
-        known.append(b"for=" + elements.node(address or ""))
+        known.append(b"for=" + forwarded_syntax.node(address or ""))
     proto = head.forwarded_proto
     if proto and TOKEN.fullmatch(proto):
         known[0] += b";proto=" + proto
@@ -180,7 +180,11 @@ def is_https(head: RequestHead, scheme: str, is_trusted: bool) -> bool:
     """Whether the client itself speaks https: of several proxies the first said what it saw."""
     if is_trusted and head.forwarded_proto:
         return head.forwarded_proto.partition(b",")[0].strip(b" \t").lower() == b"https"
-    if is_trusted and head.forwarded and (found := elements.last(head.forwarded)) is not None:
+    if (
+        is_trusted
+        and head.forwarded
+        and (found := forwarded_syntax.last(head.forwarded)) is not None
+    ):
         scheme = (found[0].proto or scheme.encode()).decode("latin-1").lower()
     return scheme == "https"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from app.errors import BadRequest
-from app.wire import fields, hops
+from app.wire import fields, via
 from app.wire.fields import (
     ACCEPT,
     CONNECTION,
@@ -299,7 +299,7 @@ def _read_max_forwards(head: RequestHead, name: bytes, value: bytes) -> None:
         return
     if head.max_forwards is not None:
         raise BadRequest("more than one Max-Forwards", reason="bad_header")
-    head.max_forwards = left = hops.max_forwards(value)
+    head.max_forwards = left = via.max_forwards(value)
     if left:
         head.lines += (name, b": ", b"%d" % (left - 1), b"\r\n")
 

@@ -21,14 +21,14 @@ from app.errors import BadRequest, BadResponse
 from app.http2.exchange import Http2Exchange
 from app.wire import (
     chunked,
-    elements,
     fields,
     forwarded,
+    forwarded_syntax,
     h2,
-    hops,
     proxy_protocol,
     request,
     response,
+    via,
 )
 
 _LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*\r\n")
@@ -200,7 +200,7 @@ def fuzz_proxy(data: bytes) -> None:
 
 _MODES = (forwarded.X_FORWARDED, forwarded.FORWARDED, forwarded.BOTH)
 _PROXIES = forwarded.trust_in(("10.0.0.0/8", "2001:db8::/32"))
-_MARK = hops.mark(0x1234)
+_MARK = via.mark(0x1234)
 
 
 def fuzz_forwarded(data: bytes) -> None:
@@ -232,18 +232,18 @@ def fuzz_forwarded(data: bytes) -> None:
         written[name] = value
     assert (b"X-Forwarded-For" in written) == (mode != forwarded.FORWARDED)
     if mode != forwarded.X_FORWARDED:
-        last = elements.last(written[b"Forwarded"])
+        last = forwarded_syntax.last(written[b"Forwarded"])
         assert last is not None, "nobody reads our own element"
         assert last[0] == (peer, b"https", head.host)
     if not believed:
         for name, own in ((b"X-Forwarded-For", peer.encode()), (b"X-Forwarded-Proto", b"https")):
             assert written.get(name, own) == own, "a stranger is believed"
-    via = head.via
-    if via is not None and not believed:
-        via = b", ".join(hops.marks(via))
-    line = hops.line(1, via, _MARK)
+    passed_on = head.via
+    if passed_on is not None and not believed:
+        passed_on = b", ".join(via.marks(passed_on))
+    line = via.line(1, passed_on, _MARK)
     assert _LINE.fullmatch(line), line
-    assert hops.is_loop(line[5:-2], _MARK), "our own mark is not found again"
+    assert via.is_loop(line[5:-2], _MARK), "our own mark is not found again"
 
 
 class _Carrier:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.wire import elements
+from app.wire import forwarded_syntax
 from app.wire.forwarded import (
     client_address,
     client_finder,
@@ -238,9 +238,9 @@ def test_any_forwarded_gives_an_address(value: str) -> None:
 )
 def test_what_is_written_is_read(address: object, host: str) -> None:
     """Also an IPv6 address, and a host that has to be quoted."""
-    written = elements.written(str(address), "https", host.encode(), b"x")
+    written = forwarded_syntax.written(str(address), "https", host.encode(), b"x")
     for before in (b"", b'for="', b"for=1.1.1.1, "):
-        element, rest = elements.last(before + b"," + written) or (None, None)
+        element, rest = forwarded_syntax.last(before + b"," + written) or (None, None)
         assert element == (str(address), b"https", host.encode())
         assert rest == before
 
@@ -249,7 +249,7 @@ def test_what_is_written_is_read(address: object, host: str) -> None:
 def test_a_long_one_is_read_in_a_moment(tail: bytes) -> None:
     """No expression goes back and forth over what a client invents."""
     started = process_time()
-    elements.last(b"a=b" + tail + b'"')
+    forwarded_syntax.last(b"a=b" + tail + b'"')
     assert process_time() - started < 0.5
 
 

@@ -17,12 +17,12 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from app.errors import ProxyError
-from app.wire import mend, python_parser
+from app.wire import lenient, python_parser
 
 HAS_C = importlib.util.find_spec("gunicorn_h1c") is not None
 NO_C = "gunicorn_h1c is not installed (make parser)"
 
-_MODULES = ("wire.parser", "wire.request", "wire.response", "wire.mend", "health.probe")
+_MODULES = ("wire.parser", "wire.request", "wire.response", "wire.lenient", "health.probe")
 _ERRORS = (
     "IncompleteError",
     "LimitRequestLine",
@@ -38,7 +38,7 @@ class Readers(NamedTuple):
     parser: ModuleType
     request: ModuleType
     response: ModuleType
-    mend: ModuleType
+    lenient: ModuleType
     probe: ModuleType
 
 
@@ -136,7 +136,7 @@ def agree_on_response(data: bytes, seen: int = 0, method: bytes = b"GET") -> obj
     found = reading(lambda: python.response.read_head(data, method, seen))
     assert found == reading(lambda: c.response.read_head(data, method, seen)), (data, seen, method)
     if isinstance(found, tuple):  # forgiven is only what is refused
-        forgiving, theirs = (one.mend.reader(mend.FAULTS) for one in (python, c))
+        forgiving, theirs = (one.lenient.reader(lenient.FAULTS) for one in (python, c))
         mended = reading(lambda: forgiving(data, method, seen))
         assert mended == reading(lambda: theirs(data, method, seen)), (data, seen)
     pieces = [data[:seen], data[seen:]]

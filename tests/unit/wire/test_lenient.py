@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import BadResponse
-from app.wire.mend import FAULTS, reader
+from app.wire.lenient import FAULTS, reader
 from app.wire.response import MAX_HEAD_BYTES, read_head
 
 BARE = b"HTTP/1.1 200 OK\nA: 1\nContent-Length: 2\n\n"

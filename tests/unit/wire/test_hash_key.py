@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from app.wire.forwarded import client_finder, trust_in
-from app.wire.key import key_reader
+from app.wire.hash_key import key_reader
 from app.wire.request import read_head
 
 

@@ -17,7 +17,7 @@ from hyperframe.frame import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.wire.h2gate import (
+from app.wire.h2_guard import (
     BYTES_PER_IDLE_FRAME,
     ENHANCE_YOUR_CALM,
     FRAME_SIZE_ERROR,

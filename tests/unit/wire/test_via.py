@@ -5,23 +5,23 @@ from __future__ import annotations
 import pytest
 
 from app.errors import BadRequest
-from app.wire import hops
+from app.wire import via
 from app.wire.request import read_head
 
-OURS = hops.mark(0x1234)
-THEIRS = hops.mark(0xFFFF_FFFF_FFFF_FFFF)
+OURS = via.mark(0x1234)
+THEIRS = via.mark(0xFFFF_FFFF_FFFF_FFFF)
 
 
 def test_a_line_of_ours() -> None:
     """The version that was received, a pseudonym, and nothing of the inside."""
-    assert hops.line(1, None, OURS) == b"Via: 1.1 load-balancer-0000000000001234\r\n"
-    assert hops.line(0, b"1.1 a", OURS) == b"Via: 1.1 a, 1.0 load-balancer-0000000000001234\r\n"
-    assert hops.line(2, b"1.1 a", OURS) == b"Via: 1.1 a, 2.0 load-balancer-0000000000001234\r\n"
-    assert hops.is_loop(b"2.0 " + OURS, OURS)
+    assert via.line(1, None, OURS) == b"Via: 1.1 load-balancer-0000000000001234\r\n"
+    assert via.line(0, b"1.1 a", OURS) == b"Via: 1.1 a, 1.0 load-balancer-0000000000001234\r\n"
+    assert via.line(2, b"1.1 a", OURS) == b"Via: 1.1 a, 2.0 load-balancer-0000000000001234\r\n"
+    assert via.is_loop(b"2.0 " + OURS, OURS)
 
 
 @pytest.mark.parametrize(
-    "via",
+    "field",
     [
         b"1.1 " + OURS,
         b"1.0 " + OURS,
@@ -31,13 +31,13 @@ def test_a_line_of_ours() -> None:
         b"1.1 " + OURS + b"(said, 1.1 b)",
     ],
 )
-def test_a_loop_is_found(via: bytes) -> None:
+def test_a_loop_is_found(field: bytes) -> None:
     """Wherever our mark stands in the list."""
-    assert hops.is_loop(via, OURS)
+    assert via.is_loop(field, OURS)
 
 
 @pytest.mark.parametrize(
-    "via",
+    "field",
     [
         b"",
         b"1.1 load-balancer",
@@ -48,22 +48,22 @@ def test_a_loop_is_found(via: bytes) -> None:
         b"1.1 a (not, 1.1 " + OURS + b")",
     ],
 )
-def test_what_is_no_loop(via: bytes) -> None:
+def test_what_is_no_loop(field: bytes) -> None:
     """Another balancer of this kind in front is none."""
-    assert not hops.is_loop(via, OURS)
+    assert not via.is_loop(field, OURS)
 
 
 def test_marks_are_all_that_a_stranger_can_say() -> None:
     """Two balancers that do not trust each other still find their loop."""
-    via = b"1.1 evil, 1.1 " + THEIRS + b", 1.1 admin (x), 1.0 " + OURS
-    assert hops.marks(via) == [b"1.1 " + THEIRS, b"1.0 " + OURS]
+    field = b"1.1 evil, 1.1 " + THEIRS + b", 1.1 admin (x), 1.0 " + OURS
+    assert via.marks(field) == [b"1.1 " + THEIRS, b"1.0 " + OURS]
 
 
 def test_invented_marks_are_bounded_and_hide_none() -> None:
     """The last ones count: what was written later stands further right."""
-    via = b", ".join([b"1.1 " + THEIRS] * 500 + [b"1.1 " + OURS])
-    assert len(hops.marks(via)) == 16
-    assert hops.is_loop(via, OURS)
+    field = b", ".join([b"1.1 " + THEIRS] * 500 + [b"1.1 " + OURS])
+    assert len(via.marks(field)) == 16
+    assert via.is_loop(field, OURS)
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def test_invented_marks_are_bounded_and_hide_none() -> None:
 )
 def test_max_forwards(value: bytes, left: int) -> None:
     """A number of any length."""
-    assert hops.max_forwards(value) == left
+    assert via.max_forwards(value) == left
 
 
 @pytest.mark.parametrize("value", [b"", b"-1", b"+1", b"1.0", b"1, 2", b"x", b"0x1"])
 def test_max_forwards_that_is_no_number(value: bytes) -> None:
     """Whether to forward cannot be told."""
     with pytest.raises(BadRequest):
-        hops.max_forwards(value)
+        via.max_forwards(value)
 
 
 def test_max_forwards_is_for_options_only() -> None:
