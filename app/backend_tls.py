@@ -13,9 +13,9 @@ from typing import Any
 
 import certifi
 
-from app import log
 from app.config import BackendTls, ConfigError
 from app.pem import VERSIONS, Followed, load_authorities, load_chain
+from app.telemetry import log
 
 # What a server says of a client's certificate (RFC 8446 §6.2), in OpenSSL's words.
 _REFUSALS = frozenset(

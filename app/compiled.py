@@ -38,7 +38,7 @@ MODULES = (
     "outbound",
     "pool",
     "proxy",
-    "sink",
+    "telemetry.sink",
     "splice",
     "stream",
     "tls_stream",

@@ -36,7 +36,7 @@ def run(table: Table, ready: int) -> None:
     from gevent import monkey
 
     monkey.patch_all()
-    from app import log
+    from app.telemetry import log
 
     log.install_gevent()
     _watch(table, master)
@@ -45,12 +45,12 @@ def run(table: Table, ready: int) -> None:
 def _watch(table: Table, master: int) -> None:
     import gevent
 
-    from app import log
     from app.health.checker import Checker
     from app.health.ejector import Ejector
     from app.health.panic import PanicLog
     from app.health.slow_start import SlowStart
     from app.health.staller import Staller
+    from app.telemetry import log
     from app.ticks import Ticks
 
     # Look-ups of names run in threads; a few names that hang must not keep the others waiting.
@@ -91,7 +91,7 @@ def proposal(table: Table) -> tuple[int, Config | None]:
     Then it is of a master of another release, which starts a control process of its own, and what we have
     is checked until we step down. It is not acknowledged: nothing of it was checked.
     """
-    from app import log
+    from app.telemetry import log
 
     sequence, blob = table.proposed()
     try:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import gevent
 from greenlet import getcurrent
 
-from app import log
+from app.telemetry import log
 from app.ticks import Ticks
 
 TICK: Final = 0.1

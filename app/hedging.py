@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import gevent
 from gevent.event import Event
 
-from app import log, retries
+from app import retries
 from app.backend import Backend
 from app.deadlines import deadlines
 from app.errors import BackendError, ClientError, InternalError, NoBackend, ProxyError
 from app.exchange import Exchange
 from app.pool import Pool
 from app.retrier import Course, Held, Retrier
+from app.telemetry import log
 from app.transport import Adapter, Session
 from app.upstream.request import UpstreamRequest
 

@@ -12,8 +12,8 @@ import ssl
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
-from app import log
 from app.config import ConfigError, Problem
+from app.telemetry import log
 
 # Two looks that agree come before a change is taken over: certificate and key are two files, and whoever
 # replaces them (certbot, cert-manager) writes one after the other.

@@ -16,7 +16,7 @@ from time import monotonic, time_ns
 from typing import Any, Final
 
 from app import config as configuration
-from app import log, retry_after
+from app import retry_after
 from app.algorithm import Algorithm
 from app.availability import choose, standing_of
 from app.backend import Backend
@@ -39,6 +39,7 @@ from app.table import (
     identity_of,
 )
 from app.tally import Tally
+from app.telemetry import log
 
 # Retries look for a backend that was not tried; the policy gets this many chances before its order is
 # given up for a plain search.

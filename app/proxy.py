@@ -15,7 +15,6 @@ from itertools import count
 from time import monotonic
 from typing import Any, Final
 
-from app import log
 from app.answers import error_body, prefers_text, server_header
 from app.backend import Backend
 from app.config import Config
@@ -30,14 +29,15 @@ from app.errors import (
 )
 from app.exchange import Exchange
 from app.hedging import Hedger, Lap, Race
-from app.log import AccessLog
 from app.outbound import Outbound
 from app.pool import Pool
-from app.redact import redactor
 from app.replay import Replay, replay_of
 from app.retrier import Course, Held, Retrier
 from app.sticky import StickyCookie
 from app.table import INSTANCE
+from app.telemetry import log
+from app.telemetry.log import AccessLog
+from app.telemetry.redact import redactor
 from app.transport import Session
 from app.tunnel import Tunnel
 from app.upstream.request import UpstreamRequest

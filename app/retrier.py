@@ -13,7 +13,7 @@ from typing import Any
 
 import gevent
 
-from app import log, retries
+from app import retries
 from app.backend import Backend
 from app.budget import WINDOW, Lately, limit
 from app.config import Config
@@ -22,6 +22,7 @@ from app.exchange import Exchange
 from app.pool import Pool
 from app.replay import Replay
 from app.table import ASKED, RETRIES
+from app.telemetry import log
 from app.upstream.request import UpstreamRequest
 
 

@@ -21,7 +21,7 @@ import gevent
 from gevent import monkey
 from greenlet import getcurrent
 
-from app import log
+from app.telemetry import log
 
 # The interpreter's own class: the patched one adds a Python call to every recv and send.
 RawSocket: type[socket.socket] = monkey.get_original("socket", "socket")

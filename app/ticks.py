@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from app import log
+from app.telemetry import log
 
 T = TypeVar("T")
 

@@ -22,7 +22,6 @@ from gevent import socket as gevent_socket
 from gunicorn import sock as gunicorn_sock
 from gunicorn.workers.ggevent import GeventWorker
 
-from app import log
 from app.client import PARK_SECONDS, POLL_SECONDS, ClientConnection
 from app.client_answers import Held
 from app.crowd import Crowd, client_of
@@ -33,6 +32,7 @@ from app.pem import Followed
 from app.preamble import receive_header
 from app.stream import RawSocket, Stream
 from app.table import CONNECTIONS
+from app.telemetry import log
 from app.tls import certificates
 from app.tls_stream import AnyStream, TlsSocketStream, TlsStream
 from app.wire.forwarded import trust_in

@@ -224,14 +224,14 @@ def _exchange(data: bytes) -> Any:
 
 
 def _null_sink() -> Any:
-    from app.sink import Sink
+    from app.telemetry.sink import Sink
 
     return Sink(os.open(os.devnull, os.O_WRONLY))
 
 
 def _proxy(session: Any, log: bool = True) -> Any:
-    from app.log import AccessLog
     from app.proxy import Proxy
+    from app.telemetry.log import AccessLog
 
     access = AccessLog(_null_sink()) if log else None
     return Proxy(_configured(2), _pool(2), session, access)

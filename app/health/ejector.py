@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from app import log, outcomes
+from app import outcomes
 from app.config import Config, OutlierDetection, Server
 from app.health.outlier import (
     RATE,
@@ -45,6 +45,7 @@ from app.table import (
     Table,
     identity_of,
 )
+from app.telemetry import log
 
 
 class Subject:

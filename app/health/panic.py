@@ -7,10 +7,10 @@ the control process. Must never know how health is found out.
 
 from __future__ import annotations
 
-from app import log
 from app.availability import choose, standing_of
 from app.config import Config, Server
 from app.table import CHECKED, EPOCH, PROPOSED, READY, Table, identity_of
+from app.telemetry import log
 
 
 class PanicLog:

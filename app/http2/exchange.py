@@ -13,13 +13,13 @@ from typing import Any, Protocol
 
 from h2.errors import ErrorCodes
 
-from app import log
 from app.client import body_patience
 from app.client_answers import date_value
 from app.deadlines import NEVER, Deadline, Expired
 from app.errors import BadRequest, BadResponse, BodyTimeout, InternalError, ProxyError
 from app.http2.outlet import Outlet, Signal
 from app.splice import SpliceBody, SpliceTo
+from app.telemetry import log
 from app.tls_stream import AnyStream
 from app.wire.h2 import Fields, MalformedError, response_fields
 from app.wire.request import CHUNKED, RequestHead

@@ -14,10 +14,11 @@ from typing import Any
 
 import gevent.socket
 
-from app import backend_tls, log
+from app import backend_tls
 from app.backend_tls import Trust
 from app.deadlines import deadlines
 from app.stream import Stream, connect
+from app.telemetry import log
 from app.tls_stream import AnyStream, TlsStream
 
 

@@ -10,11 +10,11 @@ from time import monotonic
 import gevent
 from gevent.event import Event
 
-from app import log
 from app.deadlines import NEVER, Expired, deadlines
 from app.errors import InternalError, ProxyError
 from app.splice import SinkFailed
 from app.stream import Stream
+from app.telemetry import log
 from app.upstream.connections import Connection
 from app.upstream.request import UpstreamRequest
 from app.wire.chunked import encode_chunk, last_chunk

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import trustme
 
-from app import log
 from app.backend_tls import Trust, is_refusal, make_context, reason, words
 from app.config import BackendTls, ConfigError, parse
 from app.pem import LOOK_SECONDS
+from app.telemetry import log
 from app.tls import require
 
 AUTHORITY = trustme.CA()

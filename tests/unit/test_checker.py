@@ -13,7 +13,6 @@ import pytest
 import requests
 
 from app import config as configuration
-from app import log
 from app.config import Config, HealthCheck, Server
 from app.health import body as bodies
 from app.health import probe as probes
@@ -33,6 +32,7 @@ from app.table import (
     Table,
     identity_of,
 )
+from app.telemetry import log
 
 OK = Outcome(True, "ok", 200, 1.5)
 FAILED = Outcome(False, "connection_refused")

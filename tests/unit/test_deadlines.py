@@ -8,8 +8,8 @@ from typing import Any
 import gevent
 import pytest
 
-from app import log
 from app.deadlines import NEVER, Deadlines, Expired
+from app.telemetry import log
 
 
 @pytest.fixture(name="told")

@@ -19,7 +19,7 @@ from gunicorn import config as gunicorn_config
 from gunicorn.errors import HaltServer
 
 from app import config as configuration
-from app import log, master
+from app import master
 from app.table import (
     CHECKED,
     HEARTBEAT,
@@ -31,6 +31,7 @@ from app.table import (
     SLOT_HEADER,
     Table,
 )
+from app.telemetry import log
 
 STRANGER = 2**22 + 1  # above Linux's highest pid
 

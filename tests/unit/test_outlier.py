@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import config as configuration
-from app import log, outcomes
+from app import outcomes
 from app.health import ejector as ejectors
 from app.health.ejector import Ejector
 from app.health.outlier import (
@@ -49,6 +49,7 @@ from app.table import (
     Table,
     identity_of,
 )
+from app.telemetry import log
 
 LIMITS = (3, 5, 4)
 WALL_MS = 1_000_000

@@ -13,7 +13,7 @@ import pytest
 
 from app import algorithm as algorithms
 from app import config as configuration
-from app import log, outcomes
+from app import outcomes
 from app import pool as pools
 from app import tally as tallies
 from app.backend import Backend
@@ -60,6 +60,7 @@ from app.table import (
     Table,
     identity_of,
 )
+from app.telemetry import log
 
 OTHER_SLOT = 2
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from app import config as configuration
-from app import control, log
+from app import control
 from app.table import Table
+from app.telemetry import log
 
 WHOLE = {
     "servers": ["http://127.0.0.1:8001", {"url": "http://127.0.0.1:8002", "weight": 3}],

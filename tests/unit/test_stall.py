@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app import config as configuration
-from app import log, waits
+from app import waits
 from app.errors import Stalled
 from app.health.ejector import Ejector
 from app.health.probe import Outcome
@@ -40,6 +40,7 @@ from app.table import (
     Table,
     identity_of,
 )
+from app.telemetry import log
 from app.upstream.connections import ConnectionCache
 from app.waits import KNOWN_ANSWERS, LATE_SECONDS, Waits
 

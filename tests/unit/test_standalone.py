@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from app import config as configuration
-from app import log, master
+from app import master
 from app.table import identity_of
+from app.telemetry import log
 from app.wsgi import make_application, standalone_table
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import gevent
 import pytest
 
-from app import log
 from app.stream import Outbox, RawSocket, Stream
+from app.telemetry import log
 
 SOME = b"x" * 4096
 

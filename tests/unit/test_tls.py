@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import trustme
 
-from app import log
 from app import tls as tls_module
 from app.config import ConfigError, Tls, parse
 from app.pem import LOOK_SECONDS
+from app.telemetry import log
 from app.tls import certificates, make_context, require
 
 AUTHORITY = trustme.CA()

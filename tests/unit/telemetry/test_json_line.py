@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.jsonline import LINE_MAX_BYTES, encode, encode_slowly, timestamp
+from app.telemetry.json_line import LINE_MAX_BYTES, encode, encode_slowly, timestamp
 
 HEAD = {"timestamp": "2026-01-02T03:04:05.678Z", "level": "info", "logger": "t", "message": "m"}
 # Surrogates too: st.text() leaves them out unless asked.

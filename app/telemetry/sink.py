@@ -1,6 +1,6 @@
 """Where log lines leave the process: a bounded buffer in front of a descriptor, which never blocks.
 
-Runs in every process: master, control process, workers. It takes finished lines (``app.jsonline``)
+Runs in every process: master, control process, workers. It takes finished lines (``app.telemetry.json_line``)
 and knows nothing of what they say; it must never wait for whoever reads them, never raise and
 never start a thread. A reader that stalls costs lines, not requests: past 1 MiB the newest are dropped, and
 one line tells how many once it reads again.
@@ -19,7 +19,7 @@ import time
 from _thread import LockType, allocate_lock
 from time import monotonic, sleep
 
-from app.jsonline import LINE_MAX_BYTES, encode, timestamp
+from app.telemetry.json_line import LINE_MAX_BYTES, encode, timestamp
 
 # At 450 bytes an access line: 36 lines a flush, and 2,300 lines until the first one is lost.
 FLUSH_BYTES = 16 * 1024

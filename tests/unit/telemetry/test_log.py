@@ -18,12 +18,12 @@ from gunicorn.config import Config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import log
-from app.jsonline import LINE_MAX_BYTES
-from app.log import AccessLog, JsonFormatter, LineWriter, Logger, StdoutHandler
-from app.sink import Sink
+from app.telemetry import log
+from app.telemetry.json_line import LINE_MAX_BYTES
+from app.telemetry.log import AccessLog, JsonFormatter, LineWriter, Logger, StdoutHandler
+from app.telemetry.sink import Sink
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCHEMA = json.loads((ROOT / "docs" / "log-schema.json").read_text("utf-8"))
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
@@ -447,7 +447,7 @@ def run(code: str, *arguments: str) -> tuple[list[dict[str, Any]], str, int]:
     return parse(done.stdout), done.stderr.decode(), done.returncode
 
 
-PRELUDE = "import os, sys\nfrom app import log\nlog.install('info')\n"
+PRELUDE = "import os, sys\nfrom app.telemetry import log\nlog.install('info')\n"
 
 
 @pytest.mark.parametrize(
@@ -541,7 +541,7 @@ def test_text_printed_before_is_not_printed_again_by_children() -> None:
         import os, sys
         sys.stdout.write('{"timestamp":"2026-01-02T03:04:05.678Z","level":"info",')
         sys.stdout.write('"logger":"before","message":"m"}\\n')
-        from app import log
+        from app.telemetry import log
         log.install("info")
         if os.fork() == 0:
             sys.exit(0)

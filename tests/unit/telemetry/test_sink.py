@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from app import sink as sink_module
-from app.sink import CLOSED, FLUSH_BYTES, LIMIT_BYTES, STALLED, Sink
+from app.telemetry import sink as sink_module
+from app.telemetry.sink import CLOSED, FLUSH_BYTES, LIMIT_BYTES, STALLED, Sink
 
 
 @pytest.fixture

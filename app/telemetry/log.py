@@ -2,7 +2,7 @@
 
 Runs in every process. Each line on stdout is one JSON object that begins with ``timestamp``, ``level``,
 ``logger`` and ``message`` (docs/logs.md, docs/log-schema.json). How a line is written down belongs to
-``app.jsonline``; when and where it is written, without ever blocking, to ``app.sink``.
+``app.telemetry.json_line``; when and where it is written, without ever blocking, to ``app.telemetry.sink``.
 
 Imported by the unpatched master: no gevent, no requests, no thread at import. ``install_gevent`` is for
 processes that have gevent already. Nothing here raises: a log that fails must not fail a request.
@@ -27,9 +27,9 @@ from gunicorn import glogging
 from gunicorn.http.errors import NoMoreData, ParseException
 from pythonjsonlogger.core import BaseJsonFormatter
 
-from app.jsonline import LINE_MAX_BYTES, encode, encode_slowly, timestamp
-from app.redact import redactor, without_quotes
-from app.sink import Sink
+from app.telemetry.json_line import LINE_MAX_BYTES, encode, encode_slowly, timestamp
+from app.telemetry.redact import redactor, without_quotes
+from app.telemetry.sink import Sink
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -115,7 +115,7 @@ class AccessLog:
             body = _dumps(record, None, _NEWLINE)
         except TypeError:
             body = b""
-        # More than the newline and the braces, and in the limit; ASCII: see app.jsonline.
+        # More than the newline and the braces, and in the limit; ASCII: see app.telemetry.json_line.
         if 3 < len(body) <= _ACCESS_BODY_MAX and body.isascii():
             self._write(self._head + body[1:])
         else:

@@ -1,10 +1,10 @@
-"""app.redact: secrets in query strings, and what gunicorn quotes of requests."""
+"""app.telemetry.redact: secrets in query strings, and what gunicorn quotes of requests."""
 
 from __future__ import annotations
 
 import pytest
 
-from app.redact import redactor, without_quotes
+from app.telemetry.redact import redactor, without_quotes
 
 
 @pytest.mark.parametrize(
