@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import app
-from app import config, listening, tls, trial
+from app import config, listening, trial
+from app.tls import clients as tls
 
 ROOT = Path(__file__).resolve().parent
 EX_FAILED = 1

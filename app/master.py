@@ -28,7 +28,7 @@ from typing import Any
 from gunicorn import util as gunicorn_util
 from gunicorn.errors import HaltServer
 
-from app import compiled, privileges, tls, trial
+from app import compiled, privileges, trial
 from app import config as configuration
 from app import reload as reloading
 from app.config import Config, ConfigError
@@ -44,6 +44,7 @@ from app.table import (
     identity_of,
 )
 from app.telemetry import log
+from app.tls import clients as tls
 from app.wire import parser
 
 EX_FAILED = 1

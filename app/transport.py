@@ -22,7 +22,6 @@ from typing import Any, Final
 import requests
 from requests.adapters import BaseAdapter
 
-from app import backend_tls
 from app.deadlines import NEVER, Expired
 from app.errors import (
     BackendReset,
@@ -34,6 +33,7 @@ from app.errors import (
     StaleConnection,
 )
 from app.stream import POST_SIZE
+from app.tls import backends
 from app.tls_stream import AnyStream
 from app.upstream.announced import Lane
 from app.upstream.connections import Connection, ConnectionCache
@@ -96,7 +96,7 @@ def _open(request: UpstreamRequest, connections: ConnectionCache | Lane) -> Conn
     except Expired:
         raise ConnectTimeout(f"no connection within {request.connect_timeout} s") from None
     except ssl.SSLError as error:
-        raise ConnectFailed(backend_tls.words(error), reason=backend_tls.reason(error)) from None
+        raise ConnectFailed(backends.words(error), reason=backends.reason(error)) from None
     except ConnectionRefusedError as error:
         raise ConnectFailed(str(error), reason="connection_refused") from None
     except socket.gaierror as error:
@@ -201,10 +201,10 @@ def _write(stream: AnyStream, message: bytes) -> None:
 
 def _unconnected(connection: Connection, failure: OSError) -> ConnectFailed | None:
     """With TLS 1.3 a server judges our certificate after we have spoken: what it refused, it has not read."""
-    if not isinstance(failure, ssl.SSLError) or not backend_tls.is_refusal(failure):
+    if not isinstance(failure, ssl.SSLError) or not backends.is_refusal(failure):
         return None
     connection.cache.complain(failure)
-    return ConnectFailed(backend_tls.words(failure), reason="tls_error")
+    return ConnectFailed(backends.words(failure), reason="tls_error")
 
 
 def _extended(request: UpstreamRequest, upload: Upload | None) -> float:

@@ -28,12 +28,12 @@ from app.crowd import Crowd, client_of
 from app.deadlines import NEVER, deadlines
 from app.errors import NoBackend, ProxyError, TooManyConnections
 from app.listener import Listener, leaves_it
-from app.pem import Followed
 from app.preamble import receive_header
 from app.stream import RawSocket, Stream
 from app.table import CONNECTIONS
 from app.telemetry import log
-from app.tls import certificates
+from app.tls.clients import certificates
+from app.tls.files import Followed
 from app.tls_stream import AnyStream, TlsSocketStream, TlsStream
 from app.wire.forwarded import trust_in
 from app.wire.proxy_protocol import BadProxyHeader, Ends, Header

@@ -24,7 +24,6 @@ from gevent.ssl import SSLSocket
 
 from app import config as configuration
 from app import master
-from app.backend_tls import Trust
 from app.config import Config, Server
 from app.deadlines import NEVER, Deadline, Expired, deadlines
 from app.errors import BadRequest, BodyTimeout, ClientGone, InternalError, ProxyError
@@ -34,6 +33,7 @@ from app.splice import SpliceBody, SpliceTo
 from app.stream import RawSocket, Stream
 from app.table import HEALTHY, STATE, Table, identity_of
 from app.telemetry import log
+from app.tls.backends import Trust
 from app.tls_stream import AnyStream, TlsSocketStream
 from app.transport import Session
 from app.upstream.announced import AnnouncedConnections

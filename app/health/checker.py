@@ -15,7 +15,6 @@ import gevent
 import gevent.ssl
 from gevent.event import Event
 
-from app.backend_tls import Trust
 from app.config import BackendTls, Config, HealthCheck, Server
 from app.health.pace import Doubt, pause
 from app.health.probe import Outcome, ProbeRequest, ProbeSession, probe
@@ -38,6 +37,7 @@ from app.table import (
     identity_of,
 )
 from app.telemetry import log
+from app.tls.backends import Trust
 
 # A check costs about 0.2 ms of CPU here: started faster than that, a thousand first checks would wait
 # for each other and a short timeout would condemn healthy servers.

@@ -27,10 +27,10 @@ import requests
 from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
-from app import backend_tls
-from app.backend_tls import Trust
 from app.config import HealthCheck, Server
 from app.health.body import BadBody, SearchTooSlow, is_found, read_body
+from app.tls import backends
+from app.tls.backends import Trust
 from app.wire import announce
 from app.wire.parser import IncompleteError, ParseError, parse_response
 
@@ -168,7 +168,7 @@ def _judge(response: requests.Response, request: ProbeRequest) -> str:
 def _reason(error: Exception) -> str:
     """The slug for what went wrong; the order matters, most of these are kinds of OSError."""
     if isinstance(error, ssl.SSLError):
-        return backend_tls.reason(error)
+        return backends.reason(error)
     if isinstance(error, (BadHead, BadBody)):
         return "bad_response"
     if isinstance(error, SearchTooSlow):
@@ -185,7 +185,7 @@ def _reason(error: Exception) -> str:
 
 
 def _detail(error: Exception) -> str:
-    return backend_tls.words(error) if isinstance(error, ssl.SSLError) else str(error)
+    return backends.words(error) if isinstance(error, ssl.SSLError) else str(error)
 
 
 def _headers(server: Server, check: HealthCheck) -> dict[str, str]:

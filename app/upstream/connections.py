@@ -14,11 +14,11 @@ from typing import Any
 
 import gevent.socket
 
-from app import backend_tls
-from app.backend_tls import Trust
 from app.deadlines import deadlines
 from app.stream import Stream, connect
 from app.telemetry import log
+from app.tls import backends
+from app.tls.backends import Trust
 from app.tls_stream import AnyStream, TlsStream
 
 
@@ -151,7 +151,7 @@ class ConnectionCache:
 
     def complain(self, error: ssl.SSLError) -> None:
         """Log why a handshake failed, once until another reason or a success."""
-        detail = backend_tls.words(error)
+        detail = backends.words(error)
         if detail != self._complaint:
             self._complaint = detail
             host, port = self.address
@@ -160,7 +160,7 @@ class ConnectionCache:
                 "error",
                 "handshake with backend failed",
                 backend=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-                reason=backend_tls.reason(error),
+                reason=backends.reason(error),
                 detail=detail,
             )
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import trustme
 
-from app.backend_tls import Trust, is_refusal, make_context, reason, words
 from app.config import BackendTls, ConfigError, parse
-from app.pem import LOOK_SECONDS
 from app.telemetry import log
-from app.tls import require
+from app.tls.backends import Trust, is_refusal, make_context, reason, words
+from app.tls.clients import require
+from app.tls.files import LOOK_SECONDS
 
 AUTHORITY = trustme.CA()
 DEFAULTS = BackendTls(True, None, None, None, None, "1.2")

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import trustme
 
-from app import tls as tls_module
 from app.config import ConfigError, Tls, parse
-from app.pem import LOOK_SECONDS
 from app.telemetry import log
-from app.tls import certificates, make_context, require
+from app.tls import clients as tls_module
+from app.tls.clients import certificates, make_context, require
+from app.tls.files import LOOK_SECONDS
 
 AUTHORITY = trustme.CA()
 FIRST = AUTHORITY.issue_cert("first.example")

@@ -14,8 +14,8 @@ from typing import Any
 import certifi
 
 from app.config import BackendTls, ConfigError
-from app.pem import VERSIONS, Followed, load_authorities, load_chain
 from app.telemetry import log
+from app.tls.files import VERSIONS, Followed, load_authorities, load_chain
 
 # What a server says of a client's certificate (RFC 8446 §6.2), in OpenSSL's words.
 _REFUSALS = frozenset(

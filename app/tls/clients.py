@@ -10,9 +10,9 @@ import ssl
 from functools import partial
 from importlib.util import find_spec
 
-from app import backend_tls
 from app.config import Config, ConfigError, Problem, Tls
-from app.pem import VERSIONS, Followed, load_authorities, load_chain
+from app.tls import backends
+from app.tls.files import VERSIONS, Followed, load_authorities, load_chain
 
 
 def require(config: Config) -> None:
@@ -23,7 +23,7 @@ def require(config: Config) -> None:
             remedy = "install requirements.lock again, or set it to false"
             raise ConfigError([Problem("tls.http2", f"the package h2 is not installed: {remedy}")])
     if any(server.scheme == "https" for server in config.servers):
-        backend_tls.require(config.backend_tls)
+        backends.require(config.backend_tls)
 
 
 def make_context(tls: Tls, offers_http2: bool = False) -> ssl.SSLContext:
