@@ -15,7 +15,7 @@ from app.backend import Backend
 from app.config import Algorithm as Settings
 from app.config import Config
 from app.policies import POLICIES, Guard, Inputs, Policy, PolicyError, load_custom, make
-from app.table import FULL_RAMP, RAMP, Table
+from app.shared.table import FULL_RAMP, RAMP, Table
 from app.telemetry import log
 from app.wire.forwarded import client_finder, trust_in
 from app.wire.hash_key import key_reader

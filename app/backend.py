@@ -6,7 +6,7 @@ from typing import Any
 
 from app.config import Server
 from app.latency import Latency
-from app.table import IN_FLIGHT, REQUESTS, ROW_STRIDE, SLOT_HEADER
+from app.shared.table import IN_FLIGHT, REQUESTS, ROW_STRIDE, SLOT_HEADER
 
 
 class Backend:

@@ -11,7 +11,7 @@ import os
 import time
 
 from app.config import Config, ConfigError, from_json
-from app.table import HEARTBEAT, OWNER, PROPOSED, Table
+from app.shared.table import HEARTBEAT, OWNER, PROPOSED, Table
 
 # How soon a proposal, a new owner or the master's death is noticed; 20 wake-ups a second cost 0.1 % CPU.
 POLL_SECONDS = 0.05
@@ -50,8 +50,8 @@ def _watch(table: Table, master: int) -> None:
     from app.health.panic import PanicLog
     from app.health.slow_start import SlowStart
     from app.health.staller import Staller
+    from app.shared.ticks import Ticks
     from app.telemetry import log
-    from app.ticks import Ticks
 
     # Look-ups of names run in threads; a few names that hang must not keep the others waiting.
     gevent.get_hub().threadpool.maxsize = 64

@@ -15,8 +15,8 @@ from typing import Any, Final
 import gevent
 from greenlet import getcurrent
 
+from app.shared.ticks import Ticks
 from app.telemetry import log
-from app.ticks import Ticks
 
 TICK: Final = 0.1
 NEVER: Final = float("inf")

@@ -32,7 +32,7 @@ from app import compiled, privileges, trial
 from app import config as configuration
 from app import reload as reloading
 from app.config import Config, ConfigError
-from app.table import (
+from app.shared.table import (
     CHECKED,
     GENERATION,
     HEARTBEAT,

@@ -2,9 +2,9 @@
 
 Facts about backends change rarely and are paid for when they change: the worker compares one cell of the
 shared table (the epoch) and, when it differs, builds a new immutable snapshot of the available backends
-(app.availability) with a policy over them (app.algorithm). Picking then tests no health, only whether there
-is a place (``take``); where all are full a request waits (app.queue). Runs in workers, no I/O but log lines.
-Of a request it knows only that it may have a key, which app.wire.hash_key finds, and a cookie of ours.
+(app.shared.availability) with a policy over them (app.algorithm). Picking then tests no health, only whether
+there is a place (``take``); where all are full a request waits (app.queue). Runs in workers, no I/O but log
+lines. Of a request it knows only that it may have a key, which app.wire.hash_key finds, and a cookie of ours.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any, Final
 from app import config as configuration
 from app import retry_after
 from app.algorithm import Algorithm
-from app.availability import choose, standing_of
 from app.backend import Backend
 from app.config import Config, ConfigError, HealthCheck, Server
 from app.errors import (
@@ -27,8 +26,8 @@ from app.errors import (
 )
 from app.policies import KeyMissing, Policy
 from app.queue import Queue
-from app.sticky import StickyCookie
-from app.table import (
+from app.shared.availability import choose, standing_of
+from app.shared.table import (
     CHECKED_MS,
     EJECTION,
     EPOCH,
@@ -38,6 +37,7 @@ from app.table import (
     Table,
     identity_of,
 )
+from app.sticky import StickyCookie
 from app.tally import Tally
 from app.telemetry import log
 

@@ -33,8 +33,8 @@ from app.outbound import Outbound
 from app.pool import Pool
 from app.replay import Replay, replay_of
 from app.retrier import Course, Held, Retrier
+from app.shared.table import INSTANCE
 from app.sticky import StickyCookie
-from app.table import INSTANCE
 from app.telemetry import log
 from app.telemetry.log import AccessLog
 from app.telemetry.redact import redactor

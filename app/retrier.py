@@ -21,7 +21,7 @@ from app.errors import BackendError, ConnectFailed, ConnectTimeout, NoBackend, S
 from app.exchange import Exchange
 from app.pool import Pool
 from app.replay import Replay
-from app.table import ASKED, RETRIES
+from app.shared.table import ASKED, RETRIES
 from app.telemetry import log
 from app.upstream.request import UpstreamRequest
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 from time import monotonic
 
-from app import outcomes
 from app.backend import Backend
 from app.config import OutlierDetection
 from app.errors import (
@@ -21,7 +20,8 @@ from app.errors import (
     StaleConnection,
     Stalled,
 )
-from app.table import (
+from app.shared import outcome_bits
+from app.shared.table import (
     CONNECT_STREAK,
     EJECTION_MS,
     ERROR_STREAK,
@@ -110,8 +110,10 @@ class Tally:
     def _remember(self, backend: Backend, at: int, is_bad: bool) -> tuple[int, int]:
         """Add to the last outcomes; how many there are, and how many bad."""
         stamp = self._table.cells[self._table.server(backend.row) + EJECTION_MS]
-        recent = self.cells[at + OUTCOMES] = outcomes.add(self.cells[at + OUTCOMES], stamp, is_bad)
-        return outcomes.count(recent, stamp)
+        recent = self.cells[at + OUTCOMES] = outcome_bits.add(
+            self.cells[at + OUTCOMES], stamp, is_bad
+        )
+        return outcome_bits.count(recent, stamp)
 
     def _calm(self, backend: Backend) -> None:
         """Nothing bad is left in its last outcomes."""

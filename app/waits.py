@@ -17,7 +17,7 @@ from app.config import OutlierDetection
 from app.deadlines import TICK, Deadline, Deadlines
 from app.errors import Stalled
 from app.pool import Pool
-from app.table import (
+from app.shared.table import (
     ANSWERED_MS,
     EJECTION,
     HEARD_MS,

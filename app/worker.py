@@ -29,8 +29,8 @@ from app.deadlines import NEVER, deadlines
 from app.errors import NoBackend, ProxyError, TooManyConnections
 from app.listener import Listener, leaves_it
 from app.preamble import receive_header
+from app.shared.table import CONNECTIONS
 from app.stream import RawSocket, Stream
-from app.table import CONNECTIONS
 from app.telemetry import log
 from app.tls.clients import certificates
 from app.tls.files import Followed

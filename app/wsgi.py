@@ -29,9 +29,9 @@ from app.deadlines import NEVER, Deadline, Expired, deadlines
 from app.errors import BadRequest, BodyTimeout, ClientGone, InternalError, ProxyError
 from app.pool import Pool
 from app.proxy import Proxy
+from app.shared.table import HEALTHY, STATE, Table, identity_of
 from app.splice import SpliceBody, SpliceTo
 from app.stream import RawSocket, Stream
-from app.table import HEALTHY, STATE, Table, identity_of
 from app.telemetry import log
 from app.tls.backends import Trust
 from app.tls_stream import AnyStream, TlsSocketStream

@@ -20,7 +20,7 @@ from app.health.pace import Doubt, pause
 from app.health.probe import Outcome, ProbeRequest, ProbeSession, probe
 from app.health.slow_start import SlowStart
 from app.health.verdicts import Health, Thresholds, observe
-from app.table import (
+from app.shared.table import (
     CHANGED_MS,
     CHECKED,
     CHECKED_MS,

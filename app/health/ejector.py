@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from app import outcomes
 from app.config import Config, OutlierDetection, Server
 from app.health.outlier import (
     RATE,
@@ -27,7 +26,8 @@ from app.health.outlier import (
     times_ejected,
 )
 from app.health.slow_start import SlowStart
-from app.table import (
+from app.shared import outcome_bits
+from app.shared.table import (
     CHANGED_MS,
     CHECKED_MS,
     EJECTED,
@@ -206,7 +206,7 @@ class Ejector:
         """How many outcomes all workers remember, and how many bad."""
         stamp = self._table.cells[self._table.server(subject.row) + EJECTION_MS]
         cells = self._table.counts(subject.row, OUTCOMES)
-        counts = [outcomes.count(cell, stamp) for cell in cells if cell]
+        counts = [outcome_bits.count(cell, stamp) for cell in cells if cell]
         return sum(seen for seen, _ in counts), sum(bad for _, bad in counts)
 
     def _answers_needed(self, subject: Subject) -> int:

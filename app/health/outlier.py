@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from app.outcomes import WINDOW
+from app.shared.outcome_bits import WINDOW
 
 # Kinds of trouble: the first three in the order of their streaks.
 CONNECT, RESET, ERROR, RATE = range(4)

@@ -1,15 +1,15 @@
 """Says that too few servers are healthy: the control process's part of ``panic_threshold``.
 
-Workers decide by the same function of the same cells whom they use (app.availability), each when it looks;
-this is only where the change is logged, once for the whole balancer and not once for each worker. Runs in
-the control process. Must never know how health is found out.
+Workers decide by the same function of the same cells whom they use (app.shared.availability), each when it
+looks; this is only where the change is logged, once for the whole balancer and not once for each worker. Runs
+in the control process. Must never know how health is found out.
 """
 
 from __future__ import annotations
 
-from app.availability import choose, standing_of
 from app.config import Config, Server
-from app.table import CHECKED, EPOCH, PROPOSED, READY, Table, identity_of
+from app.shared.availability import choose, standing_of
+from app.shared.table import CHECKED, EPOCH, PROPOSED, READY, Table, identity_of
 from app.telemetry import log
 
 

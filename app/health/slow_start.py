@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 
 from app.config import Config
-from app.table import FULL_RAMP, RAMP, SINCE_MS, Table, identity_of
+from app.shared.table import FULL_RAMP, RAMP, SINCE_MS, Table, identity_of
 
 LOOKS = 20
 

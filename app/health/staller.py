@@ -16,7 +16,7 @@ from app.config import Config
 from app.health.ejector import Ejector
 from app.health.probe import Outcome
 from app.health.stall import ASK_SHARE, Silence, limit_ms, together
-from app.table import (
+from app.shared.table import (
     ANSWERED_MS,
     EJECTION_MS,
     HEARD_MS,

@@ -12,7 +12,7 @@ import pytest
 
 from app import config as configuration
 from app.pool import Pool
-from app.table import HEALTHY, STATE, UNHEALTHY, Table, identity_of
+from app.shared.table import HEALTHY, STATE, UNHEALTHY, Table, identity_of
 
 REQUESTS = 100_000
 CLIENTS = 5_000

@@ -20,7 +20,7 @@ from app.health.checker import BUMP_SECONDS, START_PACE_SECONDS, Checker, Watch
 from app.health.pace import FAST_CHECKS_PER_SECOND
 from app.health.probe import BadHead, Outcome, ProbeRequest, ProbeSession, probe
 from app.health.slow_start import SlowStart
-from app.table import (
+from app.shared.table import (
     CHECKED,
     EJECTED,
     EJECTION,

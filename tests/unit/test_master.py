@@ -20,7 +20,7 @@ from gunicorn.errors import HaltServer
 
 from app import config as configuration
 from app import master
-from app.table import (
+from app.shared.table import (
     CHECKED,
     HEARTBEAT,
     IN_FLIGHT,

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import config as configuration
-from app import outcomes
 from app.health import ejector as ejectors
 from app.health.ejector import Ejector
 from app.health.outlier import (
@@ -24,7 +23,8 @@ from app.health.outlier import (
     times_ejected,
 )
 from app.health.slow_start import SlowStart
-from app.table import (
+from app.shared import outcome_bits
+from app.shared.table import (
     CHANGED_MS,
     CHECKED_MS,
     CONNECT_STREAK,
@@ -238,7 +238,7 @@ class House:
         cells, stamp = self.table.slot(slot), self.table.cells[self.at(port) + EJECTION_MS]
         for number in range(count):
             is_bad = number % 2 == 0
-            cells[at] = outcomes.add(cells[at], stamp, is_bad)
+            cells[at] = outcome_bits.add(cells[at], stamp, is_bad)
             (self.fail if is_bad else self.answer)(port, slot=slot)
 
     def answer(self, port: int, slot: int = 1) -> None:

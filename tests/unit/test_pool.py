@@ -13,7 +13,6 @@ import pytest
 
 from app import algorithm as algorithms
 from app import config as configuration
-from app import outcomes
 from app import pool as pools
 from app import tally as tallies
 from app.backend import Backend
@@ -33,7 +32,8 @@ from app.errors import (
     StaleConnection,
 )
 from app.pool import Pool
-from app.table import (
+from app.shared import outcome_bits
+from app.shared.table import (
     ADMIN,
     CHECKED_MS,
     DRAIN,
@@ -706,7 +706,7 @@ def counts(house: House, port: int) -> list[int]:
 def window(house: House, port: int) -> tuple[int, int]:
     """How many of its last outcomes this worker remembers, and how many bad."""
     at = SLOT_HEADER + house.row(port) * ROW_STRIDE
-    return outcomes.count(house.pool.cells[at + OUTCOMES], house.read(port, EJECTION_MS))
+    return outcome_bits.count(house.pool.cells[at + OUTCOMES], house.read(port, EJECTION_MS))
 
 
 @pytest.mark.parametrize(
@@ -756,10 +756,10 @@ def test_a_good_answer_ends_the_streaks() -> None:
     house.pool.answered(backend, 200, 0.1)
     assert counts(house, 1) == [0, 0, 0, 2, 1]
     assert window(house, 1) == (3, 2)
-    for _ in range(outcomes.WINDOW - 2):
+    for _ in range(outcome_bits.WINDOW - 2):
         assert backend.is_watched
         house.pool.answered(backend, 200, 0.1)
-    assert window(house, 1) == (outcomes.WINDOW, 1)
+    assert window(house, 1) == (outcome_bits.WINDOW, 1)
     house.pool.answered(backend, 200, 0.1)
     assert not backend.is_watched
 

@@ -30,7 +30,7 @@ from app.errors import (
     Stalled,
 )
 from app.proxy import Proxy
-from app.table import ASKED, RETRIES, SLOT_HEADER
+from app.shared.table import ASKED, RETRIES, SLOT_HEADER
 from app.wire.request import read_head
 from app.wire.response import read_head as read_response_head
 

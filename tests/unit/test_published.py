@@ -9,7 +9,7 @@ import pytest
 
 from app import config as configuration
 from app import control
-from app.table import Table
+from app.shared.table import Table
 from app.telemetry import log
 
 WHOLE = {

@@ -12,7 +12,7 @@ from app import queue as queues
 from app.config import Queue as Settings
 from app.errors import ClientGone, NoBackend
 from app.queue import Queue
-from app.table import SLOT_HEADER, WAITING_NS
+from app.shared.table import SLOT_HEADER, WAITING_NS
 
 SECOND = 1_000_000_000
 

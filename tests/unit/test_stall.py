@@ -17,7 +17,7 @@ from app.health.slow_start import SlowStart
 from app.health.stall import TIMES_UNCONFIRMED, Silence, limit_ms, together
 from app.health.staller import ASK_AGAIN_MS, BELIEVED_MS, Staller
 from app.pool import Pool
-from app.table import (
+from app.shared.table import (
     ANSWERED_MS,
     EJECTED,
     EJECTION,

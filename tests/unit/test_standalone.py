@@ -9,7 +9,7 @@ import pytest
 
 from app import config as configuration
 from app import master
-from app.table import identity_of
+from app.shared.table import identity_of
 from app.telemetry import log
 from app.wsgi import make_application, standalone_table
 

@@ -78,7 +78,7 @@ CONNECTIONS = 10  # clients' connections it has, and one; 0 while it accepts non
 IN_FLIGHT, REQUESTS, FAILURES = 0, 1, 2
 STREAKS = CONNECT_STREAK, RESET_STREAK, ERROR_STREAK = 3, 4, 5  # failures in a row, by kind
 RECOVERIES = 6  # good answers while there was something bad to forget, or on trial
-OUTCOMES = 7  # the last ones, good and bad, since there was a bad one (app.outcomes)
+OUTCOMES = 7  # the last ones, good and bad, since there was a bad one (app.shared.outcome_bits)
 # What the worker waits for, written at each look and not by requests; times are monotonic ms.
 _WAITS = HEARD_MS, UNANSWERED, OLDEST_MS, USUAL_MS = 8, 9, 10, 11
 LEDGER = 0  # the slot that keeps the counters of workers that are gone

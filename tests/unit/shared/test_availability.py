@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from app import config as configuration
-from app.availability import Choice, Standing, choose, standing_of
 from app.health import panic as panics
 from app.health.panic import PanicLog
-from app.table import (
+from app.shared.availability import Choice, Standing, choose, standing_of
+from app.shared.table import (
     ADMIN,
     CHECKED,
     DRAIN,

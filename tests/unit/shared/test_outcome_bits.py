@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.outcomes import WINDOW, add, count
+from app.shared.outcome_bits import WINDOW, add, count
 
 
 @given(st.lists(st.booleans(), max_size=3 * WINDOW), st.integers(0, 2**63))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import table as tables
-from app.table import (
+from app.shared import table as tables
+from app.shared.table import (
     FAILURES,
     HEALTHY,
     IN_FLIGHT,
