@@ -561,9 +561,9 @@ class Master:
             cfg = self._arbiter.cfg
             # As workers do: with --user only the master keeps what it was started as.
             gunicorn_util.set_owner_process(cfg.uid, cfg.gid, initgroups=cfg.initgroups)
-            from app import control
+            from app.control import process
 
-            control.run(self.table, ready)
+            process.run(self.table, ready)
         except BaseException:  # nothing may climb into the master's stack
             logging.getLogger("control").exception("control process failed")
         finally:

@@ -3,8 +3,8 @@
 Looks ten times a second, so that a request pays for it with a few attributes. Tells the control process
 through the worker's own cells when it last heard from each server, how long that server usually takes, and
 how many requests it keeps waiting since when. Where the control process has found a server to be stalled
-(app.health.stall), the waits that may go elsewhere are ended here. Runs in workers, in the hub: never
-blocks. Must never know which requests may be repeated, it asks.
+(app.control.outliers.stall_rules), the waits that may go elsewhere are ended here. Runs in workers, in the
+hub: never blocks. Must never know which requests may be repeated, it asks.
 """
 
 from __future__ import annotations

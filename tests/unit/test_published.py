@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app import config as configuration
-from app import control
+from app.control import process
 from app.shared.table import Table
 from app.telemetry import log
 
@@ -109,7 +109,7 @@ def proposed(blob: bytes) -> Table:
 
 def test_the_control_process_takes_a_proposal_with_a_key_more() -> None:
     table = proposed(encoded(with_a_key_more(published())))
-    assert control.proposal(table) == (1, configuration.parse(json.dumps(WHOLE)))
+    assert process.proposal(table) == (1, configuration.parse(json.dumps(WHOLE)))
 
 
 def test_the_control_process_survives_a_proposal_that_it_cannot_read(
@@ -120,6 +120,6 @@ def test_the_control_process_survives_a_proposal_that_it_cannot_read(
     monkeypatch.setattr(
         log, "event", lambda logger, level, _, **more: said.append((logger, level, more))
     )
-    assert control.proposal(proposed(encoded({"form": 2}))) == (1, None)
+    assert process.proposal(proposed(encoded({"form": 2}))) == (1, None)
     problems = ["form: is 2, not one up to 1"]
     assert said == [("control", "error", {"sequence": 1, "problems": problems})]

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from app import config as configuration
-from app.health import panic as panics
-from app.health.panic import PanicLog
+from app.control.health import panic as panics
+from app.control.health.panic import PanicLog
 from app.shared.availability import Choice, Standing, choose, standing_of
 from app.shared.table import (
     ADMIN,

@@ -22,7 +22,7 @@ from app.wire import lenient, python_parser
 HAS_C = importlib.util.find_spec("gunicorn_h1c") is not None
 NO_C = "gunicorn_h1c is not installed (make parser)"
 
-_MODULES = ("wire.parser", "wire.request", "wire.response", "wire.lenient", "health.probe")
+_MODULES = ("wire.parser", "wire.request", "wire.response", "wire.lenient", "control.health.probe")
 _ERRORS = (
     "IncompleteError",
     "LimitRequestLine",

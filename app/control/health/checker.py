@@ -16,10 +16,10 @@ import gevent.ssl
 from gevent.event import Event
 
 from app.config import BackendTls, Config, HealthCheck, Server
-from app.health.pace import Doubt, pause
-from app.health.probe import Outcome, ProbeRequest, ProbeSession, probe
-from app.health.slow_start import SlowStart
-from app.health.verdicts import Health, Thresholds, observe
+from app.control.health.intervals import Doubt, pause
+from app.control.health.probe import Outcome, ProbeRequest, ProbeSession, probe
+from app.control.health.slow_start import SlowStart
+from app.control.health.verdicts import Health, Thresholds, observe
 from app.shared.table import (
     CHANGED_MS,
     CHECKED,

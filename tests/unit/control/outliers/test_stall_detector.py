@@ -10,12 +10,12 @@ import pytest
 
 from app import config as configuration
 from app import waits
+from app.control.health.probe import Outcome
+from app.control.health.slow_start import SlowStart
+from app.control.outliers.ejector import Ejector
+from app.control.outliers.stall_detector import ASK_AGAIN_MS, BELIEVED_MS, Staller
+from app.control.outliers.stall_rules import TIMES_UNCONFIRMED, Silence, limit_ms, together
 from app.errors import Stalled
-from app.health.ejector import Ejector
-from app.health.probe import Outcome
-from app.health.slow_start import SlowStart
-from app.health.stall import TIMES_UNCONFIRMED, Silence, limit_ms, together
-from app.health.staller import ASK_AGAIN_MS, BELIEVED_MS, Staller
 from app.pool import Pool
 from app.shared.table import (
     ANSWERED_MS,

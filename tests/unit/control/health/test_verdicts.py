@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.health.verdicts import Health, Thresholds, observe
+from app.control.health.verdicts import Health, Thresholds, observe
 from app.shared.table import HEALTHY, UNCHECKED, UNHEALTHY
 
 DEFAULTS = Thresholds(healthy=2, unhealthy=3)

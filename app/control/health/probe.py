@@ -28,7 +28,7 @@ from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
 from app.config import HealthCheck, Server
-from app.health.body import BadBody, SearchTooSlow, is_found, read_body
+from app.control.health.probe_body import BadBody, SearchTooSlow, is_found, read_body
 from app.tls import backends
 from app.tls.backends import Trust
 from app.wire import announce

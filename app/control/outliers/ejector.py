@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 from app.config import Config, OutlierDetection, Server
-from app.health.outlier import (
+from app.control.health.slow_start import SlowStart
+from app.control.outliers.rules import (
     RATE,
     RATE_MINIMUM,
     REASONS,
@@ -25,7 +26,6 @@ from app.health.outlier import (
     may_eject,
     times_ejected,
 )
-from app.health.slow_start import SlowStart
 from app.shared import outcome_bits
 from app.shared.table import (
     CHANGED_MS,
@@ -117,7 +117,8 @@ class Ejector:
             if self._is_over(self._subjects[row], self._settings, now_ms):
                 self._try(self._subjects[row], now_ms)
 
-    # -- stalls (app.health.staller finds them) ----------------------------------------------------
+    # -- stalls (app.control.outliers.stall_detector finds them)
+    # ----------------------------------------------------
 
     def rows(self) -> tuple[int, ...]:
         """The rows of the servers that are watched."""

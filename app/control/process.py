@@ -2,7 +2,7 @@
 
 Owns the life of that process after the fork: becoming the only one, following the configuration that the
 master proposes, and ending with its master. Under gevent from its first import on; nothing here is ever
-imported by the master. Must never know how checks are made or what they mean (app.health).
+imported by the master. Must never know how checks are made or what they mean (app.control.health).
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def run(table: Table, ready: int) -> None:
 def _watch(table: Table, master: int) -> None:
     import gevent
 
-    from app.health.checker import Checker
-    from app.health.ejector import Ejector
-    from app.health.panic import PanicLog
-    from app.health.slow_start import SlowStart
-    from app.health.staller import Staller
+    from app.control.health.checker import Checker
+    from app.control.health.panic import PanicLog
+    from app.control.health.slow_start import SlowStart
+    from app.control.outliers.ejector import Ejector
+    from app.control.outliers.stall_detector import Staller
     from app.shared.ticks import Ticks
     from app.telemetry import log
 

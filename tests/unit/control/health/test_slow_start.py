@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from app import config as configuration
-from app.health import slow_start as module
-from app.health.slow_start import SlowStart, step_after
+from app.control.health import slow_start as module
+from app.control.health.slow_start import SlowStart, step_after
 from app.shared.table import EPOCH, FULL_RAMP, RAMP, SINCE_MS, Table, identity_of
 
 URLS = [f"http://127.0.0.1:{port}" for port in (1, 2, 3)]

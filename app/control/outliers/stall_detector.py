@@ -2,8 +2,8 @@
 
 The control process's part of stall detection: workers tell for whom they wait (app.waits), here all of them
 are put together, the server is asked by a check of its own, and its ejection cell is written, within the same
-bounds as for any ejection (app.health.ejector). ``tick`` looks at one cell of each worker until one of them
-waits for too long. Must never know HTTP.
+bounds as for any ejection (app.control.outliers.ejector). ``tick`` looks at one cell of each worker until one
+of them waits for too long. Must never know HTTP.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Callable
 import gevent
 
 from app.config import Config
-from app.health.ejector import Ejector
-from app.health.probe import Outcome
-from app.health.stall import ASK_SHARE, Silence, limit_ms, together
+from app.control.health.probe import Outcome
+from app.control.outliers.ejector import Ejector
+from app.control.outliers.stall_rules import ASK_SHARE, Silence, limit_ms, together
 from app.shared.table import (
     ANSWERED_MS,
     EJECTION_MS,

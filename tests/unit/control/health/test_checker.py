@@ -14,12 +14,12 @@ import requests
 
 from app import config as configuration
 from app.config import Config, HealthCheck, Server
-from app.health import body as bodies
-from app.health import probe as probes
-from app.health.checker import BUMP_SECONDS, START_PACE_SECONDS, Checker, Watch
-from app.health.pace import FAST_CHECKS_PER_SECOND
-from app.health.probe import BadHead, Outcome, ProbeRequest, ProbeSession, probe
-from app.health.slow_start import SlowStart
+from app.control.health import probe as probes
+from app.control.health import probe_body as bodies
+from app.control.health.checker import BUMP_SECONDS, START_PACE_SECONDS, Checker, Watch
+from app.control.health.intervals import FAST_CHECKS_PER_SECOND
+from app.control.health.probe import BadHead, Outcome, ProbeRequest, ProbeSession, probe
+from app.control.health.slow_start import SlowStart
 from app.shared.table import (
     CHECKED,
     EJECTED,

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app import config as configuration
-from app.health import ejector as ejectors
-from app.health.ejector import Ejector
-from app.health.outlier import (
+from app.control.health.slow_start import SlowStart
+from app.control.outliers import ejector as ejectors
+from app.control.outliers.ejector import Ejector
+from app.control.outliers.rules import (
     CONNECT,
     ERROR,
     RESET,
@@ -22,7 +23,6 @@ from app.health.outlier import (
     may_eject,
     times_ejected,
 )
-from app.health.slow_start import SlowStart
 from app.shared import outcome_bits
 from app.shared.table import (
     CHANGED_MS,
