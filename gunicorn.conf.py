@@ -1,13 +1,13 @@
 """gunicorn's settings, made from config.json, and its hooks.
 
-Executed in the master, unpatched, at start and again at every HUP: no state here (app.master keeps it),
+Executed in the master, unpatched, at start and again at every HUP: no state here (app.master.hooks keeps it),
 and nothing is imported that loads gevent or requests. Flags on gunicorn's command line win over it.
 """
 
 import math
 import os
 
-from app import master
+from app.master import hooks as master
 
 _config = master.load_config()
 

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import app
-from app import config, listening, trial
+from app import config
+from app.master import listening, trial
 from app.tls import clients as tls
 
 ROOT = Path(__file__).resolve().parent
@@ -104,7 +105,7 @@ def refuse() -> int:
     number, before it reads that file, so it is not asked.
     """
     try:
-        from app import master
+        from app.master import hooks as master
     except ImportError as error:
         return fail(not_installed(error))
     master.load_config()

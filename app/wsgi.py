@@ -23,10 +23,10 @@ from gevent.socket import socket as GeventSocket  # noqa: N812 - a class
 from gevent.ssl import SSLSocket
 
 from app import config as configuration
-from app import master
 from app.config import Config, Server
 from app.deadlines import NEVER, Deadline, Expired, deadlines
 from app.errors import BadRequest, BodyTimeout, ClientGone, InternalError, ProxyError
+from app.master import hooks as master
 from app.pool import Pool
 from app.proxy import Proxy
 from app.shared.table import HEALTHY, STATE, Table, identity_of

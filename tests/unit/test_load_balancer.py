@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import load_balancer
-from app import master
+from app.master import hooks as master
 from load_balancer import EX_CONFIG, EX_FAILED, ROOT
 
 VALID = '{"port": 9999, "servers": ["http://127.0.0.1:8001", "https://far.example"],}'

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app import config as configuration
-from app import master
+from app.master import hooks as master
 from app.shared.table import identity_of
 from app.telemetry import log
 from app.wsgi import make_application, standalone_table

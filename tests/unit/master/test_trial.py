@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app import config as configuration
-from app import trial
+from app.master import trial
 
 GOOD = """
 class Good:

@@ -22,9 +22,9 @@ from typing import Any
 from gunicorn import util as gunicorn_util
 from gunicorn.pidfile import Pidfile
 
-from app import privileges, trial
 from app.config import Config, ConfigError, Problem
-from app.listening import CannotListen, Change, in_words
+from app.master import privileges, trial
+from app.master.listening import CannotListen, Change, in_words
 from app.tls import clients as tls
 
 # What trial.require may take, and some.

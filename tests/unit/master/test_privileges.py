@@ -1,10 +1,10 @@
-"""app.privileges: more than is needed, and less."""
+"""app.master.privileges: more than is needed, and less."""
 
 from __future__ import annotations
 
 import pytest
 
-from app.privileges import are_workers_root, is_refused
+from app.master.privileges import are_workers_root, is_refused
 
 BIND, OTHER = 1 << 10, 1 << 9
 

@@ -19,7 +19,7 @@ from gunicorn import config as gunicorn_config
 from gunicorn.errors import HaltServer
 
 from app import config as configuration
-from app import master
+from app.master import hooks as master
 from app.shared.table import (
     CHECKED,
     HEARTBEAT,

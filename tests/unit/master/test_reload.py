@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.reload import cause_of
+from app.master.reload import cause_of
 
 
 def raised(source: str) -> BaseException:

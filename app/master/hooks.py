@@ -7,7 +7,7 @@ gunicorn.conf.py is executed again at every HUP and this module is not.
 gunicorn has no periodic hook; ``Arbiter.manage_workers`` runs at least once a second and right after a
 child's death, so supervision is done there. When two generations of masters are alive (USR2), the one
 that proposed a configuration last owns the control process; the other looks on until that one is gone.
-How a HUP gets from one set of settings to the next is app.reload's.
+How a HUP gets from one set of settings to the next is app.master.reload's.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from typing import Any
 from gunicorn import util as gunicorn_util
 from gunicorn.errors import HaltServer
 
-from app import compiled, privileges, trial
+from app import compiled
 from app import config as configuration
-from app import reload as reloading
 from app.config import Config, ConfigError
+from app.master import privileges, trial
+from app.master import reload as reloading
 from app.shared.table import (
     CHECKED,
     GENERATION,
