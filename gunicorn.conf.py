@@ -27,7 +27,7 @@ if _config.proxy_protocol:
     proxy_protocol = "auto"
     proxy_allow_ips = ",".join(_config.proxy_protocol)
 
-worker_class = "app.worker.Worker"
+worker_class = "app.worker.process.Worker"
 # For other workers, as with -k gevent: the faster one takes a bare LF for a line end, and spare spaces.
 http_parser = "python"
 workers = _config.workers

@@ -25,29 +25,30 @@ GROUP = "load_balancer"
 VARIABLE = "LB_COMPILED"
 _VALUES = ("auto", "off", "required")
 
-# From socket to socket, nothing else: what runs rarely gains nothing. app.exchange must not be here: a
-# protocol's compiled form takes compiled classes only, and app.wsgi has one that is not.
+# From socket to socket, nothing else: what runs rarely gains nothing. app.worker.proxy.exchange must not be
+# here: a protocol's compiled form takes compiled classes only, and app.worker.client.wsgi has one that is
+# not.
 MODULES = (
-    "backend",
-    "client",
-    "client_answers",
-    "deadlines",
-    "http2.connection",
-    "http2.exchange",
-    "http2.outlet",
-    "outbound",
-    "pool",
-    "proxy",
+    "worker.balance.backend",
+    "worker.client.http1",
+    "worker.client.http1_writer",
+    "worker.net.deadlines",
+    "worker.client.http2.connection",
+    "worker.client.http2.stream",
+    "worker.client.http2.sender",
+    "worker.proxy.to_backend",
+    "worker.balance.pool",
+    "worker.proxy.handler",
     "telemetry.sink",
-    "splice",
-    "stream",
-    "tls_stream",
-    "transport",
-    "upstream.announced",
-    "upstream.connections",
-    "upstream.request",
-    "upstream.response",
-    "upstream.upload",
+    "worker.net.splice",
+    "worker.net.stream",
+    "worker.net.tls_stream",
+    "worker.upstream.adapter",
+    "worker.upstream.send_proxy",
+    "worker.upstream.connections",
+    "worker.upstream.request",
+    "worker.upstream.response",
+    "worker.upstream.upload",
     "wire.chunked",
     "wire.fields",
     "wire.forwarded",

@@ -87,7 +87,7 @@ class Ours(Candidate):
     compiled = "auto"
 
     def missing(self) -> str | None:
-        for needed in ("gunicorn.conf.py", "app/wsgi.py"):
+        for needed in ("gunicorn.conf.py", "app/worker/client/wsgi.py"):
             if not (self.root / needed).exists():
                 return f"{needed} is not there yet"
         return None

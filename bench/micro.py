@@ -114,7 +114,7 @@ def _read_request(data: bytes) -> Call:
 
 @step("request", "WSGI environ to RequestHead (stock worker only)")
 def _environ() -> Call:
-    from app.wsgi import _head_from
+    from app.worker.client.wsgi import _head_from
 
     environ = {
         "REQUEST_METHOD": "GET",
@@ -138,13 +138,13 @@ def _configured(servers: int) -> Any:
 
 
 def _pool(servers: int) -> Any:
-    from app.pool import Pool
-    from app.wsgi import standalone_table
+    from app.worker.balance.pool import Pool
+    from app.worker.client.wsgi import standalone_table
 
     configured = _configured(servers)
     # The adapter's type is what the session looks at.
-    from app.transport import Adapter
-    from app.upstream.connections import ConnectionCache
+    from app.worker.upstream.adapter import Adapter
+    from app.worker.upstream.connections import ConnectionCache
 
     adapter = Adapter()
     return Pool(
@@ -230,8 +230,8 @@ def _null_sink() -> Any:
 
 
 def _proxy(session: Any, log: bool = True) -> Any:
-    from app.proxy import Proxy
     from app.telemetry.log import AccessLog
+    from app.worker.proxy.handler import Proxy
 
     access = AccessLog(_null_sink()) if log else None
     return Proxy(_configured(2), _pool(2), session, access)
@@ -275,8 +275,8 @@ class _Memory:
 
 def _in_memory() -> Any:
     """A proxy whose backends answer from memory: all of our path but the sockets."""
-    from app.transport import Session
-    from app.upstream.connections import Connection
+    from app.worker.upstream.adapter import Session
+    from app.worker.upstream.connections import Connection
 
     proxy = _proxy(Session())
     stream: Any = _Memory(ANSWER)
@@ -308,9 +308,9 @@ def _read_response() -> Call:
 
 def _client(data: bytes) -> Any:
     """A client's connection whose request has been read, and whose socket is memory."""
-    from app.client import ClientConnection
     from app.config import parse
     from app.wire.request import STANDARD, read_head
+    from app.worker.client.http1 import ClientConnection
 
     config = parse("{}")
     worker: Any = SimpleNamespace(

@@ -1,9 +1,9 @@
 """Who may get a request: ``available = healthy and not ejected and ready and not full``.
 
 The one place where that is decided. ``choose`` says it for all backends whenever one of the first three facts
-has changed, in workers (app.pool) and, for what is logged, in the control process (app.control.health.panic);
-whether a backend is full is asked when a place is taken (``Pool.take``), because it changes with every
-request. Facts in, indexes out: no clock, no sockets, no log.
+has changed, in workers (app.worker.balance.pool) and, for what is logged, in the control process
+(app.control.health.panic); whether a backend is full is asked when a place is taken (``Pool.take``), because
+it changes with every request. Facts in, indexes out: no clock, no sockets, no log.
 """
 
 from __future__ import annotations

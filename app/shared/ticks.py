@@ -1,6 +1,6 @@
 """What is done again and again, all of it at every tick, and none of it at another's mercy.
 
-Runs in workers (app.deadlines ticks) and in the control process. Must never know what is done.
+Runs in workers (app.worker.net.deadlines ticks) and in the control process. Must never know what is done.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class RequestHead:
     forwarded: bytes | None = None
     via: bytes | None = None
     request_id: bytes | None = None
-    sticky: bytes | None = None  # the cookie of app.sticky, taken out of ``lines``
+    sticky: bytes | None = None  # the cookie of app.worker.balance.sticky, taken out of ``lines``
 
 
 def read_head(

@@ -28,7 +28,7 @@ def fuzz(target: str, arguments: list[str]) -> None:
     """In the child: hand over to libFuzzer, which ends the process."""
     import atheris
 
-    with atheris.instrument_imports(include=["app.wire", "app.http2"]):
+    with atheris.instrument_imports(include=["app.wire", "app.worker.client.http2"]):
         import targets
         from replay import parsers
 

@@ -18,7 +18,6 @@ from gunicorn.http.unreader import IterUnreader
 from replay import others, parsers
 
 from app.errors import BadRequest, BadResponse
-from app.http2.exchange import Http2Exchange
 from app.wire import (
     chunked,
     fields,
@@ -30,6 +29,7 @@ from app.wire import (
     response,
     via,
 )
+from app.worker.client.http2.stream import Http2Exchange
 
 _LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*\r\n")
 _TARGET = re.compile(rb"\*|/[\x21-\x7e]*")

@@ -196,7 +196,7 @@ BROKEN = {
         ["ZeroDivisionError"],
     ),
     "worker": ("worker_class = 'no.such.Worker'\n", "worker_class", ["no.such.Worker"]),
-    "worker name": ("worker_class = 'app.worker.Absent'\n", "worker_class", ["Absent"]),
+    "worker name": ("worker_class = 'app.worker.process.Absent'\n", "worker_class", ["Absent"]),
     "bind": ("bind = '127.0.0.1:port'\n", "bind", ["'port' is not a valid port number"]),
     "range": ("bind = '127.0.0.1:99999'\n", "bind", ["99999"]),
     "folder": ("bind = 'unix:/no/such/folder/s'\n", "bind", ["/no/such/folder/s", "No such file"]),
@@ -392,7 +392,7 @@ def test_workers_that_cannot_boot_replace_nobody(
     origin: Backend, installed: Path, command: tuple[str, ...]
 ) -> None:
     """Sources on disk that do not import: the old workers serve on, and new ones come when it is mended."""
-    source = installed / "app" / "wsgi.py"
+    source = installed / "app" / "worker" / "client" / "wsgi.py"
     good = source.read_text()
     with Balancer([origin], workers=2, root=installed, env=SOURCES, command=command) as balancer:
         balancer.may_raise = True

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from app.latency import Latency
 from app.policies import Inputs, make
+from app.worker.balance.latency import Latency
 
 # Weight of one sample in the moving average.
 SAMPLE_SHARE = 0.1

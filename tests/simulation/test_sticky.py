@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from app import config as configuration
-from app.pool import Pool
 from app.shared.table import HEALTHY, STATE, UNHEALTHY, Table, identity_of
+from app.worker.balance.pool import Pool
 
 REQUESTS = 100_000
 CLIENTS = 5_000

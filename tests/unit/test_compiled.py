@@ -57,7 +57,7 @@ def test_found_before_the_source(package: Path) -> None:
     assert spec is not None
     suffix = EXTENSION_SUFFIXES[0]
     assert spec.origin == str(package / "_compiled" / "app" / "wire" / f"request{suffix}")
-    assert finder.find_spec("app.exchange") is None
+    assert finder.find_spec("app.worker.proxy.exchange") is None
 
 
 def test_not_where_there_is_nothing(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ from replay import corpus, offline, parsers
 from replay.corpus import Case
 from replay.judge import judge
 
-from app import client
-from app.upstream.request import UpstreamRequest
+from app.worker.client import http1
+from app.worker.upstream.request import UpstreamRequest
 
 CASES = corpus.load()
 # Cutting a body of 200 kB at each byte says nothing that its first and last bytes do not.
@@ -45,7 +45,7 @@ def _parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Heads are read over the parser in use, or over the one in Python."""
     if request.param == "python":
         readers = parsers.readers("python")
-        monkeypatch.setattr(client, "read_head", readers.request.read_head)
+        monkeypatch.setattr(http1, "read_head", readers.request.read_head)
         monkeypatch.setattr(UpstreamRequest, "read_head", staticmethod(readers.response.read_head))
 
 

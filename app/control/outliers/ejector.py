@@ -1,9 +1,10 @@
 """Sets servers aside that fail real requests, and takes them back: the control process's part of it.
 
-Workers count (app.pool writes streaks into its slot); this process alone decides and writes the ejection
-cells, so no two writers share one, and a bump of the epoch tells all workers. ``tick`` is called 20 times a
-second and looks at nothing but one cell of each worker until one of them reports trouble. An ejected server
-comes back on trial: one request at a time, and the first outcome decides. Must never know HTTP.
+Workers count (app.worker.balance.pool writes streaks into its slot); this process alone decides and writes
+the ejection cells, so no two writers share one, and a bump of the epoch tells all workers. ``tick`` is called
+20 times a second and looks at nothing but one cell of each worker until one of them reports trouble. An
+ejected server comes back on trial: one request at a time, and the first outcome decides. Must never know
+HTTP.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Sets servers aside that answer nobody any more, and takes them back at their first answer.
 
-The control process's part of stall detection: workers tell for whom they wait (app.waits), here all of them
-are put together, the server is asked by a check of its own, and its ejection cell is written, within the same
-bounds as for any ejection (app.control.outliers.ejector). ``tick`` looks at one cell of each worker until one
-of them waits for too long. Must never know HTTP.
+The control process's part of stall detection: workers tell for whom they wait (app.worker.stalls), here all
+of them are put together, the server is asked by a check of its own, and its ejection cell is written, within
+the same bounds as for any ejection (app.control.outliers.ejector). ``tick`` looks at one cell of each worker
+until one of them waits for too long. Must never know HTTP.
 """
 
 from __future__ import annotations

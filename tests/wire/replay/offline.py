@@ -14,10 +14,10 @@ from typing import Any
 import gevent
 
 from app import config as configuration
-from app.client import ClientConnection
-from app.upstream.connections import Connection
 from app.wire.request import STANDARD
-from app.wsgi import Application, standalone_table
+from app.worker.client.http1 import ClientConnection
+from app.worker.client.wsgi import Application, standalone_table
+from app.worker.upstream.connections import Connection
 
 from . import messages
 from .corpus import Case
@@ -38,7 +38,7 @@ def _application() -> Application:
 
 
 class Memory:
-    """The face of ``app.stream.Stream`` over a list of pieces."""
+    """The face of ``app.worker.net.stream.Stream`` over a list of pieces."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []

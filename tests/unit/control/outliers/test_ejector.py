@@ -226,7 +226,7 @@ class House:
         return self.table.cells[self.at(port) + EJECTION]
 
     def fail(self, port: int, streak: int = CONNECT_STREAK, count: int = 1, slot: int = 1) -> None:
-        """What app.pool writes for failures."""
+        """What app.worker.balance.pool writes for failures."""
         cells, at = self.table.slot(slot), SLOT_HEADER + self.row(port) * ROW_STRIDE
         for counter in (at + streak, at + FAILURES, TROUBLES):
             cells[counter] += count
@@ -242,7 +242,7 @@ class House:
             (self.fail if is_bad else self.answer)(port, slot=slot)
 
     def answer(self, port: int, slot: int = 1) -> None:
-        """What app.pool writes for a good answer of a backend that was in trouble or on trial."""
+        """What a pool writes for a good answer of a backend that was in trouble or on trial."""
         cells, at = self.table.slot(slot), SLOT_HEADER + self.row(port) * ROW_STRIDE
         for streak in STREAKS:
             cells[at + streak] = 0

@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 
 from app import config as configuration
-from app import waits
 from app.control.health.probe import Outcome
 from app.control.health.slow_start import SlowStart
 from app.control.outliers.ejector import Ejector
 from app.control.outliers.stall_detector import ASK_AGAIN_MS, BELIEVED_MS, Staller
 from app.control.outliers.stall_rules import TIMES_UNCONFIRMED, Silence, limit_ms, together
 from app.errors import Stalled
-from app.pool import Pool
 from app.shared.table import (
     ANSWERED_MS,
     EJECTED,
@@ -41,8 +39,10 @@ from app.shared.table import (
     identity_of,
 )
 from app.telemetry import log
-from app.upstream.connections import ConnectionCache
-from app.waits import KNOWN_ANSWERS, LATE_SECONDS, Waits
+from app.worker import stalls
+from app.worker.balance.pool import Pool
+from app.worker.stalls import KNOWN_ANSWERS, LATE_SECONDS, Waits
+from app.worker.upstream.connections import ConnectionCache
 
 # --- the rule ------------------------------------------------------------------------------------
 
@@ -148,7 +148,7 @@ class House:
         usual: int = 5,
         slot: int = 1,
     ) -> None:
-        """What app.waits writes; ``since`` and ``heard`` as milliseconds ago."""
+        """What app.worker.stalls writes; ``since`` and ``heard`` as milliseconds ago."""
         cells, at = self.table.slot(slot), SLOT_HEADER + self.row(port) * ROW_STRIDE
         cells[at + UNANSWERED] = waiting
         cells[at + OLDEST_MS] = self.now_ms - since
@@ -412,7 +412,7 @@ def test_while_nobody_waits_no_server_is_looked_at(
 
 
 class Request:
-    """Of an upstream request what app.waits reads."""
+    """Of an upstream request what app.worker.stalls reads."""
 
     def __init__(self, connections: ConnectionCache, sent_at: float, may_move: bool = True) -> None:
         self.connections = connections
@@ -592,4 +592,4 @@ def test_a_wait_that_ended_meanwhile_is_left_alone(monkeypatch: pytest.MonkeyPat
     desk.look()
     assert first.thrown is not None
     assert second.thrown is None
-    assert pytest.approx(0.1) == waits.TICK
+    assert pytest.approx(0.1) == stalls.TICK

@@ -1,0 +1,414 @@
+"""The backends of one worker: which may be picked now, and picking one.
+
+Facts about backends change rarely and are paid for when they change: the worker compares one cell of the
+shared table (the epoch) and, when it differs, builds a new immutable snapshot of the available backends
+(app.shared.availability) with a policy over them (app.worker.balance.algorithm). Picking then tests no
+health, only whether there is a place (``take``); where all are full a request waits
+(app.worker.balance.queue). Runs in workers, no I/O but log lines. Of a request it knows only that it may have
+a key, which app.wire.hash_key finds, and a cookie of ours.
+"""
+
+from __future__ import annotations
+
+import random
+from _thread import allocate_lock
+from collections.abc import Callable, Iterable, Mapping, Sized
+from time import monotonic, time_ns
+from typing import Any, Final
+
+from app import config as configuration
+from app.config import Config, ConfigError, HealthCheck, Server
+from app.errors import (
+    BadRequest,
+    NoBackend,
+)
+from app.policies import KeyMissing, Policy
+from app.shared.availability import choose, standing_of
+from app.shared.table import (
+    CHECKED_MS,
+    EJECTION,
+    EPOCH,
+    READY,
+    STREAK,
+    TRIAL,
+    Table,
+    identity_of,
+)
+from app.telemetry import log
+from app.worker.balance import retry_after
+from app.worker.balance.algorithm import Algorithm
+from app.worker.balance.backend import Backend
+from app.worker.balance.outcome_counter import Tally
+from app.worker.balance.queue import Queue
+from app.worker.balance.sticky import StickyCookie
+
+# Retries look for a backend that was not tried; the policy gets this many chances before its order is
+# given up for a plain search.
+_PICKS_BEFORE_SEARCH: Final = 8
+# Two workers that take the last place at the same moment both see one too many and both give it back; each
+# tries again this often. Then it waits like the others, and tries again.
+_CLAIMS: Final = 4
+# One look for places that other workers have freed tests this many backends, going round.
+_LOOKS: Final = 64
+# Where we cannot know when there will be a server: an operator has taken all out, or there are none.
+_UNKNOWN_SECONDS: Final = 5.0
+_barrier: Final = allocate_lock()  # nobody holds it
+
+
+class Snapshot:
+    """The backends that may be picked, and the policy that picks; never changed once built.
+
+    ``backups`` serve requests for which none of ``backends`` is left. ``is_plain``: a pick needs neither a
+    key nor a look at who is full. ``is_limited``: all can be full. ``sticky`` finds the backend of a client
+    that has been there before, where there are such clients.
+    """
+
+    __slots__ = (
+        "backends",
+        "backups",
+        "is_limited",
+        "is_plain",
+        "pick",
+        "policy",
+        "reason",
+        "sticky",
+    )
+
+    def __init__(
+        self,
+        backends: tuple[Backend, ...],
+        policy: Policy | None,
+        reason: str = "",
+        backups: tuple[Backend, ...] = (),
+        has_key: bool = False,
+        sticky: Mapping[bytes | None, Backend] | None = None,
+    ) -> None:
+        self.backends = backends
+        self.backups = backups
+        self.policy = policy
+        self.pick: Callable[..., int] | None = policy.pick if policy is not None else None
+        is_free = not has_key and sticky is None
+        self.is_plain = policy is not None and is_free and not any(one.limit for one in backends)
+        self.is_limited = all(one.limit for one in backends + backups)
+        self.sticky = sticky
+        self.reason = reason  # why there is none, where there is none
+
+
+class Pool:
+    """All backends of the published configuration, in their order.
+
+    ``connect(server) -> (connections, adapter)`` makes what the transport needs for a backend and
+    ``disconnect(connections)`` ends it.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        slot: int,
+        connect: Callable[[Server], tuple[Any, Any]],
+        disconnect: Callable[[Any], None],
+    ) -> None:
+        self.table = table
+        self.cells = table.slot(slot)
+        self._is_private = slot < 0
+        self._connect = connect
+        self._disconnect = disconnect
+        self._sequence = -1
+        self._epoch = -1
+        self._epoch_cells = table.cells
+        self._algorithm = Algorithm(table)
+        self.sticky: StickyCookie | None = None
+        self._tally = Tally(table, self.cells)
+        self.answered = self._tally.answered
+        self.failed = self._tally.failed
+        self._queue: Queue[Backend] = Queue(self, self.cells)
+        self._waiting = self._queue.waiting
+        self._looked_at = 0
+        self._health_check: HealthCheck | None = None
+        self._panic_threshold = 0
+        self._healthy_in = (-1.0, 0.0)  # when it was found out, and what
+        self.backends: tuple[Backend, ...] = ()
+        self.snapshot = Snapshot((), None, "none_healthy")
+        self.refresh()
+
+    def pick(self, tried: Iterable[Backend] = (), request: Any = None) -> Backend:
+        """The next backend for ``request``, not one of ``tried``, and a place there: ``release`` it.
+
+        Waits in the queue while all are full. Raises NoBackend with the reason.
+        """
+        if self._epoch_cells[EPOCH] != self._epoch:
+            self.refresh()
+        snapshot = self.snapshot
+        if snapshot.is_plain and not tried:
+            assert snapshot.pick is not None
+            backend = snapshot.backends[snapshot.pick()]
+            self.cells[backend.in_flight] += 1
+            return backend
+        if snapshot.sticky is not None and request is not None:
+            bound = snapshot.sticky.get(request.head.sticky)
+            if bound is not None and bound not in tried:
+                return self._pick_bound(bound, tried, request)
+        if snapshot.is_limited and self._queue.is_due():
+            return self._queue.wait(tuple(tried))
+        return self._find(snapshot, tried, request) or self._queue.wait(tuple(tried))
+
+    def pick_now(self, tried: Iterable[Backend] = (), request: Any = None) -> Backend:
+        """As ``pick``, but for those who have something else to do than to wait."""
+        if self._epoch_cells[EPOCH] != self._epoch:
+            self.refresh()
+        if not (self.snapshot.is_limited and self._queue.is_due()):
+            backend = self._find(self.snapshot, tried, request)
+            if backend is not None:
+                return backend
+        raise NoBackend(reason="all_full")
+
+    def take(self, backend: Backend) -> bool:
+        """Take a place at ``backend`` if it has one. All workers together never take more than there are.
+
+        Add first, look afterwards: of two workers that take the last place at least one sees the other.
+        """
+        cells, at, limit = self.cells, backend.in_flight, backend.limit
+        if not limit:
+            cells[at] += 1
+            return True
+        for _ in range(_CLAIMS):
+            if self._in_flight(backend) >= limit:
+                return False
+            cells[at] += 1
+            _flush_writes()
+            if self._in_flight(backend) <= limit:
+                return True
+            cells[at] -= 1
+        return False
+
+    def keep(self, backend: Backend) -> None:
+        """Take one place more where a place is held that is about to be released."""
+        self.cells[backend.in_flight] += 1
+
+    def release(self, backend: Backend) -> None:
+        """Give back a place that ``pick`` or ``take`` gave: the first who waits gets it."""
+        self.cells[backend.in_flight] -= 1
+        if self._waiting and backend.is_available:
+            self._queue.hand_over(backend)
+
+    def serves(self, backend: Backend) -> bool:
+        """Whether requests are sent to it now."""
+        if self._epoch_cells[EPOCH] != self._epoch:
+            self.refresh()
+        return backend in self.snapshot.backends
+
+    def retry_after(self, reason: str) -> int:
+        """Seconds after which a client that was refused for this reason should try again."""
+        if reason == "all_full":
+            estimate = self._queue.seconds_to_a_place()
+        elif reason == "none_healthy" and self.backends and self._health_check is not None:
+            estimate = self._until_healthy(self._health_check)
+        else:
+            estimate = _UNKNOWN_SECONDS if self.snapshot.pick is None else 0.0
+        return retry_after.seconds(estimate, random.random())
+
+    def has_other(self, tried: Sized) -> bool:
+        """Whether there are more backends to pick from than those and the one that is asked now."""
+        snapshot = self.snapshot
+        return len(snapshot.backends) + len(snapshot.backups) > len(tried) + 1
+
+    def total(self, cell: int) -> int:
+        """A slot's cell over all workers, also where there is no slot for this one."""
+        own = self.cells[cell] if self._is_private else 0
+        return self.table.total(cell) + own
+
+    def refresh(self) -> None:
+        """Build the snapshot anew from the table."""
+        self._epoch = self._epoch_cells[EPOCH]  # before reading: a change while we read comes again
+        sequence, blob = self.table.published()
+        if sequence != self._sequence:
+            try:
+                self._adopt(configuration.from_json(blob) if blob else None)
+            except ConfigError as error:
+                self._complain(sequence, error)
+            self._sequence = sequence
+        self.snapshot = self._build()
+
+    def start_with(self, config: Config) -> None:
+        """In a worker that boots while what is published cannot be read: serve by this meanwhile."""
+        self._adopt(config)
+        self.snapshot = self._build()
+
+    # -- what the queue asks ---------------------------------------------------------------------------
+
+    def has_room(self, backend: Backend) -> bool:
+        return not backend.limit or self._in_flight(backend) < backend.limit
+
+    def waiting_since(self) -> list[int]:
+        return self.table.waiting_since()
+
+    def is_lost(self, backend: Backend) -> bool:
+        return not backend.is_available
+
+    def candidates(self) -> Iterable[Backend]:
+        """Some of those that may have room, next time the next ones."""
+        if self._epoch_cells[EPOCH] != self._epoch:
+            self.refresh()
+        if not self.snapshot.backends:
+            raise NoBackend(reason=self.snapshot.reason)
+        backends = self.snapshot.backends + self.snapshot.backups
+        start = self._looked_at % len(backends)
+        self._looked_at = start + _LOOKS
+        return (backends[start:] + backends[:start])[:_LOOKS]
+
+    # --------------------------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        available = len(self.snapshot.backends)
+        return f"<Pool {len(self.backends)} backends, {available} available, epoch {self._epoch}>"
+
+    def _adopt(self, config: Config | None) -> None:
+        """Take over a published configuration; a backend that stays keeps its connections."""
+        servers = config.servers if config is not None else ()
+        known = {backend.url: backend for backend in self.backends}
+        rows = self.table.row_index()
+        backends = []
+        for server in servers:
+            row = rows.get(identity_of(server.url), -1)
+            if row < 0:  # not in the table: nothing is known about it, so nothing is sent to it
+                continue
+            backend = known.get(server.url)
+            if backend is None or backend.row != row:
+                backend = Backend(server, row, *self._connect(server))
+            else:
+                del known[server.url]
+                backend.server = server
+            backends.append(backend)
+        for backend in known.values():
+            self._disconnect(backend.connections)
+        self.backends = tuple(backends)
+        self.sticky = None
+        if config is not None and config.sticky is not None:
+            self.sticky = StickyCookie(config.sticky)
+            for backend in backends:
+                backend.cookie = self.sticky.value_of(backend.url)
+        if config is not None:
+            self._algorithm.adopt(config)
+            self._tally.adopt(config.outlier_detection, self._algorithm.measures)
+            self._queue.adopt(config.queue, config.timeouts.total)
+            check = self._health_check = config.health_check
+            self._panic_threshold = check.panic_threshold if check is not None else 0
+
+    def _complain(self, sequence: int, error: ConfigError) -> None:
+        """Another release's master has published what we cannot read: said once, requests go on."""
+        log.event(
+            "pool",
+            "error",
+            "published configuration cannot be read, the one in use stays",
+            sequence=sequence,
+            problems=[str(problem) for problem in error.problems],
+        )
+
+    def _build(self) -> Snapshot:
+        cells, server = self.table.cells, self.table.server
+        backends = self.backends
+        away = {backend for backend in backends if not backend.is_available}
+        standings = []
+        for backend in backends:
+            at = server(backend.row)
+            standings.append(standing_of(backend.server, cells, at))
+            backend.is_on_trial = cells[at + EJECTION] == TRIAL
+            backend.limit = 1 if backend.is_on_trial else backend.server.max_connections
+            backend.is_watched = self._tally.watches(backend)
+            backend.is_available = False
+        choice = choose(standings, self._panic_threshold)
+        first = tuple(backends[index] for index in choice.first)
+        backups = tuple(backends[index] for index in choice.backups)
+        for backend in first + backups:
+            backend.is_available = True
+            if backend in away:
+                backend.latency.forget()
+        sticky: dict[bytes | None, Backend] | None = None
+        if self.sticky is not None:  # draining ones keep their clients
+            draining = tuple(backends[index] for index in choice.draining)
+            sticky = {backend.cookie: backend for backend in first + backups + draining}
+        policy = self._algorithm.policy(first) if first else None
+        has_key = self._algorithm.key_of is not None
+        return Snapshot(first, policy, choice.reason, backups, has_key, sticky)
+
+    def _in_flight(self, backend: Backend) -> int:
+        """Over all workers, and with those of a worker that found no slot its own."""
+        own = self.cells[backend.in_flight] if self._is_private else 0
+        return self.table.in_flight(backend.row) + own
+
+    def _until_healthy(self, check: HealthCheck) -> float:
+        found_at, estimate = self._healthy_in
+        now = monotonic()
+        if not found_at <= now < found_at + 0.1:  # with all servers down every request asks
+            cells, server = self.table.cells, self.table.server
+            starts = ((one, server(one.row)) for one in self.backends)
+            checks = (
+                (cells[at + CHECKED_MS], cells[at + STREAK])
+                for one, at in starts
+                if standing_of(one.server, cells, at).admin == READY
+            )
+            interval, threshold = check.interval, check.healthy_threshold
+            estimate = retry_after.until_healthy(
+                checks, interval, threshold, time_ns() // 1_000_000
+            )
+            self._healthy_in = now, estimate
+        return estimate
+
+    def _find(self, snapshot: Snapshot, tried: Iterable[Backend], request: Any) -> Backend | None:
+        """A backend that was not tried, with a place taken there; None if all are full.
+
+        The next keys after the first are made of it, so that the keys of a backend that cannot take them
+        spread over all others, each always to the same one.
+        """
+        pick = snapshot.pick
+        if pick is None:
+            raise NoBackend(reason=snapshot.reason)
+        key_of = self._algorithm.key_of
+        key = key_of(request) if key_of is not None and request is not None else None
+        full = False
+        try:
+            for attempt in range(_PICKS_BEFORE_SEARCH):
+                this = key if key is None or not attempt else b"%b\0%d" % (key, attempt)
+                backend = snapshot.backends[pick(this)]
+                if backend in tried:
+                    continue
+                if self.take(backend):
+                    return backend
+                full = True
+        except KeyMissing:
+            detail = f"no {self._algorithm.hash_on} in the request"
+            raise BadRequest(detail, reason="key_missing") from None
+        start = random.randrange(len(snapshot.backends))
+        for backend in snapshot.backends[start:] + snapshot.backends[:start] + snapshot.backups:
+            if backend not in tried:
+                if self.take(backend):
+                    return backend
+                full = True
+        if not full:
+            raise NoBackend(reason="all_tried")
+        return None
+
+    def _pick_bound(self, bound: Backend, tried: Iterable[Backend], request: Any) -> Backend:
+        """A place at the backend of a sticky client; where it is full, the client waits for it.
+
+        Only when it has waited in vain another serves it: its session is there and nowhere else (HAProxy's
+        queue of each server). One that leaves or is on trial is not waited for.
+        """
+        if self.take(bound):
+            return bound
+        if bound.is_available and not bound.is_on_trial:
+            try:
+                return self._queue.wait((), bound)
+            except NoBackend:
+                pass
+        return self.pick_now(tried, request)
+
+
+def _flush_writes() -> None:
+    """Have others see what we wrote before we read what they did (0.08 µs).
+
+    A processor may let a read overtake a write that still waits in its store buffer. The atomic exchange
+    in a lock empties it on x86 (Intel SDM 3A §9.2.3.9).
+    """
+    if _barrier.acquire(False):
+        _barrier.release()

@@ -1,0 +1,407 @@
+"""One client's connection: reads its requests, one after another, and sends their answers.
+
+Owns the client's side of the wire: one greenlet a connection, the HTTP/1.1 loop, keep-alive, slow clients,
+and the exchange that app.worker.proxy.handler works with. Imported by the master with the worker's class, run
+in workers: nothing here may import requests. Never picks a backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Final
+
+import gevent
+
+from app.errors import (
+    BadRequest,
+    BodyTimeout,
+    ClientError,
+    ClientGone,
+    ProxyError,
+    ShuttingDown,
+)
+from app.wire.chunked import ChunkedDecoder, ChunkedError
+from app.wire.forwarded import connection_lines
+from app.wire.proxy_protocol import Ends
+from app.wire.request import CHUNKED, RequestHead, read_head
+from app.worker.client.http1_writer import BODY_READ_SIZE, ClientAnswers, Keeper
+from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
+from app.worker.net.splice import (
+    SPLICE_MIN,
+    Moved,
+    SourceExpired,
+    SourceFailed,
+    Until,
+    splice,
+)
+from app.worker.net.splice import is_available as splice_is_available
+from app.worker.net.stream import POST_SIZE, Stream
+from app.worker.net.tls_stream import AnyStream
+
+POLL_SECONDS: Final = 0.1
+# An idle connection is parked after this long: its greenlet and stack cost several KiB.
+PARK_SECONDS: Final = 1.0
+# A client that has sent FIN may only have half-closed (nc, shutdown(SHUT_WR)) and wait for its answer.
+HALF_CLOSE_SECONDS: Final = 1.0
+# Slow start and a lost packet or two are no attack (Apache's mod_reqtimeout gives a body 20 s at first).
+BODY_GRACE_SECONDS: Final = 5.0
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class ClientConnection(ClientAnswers):
+    """A client's connection, and the client's side of the exchange that is going on."""
+
+    __slots__ = (
+        "_decoder",
+        "_first_head_by",
+        "_head_timeout",
+        "_idle_timeout",
+        "_is_new",
+        "_on_close",
+        "_requests_left",
+        "_sent_continue",
+        "_waited",
+        "body",
+        "bytes_in",
+        "failure",
+        "forwarded",
+        "is_idle",
+        "is_trusted",
+        "read_body",
+        "scheme",
+        "splice_body",
+    )
+
+    resumes_body = True
+
+    def __init__(
+        self,
+        worker: Keeper,
+        stream: AnyStream,
+        peer: str,
+        scheme: str,
+        opened_at: float | None = None,
+        on_close: Callable[[], None] | None = None,
+        ends: Ends | None = None,
+    ) -> None:
+        self.worker = worker
+        self.stream = stream
+        self.peer = peer
+        self.scheme = scheme
+        self.is_trusted: bool = worker.proxy.is_trusted(peer)
+        self.forwarded = connection_lines(peer, scheme)
+        self.bytes_in = self.bytes_out = 0
+        self.body = b""
+        self.failure: ProxyError | None = None
+        self.read_body: Any = None
+        self.splice_body: Any = None
+        self._timeout: float = worker.timeouts.client or NEVER
+        self._post_size = POST_SIZE if stream.has_events else -1
+        keepalive: float = worker.timeouts.keepalive or NEVER
+        self._idle_timeout = min(PARK_SECONDS, keepalive) if stream.has_events else keepalive
+        self._head_timeout = worker.head_timeout
+        self._first_head_by = (monotonic() if opened_at is None else opened_at) + self._head_timeout
+        self._requests_left: int = worker.limits.requests_per_connection
+        self._on_close = on_close
+        self.ends = ends
+        self._waited = 0.0
+        self._buffer = b""
+        self._decoder: ChunkedDecoder | None = None
+        self._left = 0
+        self._grace: Any = None
+        self._is_new = True
+        self._is_begun = self._chunked = self._must_linger = self._sent_continue = False
+        self._keep = True
+        self._is_cut = False
+        self.is_idle = True  # until its first whole head
+
+    def run(self) -> None:
+        """Serve the connection in this greenlet until it ends or falls idle."""
+        worker = self.worker
+        worker.connections.add(self)
+        self.deadline = deadlines.enter()
+        is_parked = False
+        try:
+            while True:
+                head = self._read_head()
+                if head is None:
+                    is_parked = self in worker.parked
+                    break
+                self._begin(head)
+                if self.stream.posted:
+                    self._wait_for_client()
+                self._exchange()
+                if not self._keep:
+                    # Pipelined behind it, and never to be read: to close on that would be a reset.
+                    if head.keep_alive and not self._is_cut:
+                        self._must_linger |= bool(self._buffer or self.stream.peek())
+                    break
+            if self.stream.posted and not is_parked:
+                self._flush()
+            if self._must_linger:
+                self._linger()
+        except (ClientError, ShuttingDown):
+            pass
+        finally:
+            deadlines.leave(self.deadline)
+            worker.connections.discard(self)
+            if not is_parked:
+                self.close()
+
+    def close(self) -> None:
+        """End the connection, without waiting; again is harmless."""
+        on_close, self._on_close = self._on_close, None
+        try:
+            self.stream.close()
+        finally:
+            if on_close is not None:
+                on_close()
+
+    def drain(self) -> None:
+        """The next answer says that it is the last (``worker.alive``): nothing to do before."""
+
+    def cut(self) -> None:
+        """In the hub: end what goes on; what can still be told is answered and logged."""
+        if self in self.worker.connections:
+            deadlines.throw(self.deadline, ShuttingDown())
+
+    def turn_away(self, error: ProxyError) -> None:
+        """Refuse it at once, whatever it will ask: there are too many connections."""
+        self.deadline = deadlines.enter()
+        try:
+            self._refuse(error)
+            self._linger()
+        except (ClientError, ShuttingDown):
+            pass
+        finally:
+            deadlines.leave(self.deadline)
+            self.close()
+
+    # -- the request -------------------------------------------------------------------------------
+
+    def _read_head(self) -> RequestHead | None:
+        """The next request's head, None when there will be none (the connection may be parked then)."""
+        data, seen = self._buffer, 0
+        stream, deadline = self.stream, self.deadline
+        limits = self.worker.head_limits
+        while True:
+            if data:
+                try:
+                    head = read_head(data, seen, limits)
+                except BadRequest as error:
+                    self._refuse(error, is_head=data.lstrip(b"\r\n")[:5] == b"HEAD ")
+                    return None
+                if head is not None:
+                    self._buffer = data
+                    deadline.at = NEVER
+                    return head
+                if not seen:
+                    # One deadline for the whole head: a byte now and then does not extend it (slowloris).
+                    deadline.at = (
+                        self._first_head_by if self._is_new else monotonic() + self._head_timeout
+                    )
+                seen = len(data)
+            else:
+                deadline.at = self._idle_deadline()
+            try:
+                piece = stream.read()
+            except Expired:
+                if data:
+                    self._refuse(
+                        BodyTimeout("request head not complete in time", reason="header_timeout")
+                    )
+                elif not self._is_new and self.worker.alive and stream.has_events:
+                    if stream.posted:
+                        self._flush()
+                        if stream.peek() is not None:
+                            continue  # it came meanwhile: inside TLS it will be no event any more
+                    self.worker.park(self)
+                return None
+            except OSError:
+                return None
+            if not piece:
+                return None
+            data = data + piece if data else piece
+
+    def _idle_deadline(self) -> float:
+        self.is_idle = True
+        if self._is_new:
+            return self._first_head_by
+        if not self.worker.alive:
+            return max(self.worker.drains_until, monotonic() + POLL_SECONDS)
+        return deadlines.now + self._idle_timeout
+
+    def _flush(self) -> None:
+        """Wait until the client has taken what was posted for it. Raises ClientGone."""
+        self.is_idle = False
+        self._send(b"")
+
+    def _wait_for_client(self) -> None:
+        """A request behind one whose answer the client has not taken is not begun before that is taken."""
+        try:
+            self._flush()
+        except ProxyError as error:
+            self.worker.proxy.drop(self, error)
+            raise
+
+    def _begin(self, head: RequestHead) -> None:
+        """Set up for one exchange: what of the body is here, and how to get the rest."""
+        data = self._buffer
+        rest = data[head.consumed :] if len(data) > head.consumed else b""
+        self.head = head
+        self._is_new = self.is_idle = self._is_begun = self._chunked = self._sent_continue = False
+        self._keep = head.keep_alive
+        if self._requests_left:
+            self._requests_left -= 1
+            if not self._requests_left:
+                # What was pipelined behind it is never read.
+                self._keep, self._must_linger = False, True
+        self.bytes_out = 0
+        self.read_body = None
+        length = head.length
+        if not length:
+            self.body = b""
+            self._buffer = rest
+            self._left = self.bytes_in = 0
+            return
+        self.failure = None
+        if length == CHUNKED:
+            self._decoder = ChunkedDecoder()
+            self._left = CHUNKED
+            self.bytes_in = 0
+            try:
+                self.body = self._decode(rest) if rest else b""
+            except BadRequest as error:
+                self.body, self.failure = b"", error
+        else:
+            self.body = rest[:length]
+            self._left = length - len(self.body)
+            self._buffer = rest[length:]
+            self.bytes_in = len(self.body)
+        if self._left:
+            self.read_body = self._read_body
+            is_large = self._left >= SPLICE_MIN and splice_is_available
+            may_splice = is_large and not self.worker.limits.body_rate
+            self.splice_body = (
+                self._splice_body if may_splice and isinstance(self.stream, Stream) else None
+            )
+            self._waited = 0.0
+
+    def _read_body(self, deadline: Deadline) -> bytes:
+        """The next piece of the body; b"" at its end. Runs in whichever greenlet sends it on."""
+        self._continue(deadline)
+        rate = self.worker.limits.body_rate
+        while self._left:
+            began = monotonic()
+            patience = self._timeout
+            if rate:
+                patience = min(patience, body_patience(self.bytes_in, self._waited, rate))
+            deadline.at = began + patience
+            try:
+                data = self.stream.read(
+                    BODY_READ_SIZE if self._left < 0 else min(self._left, BODY_READ_SIZE)
+                )
+            except Expired:
+                if patience < self._timeout:
+                    raise BodyTimeout("below limits.body_rate", reason="body_too_slow") from None
+                raise BodyTimeout("request body not complete in time") from None
+            except OSError as error:
+                raise ClientGone(str(error)) from None
+            finally:
+                deadline.at = NEVER
+            if rate:
+                self._waited += monotonic() - began
+            if not data:
+                raise ClientGone("connection closed in the request body")
+            if self._left < 0:
+                if piece := self._decode(data):
+                    return piece
+                continue
+            self._left -= len(data)
+            self.bytes_in += len(data)
+            return data
+        return b""
+
+    def _splice_body(
+        self, sink: Stream, deadline: Deadline, write_until: Until, moved: Moved
+    ) -> None:
+        """Move the rest of the body straight to the backend's socket."""
+        assert isinstance(self.stream, Stream)
+        self._continue(deadline)
+
+        def moved_in(count: int) -> None:
+            self._left -= count
+            self.bytes_in += count
+            moved(count)
+
+        try:
+            splice(self.stream, sink, self._left, deadline, self._until, write_until, moved_in)
+        except SourceExpired:
+            raise BodyTimeout("request body not complete in time") from None
+        except SourceFailed as error:
+            raise ClientGone(str(error)) from None
+
+    def _continue(self, deadline: Deadline) -> None:
+        """Ask for the body, once, if the client waits to be asked (RFC 9110 §10.1.1)."""
+        if self.head.expect_continue and not self._sent_continue and not self._is_begun:
+            self._sent_continue = True
+            if self.bytes_in == 0 and self.stream.has_events:
+                # Not written: an answer may be on its way in the connection's own greenlet.
+                self.stream.post(_CONTINUE)
+            elif self.bytes_in == 0:
+                self._send(_CONTINUE, deadline)
+
+    def _decode(self, data: bytes) -> bytes:
+        decoder = self._decoder
+        assert decoder is not None
+        try:
+            piece = decoder.feed(data)
+        except ChunkedError as error:
+            raise BadRequest(str(error), reason="bad_chunk") from None
+        self.bytes_in += len(piece)
+        limit = self.worker.proxy.body_limit
+        if 0 < limit < self.bytes_in:
+            raise BadRequest("body over limits.body", status=413, reason="body_too_large")
+        if decoder.done:
+            self._left = 0
+            self._buffer = decoder.rest
+        return piece
+
+    def request_trailers(self) -> list[tuple[bytes, bytes]]:
+        """Trailer fields of the request body."""
+        return self._decoder.trailers if self._decoder is not None else []
+
+    # -- the exchange ------------------------------------------------------------------------------
+
+    def _exchange(self) -> None:
+        stream = self.stream
+        stream.on_event = self._while_waiting
+        stream.watch()
+        try:
+            self.worker.proxy.handle(self)
+        finally:
+            stream.on_event = None
+            if self._grace is not None:
+                self._grace.close()
+                self._grace = None
+        if self._left:
+            # Part of the request is unread: what follows on the connection cannot be told apart.
+            self._keep = False
+            self._must_linger = self._is_begun
+
+    def _while_waiting(self) -> None:
+        """In the hub: the client sent or closed something while it waits for its answer."""
+        if self.stream.peek() == b"" and self._grace is None:
+            self._grace = gevent.get_hub().loop.timer(HALF_CLOSE_SECONDS)
+            self._grace.start(self._give_up)
+
+    def _give_up(self) -> None:
+        gone = ClientGone("connection closed while waiting for the response")
+        deadlines.throw(self.deadline, gone)
+
+
+def body_patience(received: int, waited: float, rate: int) -> float:
+    """How much longer a client is waited for that has sent so many bytes in so many seconds of waiting."""
+    return BODY_GRACE_SECONDS + received / rate - waited

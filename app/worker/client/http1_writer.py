@@ -1,0 +1,330 @@
+"""What one client's connection sends: answers of backends and of our own, and its end.
+
+Owns the client's side of the wire outwards: status lines and Date, framing, the tunnel's beginning, refusals,
+cuts and lingering. app.worker.client.http1 reads requests and is made from this. Imported by the master with
+the worker's class, run in workers: nothing here may import requests.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from email.utils import formatdate
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from app.errors import ClientGone, ProxyError
+from app.wire.chunked import encode_chunk, last_chunk
+from app.wire.proxy_protocol import Ends
+from app.wire.request import HeadLimits, RequestHead
+from app.wire.response import ResponseHead
+from app.wire.status import ALLOWED_METHODS, STATUS_TEXT
+from app.wire.upgrade import switching_lines
+from app.worker.balance import retry_after
+from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
+from app.worker.net.splice import SinkExpired, SinkFailed, SpliceTo
+from app.worker.net.stream import Stream
+from app.worker.net.tls_stream import AnyStream
+
+if TYPE_CHECKING:
+    from app.config import Limits, Timeouts
+    from app.worker.client.http1 import ClientConnection
+    from app.worker.proxy.handler import Proxy
+
+# After an answer to a request whose body was not read: closing at once would send RST, which can destroy
+# the answer on its way (nginx's lingering_close; RFC 9112 §9.6).
+LINGER_SECONDS: Final = 2.0
+LINGER_BYTES: Final = 8 << 20
+BODY_READ_SIZE: Final = 262144
+_STATUS_LINES_KEPT: Final = 512  # a backend can invent reason phrases without end
+
+
+class Held(Protocol):
+    """What the worker needs of a connection that is going on."""
+
+    deadline: Deadline
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request goes on."""
+
+    def drain(self) -> None:
+        """The worker has to go: take no more requests than must be."""
+
+    def cut(self) -> None:
+        """In the hub: end what goes on."""
+
+
+class Keeper(Protocol):
+    """What a connection needs of the worker that accepted it."""
+
+    proxy: Proxy
+    timeouts: Timeouts
+    limits: Limits
+    head_limits: HeadLimits
+    head_timeout: float
+    connections: set[Held]
+    parked: dict[ClientConnection, float]
+    alive: bool
+    drains_until: float
+
+    def park(self, connection: ClientConnection) -> None:
+        """Keep an idle connection without its greenlet."""
+
+
+class ClientAnswers:
+    """The sending half of a client's connection; its attributes are set by the whole."""
+
+    __slots__ = (
+        "_buffer",
+        "_chunked",
+        "_grace",
+        "_is_begun",
+        "_is_cut",
+        "_keep",
+        "_left",
+        "_must_linger",
+        "_post_size",
+        "_timeout",
+        "bytes_out",
+        "deadline",
+        "ends",
+        "head",
+        "peer",
+        "stream",
+        "worker",
+    )
+
+    _buffer: bytes
+    _chunked: bool
+    _grace: Any
+    _is_begun: bool
+    _is_cut: bool
+    _keep: bool
+    _left: int
+    _must_linger: bool
+    _post_size: int  # of the largest message that is posted
+    _timeout: float
+    bytes_out: int
+    deadline: Deadline
+    ends: Ends | None  # by a PROXY header
+    head: RequestHead
+    peer: str
+    stream: AnyStream
+    worker: Keeper
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the head of a final response has been sent."""
+        return self._is_begun
+
+    def addresses(self) -> tuple[object, object]:
+        """As Exchange.addresses."""
+        if self.ends is not None:
+            return self.ends
+        raw = self.stream.raw
+        try:
+            return raw.getpeername(), raw.getsockname()
+        except OSError as error:
+            raise ClientGone(str(error)) from error
+
+    def start(
+        self, head: ResponseHead, first: bytes, complete: bool, trailers: list[tuple[bytes, bytes]]
+    ) -> None:
+        """Send head and first piece in one go."""
+        pieces = [_status_line(head.status, head.reason)]
+        pieces += head.lines
+        if not head.has_date:
+            pieces.append(_date_line())
+        if head.length < 0:
+            if self.head.minor:
+                self._chunked = True
+                if head.trailer is not None and self.head.te_trailers:
+                    pieces += (b"Trailer: ", head.trailer, b"\r\n")
+                pieces.append(b"Transfer-Encoding: chunked\r\n")
+            else:
+                self._keep = False  # HTTP/1.0: the end of the connection is the end of the body
+        pieces.append(self._connection_line())
+        self.bytes_out = len(first)
+        if self._chunked:
+            if first:
+                pieces.append(encode_chunk(first))
+            if complete:
+                pieces.append(last_chunk(trailers if self.head.te_trailers else []))
+        elif first:
+            pieces.append(first)
+        self._is_begun = True
+        message = b"".join(pieces)
+        if complete and self._keep and len(message) <= self._post_size:
+            self.stream.post(message)
+        else:
+            self._send(message)
+
+    def write(self, piece: bytes) -> None:
+        """Send a piece of the body."""
+        self.bytes_out += len(piece)
+        self._send(encode_chunk(piece) if self._chunked else piece)
+
+    def splice(self, splice_to: SpliceTo) -> bool:
+        """Have the rest of the body moved straight to the client's socket."""
+        if self._chunked or not isinstance(self.stream, Stream):
+            return False
+        try:
+            self.stream.send_posted()
+            splice_to(self.stream, self._until, self._moved_out)
+        except SinkExpired:
+            raise ClientGone("client does not take its response", reason="client_timeout") from None
+        except SinkFailed as error:
+            raise ClientGone(str(error)) from None
+        return True
+
+    def _until(self) -> float:
+        return monotonic() + self._timeout
+
+    def _moved_out(self, count: int) -> None:
+        self.bytes_out += count
+
+    def finish(self, trailers: list[tuple[bytes, bytes]]) -> None:
+        """End the body."""
+        if self._chunked:
+            self._send(last_chunk(trailers if self.head.te_trailers else []))
+
+    def interim(self, head: ResponseHead) -> None:
+        """Pass an interim response on."""
+        self.worker.proxy.name_server(head)
+        self._send(b"".join((_status_line(head.status, head.reason), *head.lines, b"\r\n")))
+
+    def answer(self, status: int, lines: Iterable[tuple[str, str]], body: bytes) -> None:
+        """Send a response of our own."""
+        fields = "".join(f"{name}: {value}\r\n" for name, value in lines)
+        self._is_begun = True
+        if self.head.method != b"HEAD":
+            self.bytes_out = len(body)
+        if 400 <= status < 500:  # what the client sent next would be read by a guess
+            self._keep = False
+        self._send(
+            b"".join(
+                (
+                    _status_line(status, STATUS_TEXT.get(status, "Error").encode()),
+                    _date_line(),
+                    fields.encode("latin-1"),
+                    b"Content-Length: %d\r\n" % len(body),
+                    self._connection_line(),
+                    body if self.head.method != b"HEAD" else b"",
+                )
+            )
+        )
+
+    def switch(self, head: ResponseHead) -> tuple[AnyStream, bytes]:
+        """Send the 101; from here on the connection is the tunnel's until ``run`` closes it."""
+        self._keep = self._must_linger = False
+        self._is_begun = True
+        # An end of the client's side is the tunnel's to pass on, not a sign that it has gone.
+        self.stream.on_event = None
+        if self._grace is not None:
+            self._grace.close()
+            self._grace = None
+        self._send(b"".join((_status_line(101, head.reason), *head.lines, *switching_lines(head))))
+        rest, self._buffer = self._buffer, b""
+        return self.stream, rest
+
+    def abort(self) -> None:
+        """Cut the connection in a way that no client takes for the end of a response."""
+        self._keep = self._must_linger = False
+        self._is_cut = True
+        if self._is_begun:
+            self.stream.reset()
+
+    def _connection_line(self) -> bytes:
+        """Connection, where it has to be said, and the end of the head."""
+        if self._keep and (self._left or not self.worker.alive):
+            self._keep = False
+        if not self._keep:
+            return b"Connection: close\r\n\r\n"
+        return b"\r\n" if self.head.minor else b"Connection: keep-alive\r\n\r\n"
+
+    def _send(self, data: bytes, deadline: Deadline | None = None) -> None:
+        """Send ``data``, or with nothing what was posted, and wait until the client has taken it.
+
+        ``deadline`` is that of the greenlet that waits, where that is not the connection's own, which waits
+        for something else meanwhile and keeps its time.
+        """
+        deadline = deadline or self.deadline
+        deadline.at = deadlines.now + self._timeout
+        try:
+            if data:
+                self.stream.write(data)
+            else:
+                self.stream.flush()
+        except Expired:
+            raise ClientGone("client does not take its response", reason="client_timeout") from None
+        except OSError as error:
+            raise ClientGone(str(error)) from None
+        finally:
+            deadline.at = NEVER
+
+    def _refuse(self, error: ProxyError, is_head: bool = False) -> None:
+        """Answer a request whose head could not be read, and say so in the log; then it is over."""
+        self._keep = False
+        self._must_linger = True
+        status = error.status
+        body = self.worker.proxy.refuse(self.peer, error, monotonic())
+        if status in (429, 503):
+            more = b"Retry-After: %d\r\n" % retry_after.seconds(0.0, random.random())
+        else:  # RFC 9110 §15.5.6: 405 says what is allowed
+            more = b"Allow: %b\r\n" % ALLOWED_METHODS if status == 405 else b""
+        self._send(
+            b"%b%b%bContent-Type: application/json\r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b"
+            % (
+                _status_line(status, STATUS_TEXT.get(status, "Error").encode()),
+                _date_line(),
+                self.worker.proxy.server_line,
+                more,
+                len(body),
+                b"" if is_head else body,
+            )
+        )
+
+    def _linger(self) -> None:
+        """Say that nothing more comes, then read and drop what the client still sends, for a while."""
+        stream = self.stream
+        stream.shutdown_write()
+        self.deadline.at = monotonic() + LINGER_SECONDS
+        dropped = 0
+        try:
+            while dropped < LINGER_BYTES and (data := stream.read(BODY_READ_SIZE)):
+                dropped += len(data)
+        except (Expired, OSError):
+            pass
+        finally:
+            self.deadline.at = NEVER
+
+
+_status_lines: Final[dict[tuple[int, bytes], bytes]] = {}
+_date: tuple[int, bytes, bytes] = (0, b"", b"")
+
+
+def _status_line(status: int, reason: bytes) -> bytes:
+    """The status line, made once for each status and reason phrase."""
+    line = _status_lines.get((status, reason))
+    if line is None:
+        line = b"HTTP/1.1 %d %b\r\n" % (status, reason)
+        if len(_status_lines) < _STATUS_LINES_KEPT and len(reason) < 64:
+            _status_lines[status, reason] = line
+    return line
+
+
+def _date_line() -> bytes:
+    """RFC 9110 §6.6.1: a recipient with a clock adds the Date that a backend left out."""
+    global _date
+    now = int(time())
+    if _date[0] != now:
+        value = formatdate(now, usegmt=True).encode()
+        _date = (now, b"Date: %b\r\n" % value, value)
+    return _date[1]
+
+
+def date_value() -> bytes:
+    """The same without its name, for HTTP/2."""
+    _date_line()
+    return _date[2]

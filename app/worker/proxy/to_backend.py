@@ -1,0 +1,152 @@
+"""The request as a backend gets it, rebuilt from its parsed form.
+
+Owns what is said to a backend beside what the client said: forwarding fields, Host where there is none, the
+offer to switch protocols, framing of what of the body is here, and the PROXY header of its connection. Runs
+in workers. Never sends or picks.
+"""
+
+from __future__ import annotations
+
+from app.config import Config
+from app.wire import announce, via
+from app.wire.chunked import encode_chunk, last_chunk
+from app.wire.forwarded import X_FORWARDED, client_finder, lines_writer, trust_in
+from app.wire.lenient import reader
+from app.wire.request import CHUNKED
+from app.wire.upgrade import offer
+from app.worker.balance.backend import Backend
+from app.worker.net.deadlines import NEVER
+from app.worker.proxy.exchange import Exchange
+from app.worker.proxy.replay import Replay
+from app.worker.upstream.adapter import Adapter
+from app.worker.upstream.request import UpstreamRequest
+
+
+class Outbound:
+    """Makes the requests to backends under one configuration."""
+
+    __slots__ = (
+        "_connect_timeout",
+        "_find_client",
+        "_forwarding_lines",
+        "_has_own_lines",
+        "_mark",
+        "_read_head",
+        "_read_timeout",
+        "_send_proxy",
+        "_upgrades",
+        "_via",
+    )
+
+    def __init__(self, config: Config, mark: bytes) -> None:
+        """``mark`` is what we call ourselves in Via."""
+        self._mark = mark
+        self._via = tuple(via.line(minor, None, mark) for minor in range(3))
+        is_trusted = trust_in(config.trusted_proxies)
+        self._find_client = client_finder(is_trusted, config.forwarded)
+        self._forwarding_lines = lines_writer(is_trusted, config.forwarded)
+        self._has_own_lines = config.forwarded != X_FORWARDED
+        self._connect_timeout = config.timeouts.connect
+        self._read_timeout = config.timeouts.read
+        self._send_proxy = config.send_proxy if config.send_proxy != "off" else ""
+        self._read_head = reader(config.mend_responses) if config.mend_responses else None
+        self._upgrades = frozenset(name.encode("ascii") for name in config.upgrade)
+
+    def request(
+        self,
+        exchange: Exchange,
+        backend: Backend,
+        request_id: str,
+        expires_at: float,
+        replay: Replay | None = None,
+    ) -> UpstreamRequest:
+        """The request as this backend gets it, rebuilt from its parsed form."""
+        head = exchange.head
+        target = head.target if not backend.prefix else _prefixed(backend.prefix, head.target)
+        if replay is None:
+            body, read_body = exchange.body, exchange.read_body
+            asks_first = head.expect_continue
+        else:
+            body, read_body = replay.body, None if replay.is_ended else replay.read
+            asks_first = head.expect_continue and not replay.has_begun
+        if exchange.is_trusted or self._has_own_lines:
+            forwarded = self._forwarding_lines(
+                head, exchange.peer, exchange.scheme, exchange.is_trusted
+            )
+        else:
+            forwarded = exchange.forwarded + head.host + b"\r\n"  # ends in "X-Forwarded-Host: "
+        pieces = [head.method, b" ", target, b" HTTP/1.1\r\n"]
+        if not head.host:
+            pieces.append(b"Host: %b\r\n" % backend.authority)
+        pieces += head.lines
+        pieces += (
+            head.framing,
+            forwarded,
+            b"X-Request-Id: ",
+            request_id.encode(),
+            b"\r\n",
+            self._via[head.minor]
+            if head.via is None
+            else via.line(head.minor, head.via, self._mark),
+        )
+        offered = b""
+        if head.upgrade is not None and type(backend.adapter) is Adapter:
+            offered = offer(head.upgrade, self._upgrades)
+        if offered:
+            pieces += (b"Connection: Upgrade\r\nUpgrade: ", offered, b"\r\n")
+        elif head.te_trailers and head.te_is_named:
+            pieces.append(b"TE: trailers\r\nConnection: TE\r\n")
+        # Other adapters frame it themselves, and know no trailers.
+        if head.length == CHUNKED and type(backend.adapter) is Adapter:
+            if head.trailer is not None:
+                pieces += (b"Trailer: ", head.trailer, b"\r\n")
+            if read_body is None:
+                end = last_chunk(exchange.request_trailers())
+                body = encode_chunk(body) + end if body else end
+            elif body:
+                body = encode_chunk(body)
+        expects_continue = asks_first and read_body is not None
+        pieces.append(b"Expect: 100-continue\r\n\r\n" if expects_continue else b"\r\n")
+        request = UpstreamRequest(
+            head.method,
+            b"".join(pieces),
+            body,
+            backend.connections,
+            exchange.deadline,
+            self._connect_timeout,
+            self._read_timeout,
+        )
+        if head.length:
+            request.length = head.length
+        if self._send_proxy:
+            request.connections = backend.connections.lane(self._announcement(exchange))
+        if offered:
+            request.upgrade = offered
+        if self._read_head is not None:
+            request.read_head = self._read_head
+        request.adapter = backend.adapter
+        request.base_url = backend.base_url
+        if expires_at != NEVER:
+            request.expires_at = expires_at
+        if read_body is not None:
+            request.read_body = read_body
+            request.splice_body = exchange.splice_body if replay is None else None
+            request.is_chunked = head.length == CHUNKED
+            request.trailers = exchange.request_trailers
+            request.expects_continue = expects_continue
+        if head.minor:
+            request.on_interim = exchange.interim
+        return request
+
+    def _announcement(self, exchange: Exchange) -> bytes:
+        """What a backend is told of the client before the connection's first request."""
+        peer, local = exchange.addresses()
+        client = exchange.peer
+        if exchange.is_trusted:
+            client = self._find_client(exchange.head, client)
+        source = announce.client_endpoint(client, peer)
+        return announce.of_client(self._send_proxy, source, announce.endpoint(local))
+
+
+def _prefixed(prefix: bytes, target: bytes) -> bytes:
+    return target if target == b"*" else prefix + target

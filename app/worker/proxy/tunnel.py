@@ -1,0 +1,130 @@
+"""What a connection becomes after 101 Switching Protocols: bytes moved both ways until both sides have ended.
+
+Owns the two directions: back-pressure (the next piece is read when the one before was taken), an end of one
+side passed on to the other while the other direction goes on, one idle timeout for both, the counts, and
+why the tunnel ended. Runs in workers: the client's greenlet moves what the client says, a second one the
+answers. Knows streams and deadlines, nothing of HTTP or of the protocol inside.
+"""
+
+from __future__ import annotations
+
+import gevent
+
+from app.errors import ShuttingDown
+from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
+from app.worker.net.tls_stream import AnyStream
+
+# Once one side has said that it has ended, silence of the other is held for abandonment: a client that is
+# gone and one that listens on look the same. HAProxy's manual advises 30 s (timeout client-fin).
+HALF_CLOSED_SECONDS = 60.0
+
+
+class Tunnel:
+    """One tunnel. ``bytes_in`` came from the client, ``bytes_out`` went to it; ``reason``: why it ended.
+
+    ``deadline`` belongs to the greenlet that calls ``run``; ``idle_timeout`` is in seconds, 0 for none.
+    """
+
+    __slots__ = (
+        "_backend",
+        "_client",
+        "_deadline",
+        "_idle_timeout",
+        "_to_reset",
+        "bytes_in",
+        "bytes_out",
+        "reason",
+    )
+
+    def __init__(
+        self, client: AnyStream, backend: AnyStream, deadline: Deadline, idle_timeout: float
+    ) -> None:
+        self._client = client
+        self._backend = backend
+        self._deadline = deadline
+        self._idle_timeout = idle_timeout or NEVER
+        self._to_reset: AnyStream | None = None
+        self.bytes_in = self.bytes_out = 0
+        self.reason: str | None = None
+
+    def run(self, from_client: bytes, from_backend: bytes) -> None:
+        """Move bytes until the end, first those that were read with the heads. Closes neither stream."""
+        self._stir()
+        answers = gevent.spawn(self._move_out, from_backend)
+        try:
+            self._move_in(from_client)
+            answers.join()
+        except Expired:
+            self._end("tunnel_timeout")
+        except ShuttingDown as error:
+            self._end(error.reason)
+        finally:
+            self._deadline.at = NEVER
+            answers.kill()
+        if self._to_reset is not None:
+            self._to_reset.reset()
+
+    def _move_in(self, piece: bytes) -> None:
+        client, backend = self._client, self._backend
+        while True:
+            if piece:
+                self._stir()
+                try:
+                    backend.write(piece)
+                except OSError:
+                    self._break("backend_reset", client)
+                    return
+                self.bytes_in += len(piece)
+                self._stir()
+            try:
+                piece = client.read()
+            except OSError:
+                self._break("client_reset", backend)
+                return
+            if not piece:
+                self._half_close("client_closed", backend)
+                return
+
+    def _move_out(self, piece: bytes) -> None:
+        client, backend = self._client, self._backend
+        while True:
+            if piece:
+                self._stir()
+                try:
+                    client.write(piece)
+                except OSError:
+                    self._break("client_reset", backend)
+                    return
+                self.bytes_out += len(piece)
+                self._stir()
+            try:
+                piece = backend.read()
+            except OSError:
+                self._break("backend_reset", client)
+                return
+            if not piece:
+                self._half_close("backend_closed", client)
+                return
+
+    def _stir(self) -> None:
+        """Something moved: the idle timeout begins again, for both directions."""
+        deadline = self._deadline
+        if deadline.at:
+            deadline.at = deadlines.now + self._idle_timeout
+
+    def _half_close(self, reason: str, other: AnyStream) -> None:
+        self._end(reason)
+        self._idle_timeout = min(self._idle_timeout, HALF_CLOSED_SECONDS)
+        self._stir()
+        other.shutdown_write()
+
+    def _break(self, reason: str, other: AnyStream) -> None:
+        """One side is broken: the tunnel ends at the next tick, and the other side sees an error too."""
+        self._end(reason)
+        self._to_reset = other
+        self._deadline.at = 0.0
+
+    def _end(self, reason: str) -> None:
+        """The first reason stays: what follows is its consequence."""
+        if self.reason is None:
+            self.reason = reason

@@ -1,0 +1,155 @@
+"""What this worker waits for: requests that were sent and have no byte of an answer yet, by server.
+
+Looks ten times a second, so that a request pays for it with a few attributes. Tells the control process
+through the worker's own cells when it last heard from each server, how long that server usually takes, and
+how many requests it keeps waiting since when. Where the control process has found a server to be stalled
+(app.control.outliers.stall_rules), the waits that may go elsewhere are ended here. Runs in workers, in the
+hub: never blocks. Must never know which requests may be repeated, it asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil, exp
+
+from app.config import OutlierDetection
+from app.errors import Stalled
+from app.shared.table import (
+    ANSWERED_MS,
+    EJECTION,
+    HEARD_MS,
+    LOOKED_MS,
+    OLDEST_MS,
+    ROW_STRIDE,
+    SLOT_HEADER,
+    STALLED,
+    SUSPECTS,
+    UNANSWERED,
+    USUAL_MS,
+)
+from app.worker.balance.backend import Backend
+from app.worker.balance.pool import Pool
+from app.worker.net.deadlines import TICK, Deadline, Deadlines
+from app.worker.upstream.connections import ConnectionCache
+from app.worker.upstream.request import UpstreamRequest
+
+# The slowest answer lately is what a server usually takes; it is forgotten to a third in this time.
+FORGET_SECONDS = 60.0
+# Before so many answers nobody knows what is usual.
+KNOWN_ANSWERS = 10
+# A wait of this share of what makes a stall is worth telling: the control process then asks for itself.
+SUSPICIOUS_SHARE = 0.5
+SUSPICIOUS_TIMES = 2
+# A look that comes later than this was held up by this machine: answers may lie here unread.
+LATE_SECONDS = 2.5 * TICK
+
+
+class Waits:
+    """Looks at the deadlines of one worker and tells what of them concerns its backends."""
+
+    __slots__ = (
+        "_after",
+        "_deadlines",
+        "_fair_since",
+        "_looked_at",
+        "_may_move",
+        "_pool",
+        "_told",
+        "_usual",
+    )
+
+    def __init__(
+        self,
+        pool: Pool,
+        deadlines: Deadlines,
+        settings: OutlierDetection,
+        may_move: Callable[[UpstreamRequest], bool],
+    ) -> None:
+        self._pool = pool
+        self._deadlines = deadlines
+        self._after = settings.stall_after
+        self._may_move = may_move
+        self._looked_at = 0.0
+        self._fair_since = 0.0
+        self._usual: dict[ConnectionCache, tuple[float, float]] = {}  # seconds, and as of when
+        self._told: set[int] = set()  # rows that were said to keep us waiting
+
+    def __repr__(self) -> str:
+        return f"<Waits for {len(self._told)} of {len(self._pool.backends)} backends>"
+
+    def look(self, now: float) -> None:
+        """To be called at every tick."""
+        cells = self._pool.cells
+        if now - self._looked_at > LATE_SECONDS:
+            self._fair_since = now
+        waiting: dict[ConnectionCache, list[Deadline]] = {}
+        for deadline in self._deadlines.unanswered():
+            waiting.setdefault(deadline.request.connections, []).append(deadline)
+        self._looked_at = now
+        if len(self._usual) > len(self._pool.backends):
+            kept = {backend.connections for backend in self._pool.backends}
+            self._usual = {one: known for one, known in self._usual.items() if one in kept}
+        told: set[int] = set()
+        stalled: list[tuple[Backend, list[Deadline]]] = []
+        for backend in self._pool.backends:
+            connections = backend.connections
+            if connections.slowest:
+                self._learn(backend, now)
+            if connections in waiting:
+                if self._is_stalled(backend):
+                    stalled.append((backend, waiting[connections]))
+                if self._tell(backend, waiting[connections], now):
+                    told.add(backend.row)
+        for row in self._told - told:
+            cells[SLOT_HEADER + row * ROW_STRIDE + UNANSWERED] = 0
+        self._told = told
+        cells[SUSPECTS] = len(told)
+        cells[LOOKED_MS] = int(now * 1000)
+        for backend, deadlines in stalled:
+            self._move(backend, deadlines)
+
+    def _learn(self, backend: Backend, now: float) -> None:
+        """Something came since the last look."""
+        connections, cells = backend.connections, self._pool.cells
+        at = SLOT_HEADER + backend.row * ROW_STRIDE
+        cells[at + HEARD_MS] = heard_ms = int(connections.heard_at * 1000)
+        cells[ANSWERED_MS] = max(cells[ANSWERED_MS], heard_ms)
+        slowest, connections.slowest = connections.slowest, 0.0
+        if self._is_stalled(backend):  # what waited out a stall says nothing about what is usual
+            return
+        usual = max(slowest, self._usual_of(connections, now))
+        self._usual[connections] = usual, now
+        if cells[backend.requests] - cells[backend.in_flight] >= KNOWN_ANSWERS:
+            cells[at + USUAL_MS] = ceil(usual * 1000)
+
+    def _tell(self, backend: Backend, deadlines: list[Deadline], now: float) -> bool:
+        """Whether it keeps us waiting for suspiciously long; then it is written down."""
+        oldest = max(min(one.request.sent_at for one in deadlines), self._fair_since)
+        silence = now - max(oldest, backend.connections.heard_at)
+        usual = self._usual_of(backend.connections, now)
+        if silence < max(SUSPICIOUS_SHARE * self._after, SUSPICIOUS_TIMES * usual):
+            return False
+        cells, at = self._pool.cells, SLOT_HEADER + backend.row * ROW_STRIDE
+        cells[at + UNANSWERED] = len(deadlines)
+        cells[at + OLDEST_MS] = int(oldest * 1000)
+        return True
+
+    def _usual_of(self, connections: ConnectionCache, now: float) -> float:
+        seconds, at = self._usual.get(connections, (0.0, now))
+        return seconds * exp((at - now) / FORGET_SECONDS)
+
+    def _is_stalled(self, backend: Backend) -> bool:
+        table = self._pool.table
+        return table.cells[table.server(backend.row) + EJECTION] == STALLED
+
+    def _move(self, backend: Backend, deadlines: list[Deadline]) -> None:
+        """End the waits that may go to another server, if there is one."""
+        if self._pool.serves(backend):
+            return
+        for deadline in deadlines:
+            request = deadline.request
+            # A greenlet that was thrown into runs at once: what it waits for may have changed since.
+            if request is None or request.connections is not backend.connections:
+                continue
+            if self._may_move(request):
+                self._deadlines.throw(deadline, Stalled(f"{backend.name} answers nobody"))

@@ -1,0 +1,64 @@
+"""Connections that begin by saying whose they are (the PROXY protocol), and stay that client's.
+
+A backend takes every request on such a connection for the announced client's. So one is taken again only
+where the header would be the same byte for byte: same address, same port, same place it connected to. That
+is what HAProxy does too. Runs in workers.
+"""
+
+from __future__ import annotations
+
+from app.worker.upstream.connections import Connection, ConnectionCache
+
+# Kept for all clients of one backend in this worker: most will never be asked for again.
+MAX_IDLE = 128
+
+
+class AnnouncedConnections(ConnectionCache):
+    """The connections to one backend, each bound to the header that it began with."""
+
+    __slots__ = ()
+
+    def lane(self, announcement: bytes) -> Lane:
+        """The connections that began with ``announcement``."""
+        return Lane(self, announcement)
+
+    def give_back(self, connection: Connection) -> None:
+        """As ConnectionCache.give_back; the oldest makes room."""
+        if len(self.idle) >= MAX_IDLE:
+            oldest = self.idle.pop(0)
+            oldest.close()
+        super().give_back(connection)
+
+    def take_announced(self, announcement: bytes) -> Connection | None:
+        """As ConnectionCache.take, of those that began with ``announcement``."""
+        idle = self.idle
+        for index in range(len(idle) - 1, -1, -1):
+            connection = idle[index]
+            if connection.announced != announcement:
+                continue
+            del idle[index]
+            connection.stream.on_event = None
+            if connection.stream.is_silent():
+                return connection
+            connection.close()
+        return None
+
+
+class Lane:
+    """A client's part of the connections to one backend, with what of a cache an exchange uses."""
+
+    __slots__ = ("_announcement", "_cache")
+
+    def __init__(self, cache: AnnouncedConnections, announcement: bytes) -> None:
+        self._cache = cache
+        self._announcement = announcement
+
+    def take(self) -> Connection | None:
+        """As ConnectionCache.take."""
+        return self._cache.take_announced(self._announcement)
+
+    def open(self) -> Connection:
+        """As ConnectionCache.open."""
+        connection = self._cache.open(self._announcement)
+        connection.announced = self._announcement
+        return connection

@@ -1,0 +1,96 @@
+"""The tick of a worker: one thing that goes wrong in it costs nothing else its turn. No timer runs here."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any
+
+import gevent
+import pytest
+
+from app.telemetry import log
+from app.worker.net.deadlines import NEVER, Deadlines, Expired
+
+
+@pytest.fixture(name="told")
+def _told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was logged as uncaught."""
+    told: list[str] = []
+    monkeypatch.setattr(log, "uncaught", lambda _, __, error: told.append(str(error)))
+    return told
+
+
+def in_hub(deadlines: Deadlines) -> None:
+    """One tick where ticks happen."""
+    gevent.get_hub().loop.run_callback(deadlines._tick)
+    gevent.sleep(0)
+    gevent.sleep(0)
+
+
+@pytest.mark.parametrize("error", [ValueError, AssertionError, OSError, Expired])
+def test_a_callable_that_raises_starves_no_other(told: list[str], error: type[Exception]) -> None:
+    """It is logged once, not ten times a second, and again when it has worked in between."""
+    deadlines = Deadlines()
+    called: list[str] = []
+    is_broken = True
+
+    def fail(_now: float) -> None:
+        called.append("first")
+        if is_broken:
+            raise error("no")
+
+    deadlines.every_tick(fail)
+    deadlines.every_tick(lambda _: called.append("second"))
+    for _ in range(3):
+        in_hub(deadlines)
+    assert called == ["first", "second"] * 3
+    assert told == ["no"]
+    is_broken = False
+    in_hub(deadlines)
+    is_broken = True
+    in_hub(deadlines)
+    assert told == ["no", "no"]
+
+
+def test_one_that_waits_in_the_hub_starves_no_other(told: list[str]) -> None:
+    """Nothing may wait there; gevent says so by an exception."""
+    deadlines = Deadlines()
+    called: list[float] = []
+    deadlines.every_tick(lambda _: gevent.sleep(1))
+    deadlines.every_tick(called.append)
+    in_hub(deadlines)
+    assert len(called) == len(told) == 1
+
+
+def test_a_greenlet_that_fails_when_its_time_is_over_takes_no_other_along(told: list[str]) -> None:
+    """Each of those whose deadline has passed is told, and the callables have their turn."""
+    deadlines = Deadlines()
+    woken: list[int] = []
+
+    def wait(number: int) -> None:
+        deadline = deadlines.enter()
+        deadline.at = 0.0
+        hub: Any = gevent.get_hub()
+        try:
+            hub.switch()
+        except Expired:
+            woken.append(number)
+            raise ValueError(f"{number}") from None
+        finally:
+            deadlines.leave(deadline)
+
+    for number in range(3):
+        gevent.spawn_raw(wait, number)
+    gevent.sleep(0)
+    deadlines.every_tick(lambda now: woken.append(99))
+    in_hub(deadlines)
+    assert sorted(woken) == [0, 1, 2, 99]
+    assert sorted(told) == ["0", "1", "2"]
+
+
+def test_who_does_not_wait_is_left_alone() -> None:
+    """Before its time, and without one."""
+    deadlines = Deadlines()
+    for at in (NEVER, monotonic() + 60):
+        deadlines.enter().at = at
+    in_hub(deadlines)

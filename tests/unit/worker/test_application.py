@@ -1,0 +1,44 @@
+"""The application without a master: under any WSGI server, with a table of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from app import config as configuration
+from app.master import hooks as master
+from app.shared.table import identity_of
+from app.telemetry import log
+from app.worker.client.wsgi import make_application, standalone_table
+
+
+def test_requests_are_counted_where_limits_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """max_connections holds there too."""
+    file = tmp_path / "config.json"
+    server = {"url": "http://127.0.0.1:1", "max_connections": 2}
+    file.write_text(json.dumps({"servers": [server], "queue": False}))
+    monkeypatch.setenv("LB_CONFIG", str(file))
+    monkeypatch.setattr(master, "inheritance", lambda: None)
+    pool = make_application().pool
+    (backend,) = pool.backends
+    assert [pool.take(backend) for _ in range(3)] == [True, True, False]
+    assert pool.table.in_flight(backend.row) == 2
+
+
+def test_a_worker_boots_though_what_is_published_cannot_be_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another release's master has published it: this worker's own master says what to do meanwhile."""
+    config = configuration.parse('{"servers": ["http://127.0.0.1:1"], "health_check": false}')
+    table = standalone_table(config)
+    table.publish(table.propose(b'{"form": 99}', [identity_of("http://127.0.0.1:1")]))
+    monkeypatch.setattr(master, "inheritance", lambda: (table, 1))
+    monkeypatch.setattr(master, "own_config", lambda: config)
+    monkeypatch.setattr(log, "event", lambda *_, **__: None)
+    application = make_application()
+    assert application.config == config
+    assert [backend.url for backend in application.pool.snapshot.backends] == ["http://127.0.0.1:1"]

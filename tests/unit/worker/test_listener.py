@@ -1,0 +1,132 @@
+"""Which worker a new connection is for, and how it is left to another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.worker import listener
+from app.worker.listener import YIELD_SECONDS, Listener, leaves_it
+
+
+@pytest.mark.parametrize(
+    ("mine", "others", "is_left"),
+    [
+        (0, [], False),  # alone
+        (500, [], False),
+        (8, [0], False),  # even, as far as it matters
+        (9, [0], True),
+        (17, [8], False),  # an eighth, and eight
+        (18, [8], True),
+        (1020, [900, 1000], False),
+        (1021, [900, 1000], True),  # the one with the fewest counts
+        (0, [5, 7], False),
+    ],
+)
+def test_who_has_clearly_more_leaves_it(mine: int, others: list[int], is_left: bool) -> None:
+    """Small differences are not worth a pause."""
+    assert leaves_it(mine, others) is is_left
+
+
+@pytest.mark.parametrize("workers", [2, 3, 8])
+def test_a_trickle_is_shared(workers: int) -> None:
+    """Whoever is woken first, if the one with the fewest takes what it is left, nobody has much more."""
+    counts = [0] * workers
+    for number in range(400):
+        first = number % 2  # two workers that always are quicker than the others
+        others = counts[:first] + counts[first + 1 :]
+        taker = counts.index(min(counts)) if leaves_it(counts[first], others) else first
+        counts[taker] += 1
+    assert max(counts) <= min(counts) + 9 + min(counts) // 8
+
+
+class Clock:
+    """Stands for monotonic()."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Accepting(Listener):
+    """One without a socket or a loop."""
+
+    def __init__(self, leaves: Any) -> None:
+        self._leaves = leaves
+        self._waited_until = 0.0
+        self.rests = 0
+        self.socket: Any = self
+
+    def _accept(self) -> Any:
+        raise BlockingIOError  # far enough
+
+    def _rest(self) -> None:
+        self.rests += 1
+
+
+def test_one_pause_for_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is still there after it is taken; the next one, later, is left again."""
+    clock = Clock()
+    monkeypatch.setattr(listener, "monotonic", clock)
+    accepting = Accepting(lambda: True)
+    accepting.do_read()
+    assert accepting.rests == 1
+    clock.now += YIELD_SECONDS
+    accepting.do_read()
+    assert accepting.rests == 1
+    clock.now += 5 * YIELD_SECONDS
+    accepting.do_read()
+    assert accepting.rests == 2
+
+
+def test_no_pause_where_it_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor where nobody is to be asked."""
+    for leaves in (lambda: False, None):
+        accepting = Accepting(leaves)
+        accepting.do_read()
+        assert accepting.rests == 0
+
+
+class Closing(Listener):
+    """One on which some connections wait."""
+
+    def __init__(self, waiting: list[Any]) -> None:
+        self._leaves = lambda: True
+        self._waited_until = 0.0
+        self.waiting = waiting
+        self.handled: list[int] = []
+        self.socket: Any = self
+
+    def do_read(self) -> Any:
+        assert self._leaves is None, "left to another at the end"
+        if not self.waiting:
+            return None
+        if isinstance(one := self.waiting.pop(0), OSError):
+            raise one
+        return (one,)
+
+    def do_handle(self, *args: Any) -> None:
+        self.handled.append(args[0])
+
+
+@pytest.mark.parametrize(
+    ("waiting", "handled"),
+    [([], []), ([1, 2, 3], [1, 2, 3]), ([1, OSError(24, "no more"), 2], [1])],
+)
+def test_what_waits_is_accepted_before_the_end(
+    monkeypatch: pytest.MonkeyPatch, waiting: list[Any], handled: list[int]
+) -> None:
+    """The last process to close the socket would reset it; a second close is none."""
+    closed: list[Any] = []
+
+    def close(self: Any) -> None:
+        del self.socket
+        closed.append(self)
+
+    monkeypatch.setattr(listener.StreamServer, "close", close)
+    closing = Closing(waiting)
+    closing.close()
+    closing.close()
+    assert (closing.handled, closed) == (handled, [closing])
