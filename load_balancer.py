@@ -130,8 +130,8 @@ def check(path: Path) -> int:
 
 def demo() -> int:
     """The balancer with something behind it."""
-    from app.demo import local_servers
-    from app.demo import run as run_demo
+    from app.tools.demo import local_servers
+    from app.tools.demo import run as run_demo
 
     try:
         settings = config.load(config.path_from(os.environ), os.environ)

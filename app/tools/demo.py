@@ -2,7 +2,7 @@
 
 Owns what ``load_balancer.py demo`` shows. ``run`` is the demo process: it starts one child for each
 backend and one for the balancer, says what to try, brings a killed backend back, and ends all of them
-together. ``python -m app.demo HOST PORT`` is one backend: threads and the standard library only, so
+together. ``python -m app.tools.demo HOST PORT`` is one backend: threads and the standard library only, so
 that what it shows owes nothing to the balancer. Standard output belongs to the balancer, whose every
 line is JSON: everything here speaks on standard error. Never imported by the balancer itself.
 """
@@ -313,7 +313,7 @@ def _reachable(config: Config) -> tuple[str, str]:
 
 
 def _play(server: Server) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "app.demo", server.host, str(server.port)]
+    command = [sys.executable, "-m", "app.tools.demo", server.host, str(server.port)]
     return _child(command, signal.SIGKILL)
 
 

@@ -41,7 +41,7 @@ from app.config import (
 )
 from app.config.keys import SECRETS
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 ALGORITHMS = (
     '"round_robin", "least_connections", "random_two", "peak_ewma", "random", "first", "hash" '
     "or a class as package.module.Class"

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from app import config, demo
+from app import config
+from app.tools import demo
 
 
 class Wire:
@@ -185,7 +186,9 @@ def test_the_guide_names_what_is_running() -> None:
 
 def test_the_backends_need_nothing_installed() -> None:
     """What a backend shows must owe nothing to the packages of the balancer."""
-    script = "import sys, app.demo; print([m for m in ('gevent', 'requests') if m in sys.modules])"
+    script = (
+        "import sys, app.tools.demo; print([m for m in ('gevent', 'requests') if m in sys.modules])"
+    )
     shown = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
