@@ -310,7 +310,7 @@ def _client(data: bytes) -> Any:
     """A client's connection whose request has been read, and whose socket is memory."""
     from app.config import parse
     from app.wire.request import STANDARD, read_head
-    from app.worker.client.http1 import ClientConnection
+    from app.worker.client.http1 import Http1Connection
 
     config = parse("{}")
     worker: Any = SimpleNamespace(
@@ -322,7 +322,7 @@ def _client(data: bytes) -> Any:
         head_timeout=config.timeouts.client,
     )
     stream: Any = _Memory(data)
-    client = ClientConnection(worker, stream, "127.0.0.1", "http")
+    client = Http1Connection(worker, stream, "127.0.0.1", "http")
     client.deadline = SimpleNamespace(at=float("inf"))  # type: ignore[assignment]
     client._buffer = data
     head = read_head(data)
@@ -370,7 +370,7 @@ def _turn(data: bytes) -> Call:
 
     def call() -> None:
         client._begin(client._read_head())
-        client._exchange()
+        client._serve()
 
     return call
 

@@ -14,7 +14,7 @@ from app.config import Config, ConfigError, from_json
 from app.shared.table import HEARTBEAT, OWNER, PROPOSED, Table
 
 # How soon a proposal, a new owner or the master's death is noticed; 20 wake-ups a second cost 0.1 % CPU.
-POLL_SECONDS = 0.05
+FOLLOW_SECONDS = 0.05
 
 
 def run(table: Table, ready: int) -> None:
@@ -49,7 +49,7 @@ def _watch(table: Table, master: int) -> None:
     from app.control.health.panic import PanicLog
     from app.control.health.slow_start import SlowStart
     from app.control.outliers.ejector import Ejector
-    from app.control.outliers.stall_detector import Staller
+    from app.control.outliers.stall_detector import StallDetector
     from app.shared.ticks import Ticks
     from app.telemetry import log
 
@@ -60,7 +60,7 @@ def _watch(table: Table, master: int) -> None:
     slow_start = SlowStart(table)
     checker = Checker(table, slow_start)
     ejector = Ejector(table, checker.hasten, slow_start)
-    staller = Staller(table, ejector, checker.question)
+    staller = StallDetector(table, ejector, checker.question)
     panic_log = PanicLog(table)
     ticks: Ticks[int] = Ticks()
     for function in (ejector.tick, staller.tick, slow_start.tick, lambda _: panic_log.tick()):
@@ -80,7 +80,7 @@ def _watch(table: Table, master: int) -> None:
                 panic_log.adopt(adopting)
         ticks.run(time.monotonic_ns() // 1_000_000)
         log.stdout().flush()
-        gevent.sleep(POLL_SECONDS)
+        gevent.sleep(FOLLOW_SECONDS)
     reason = "stopped" if os.getppid() == master else "master_gone"
     log.event("control", "info", "control process stopped", pid=os.getpid(), reason=reason)
 

@@ -1,0 +1,1 @@
+"""gunicorn's master: hooks, the segment, publishing, supervision. One thread, neither gevent nor requests."""

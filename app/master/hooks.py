@@ -63,7 +63,7 @@ LOCK_SECONDS = 2.0  # a fresh control process takes its lock within milliseconds
 FORK_GAP_SECONDS = 0.5  # one that dies at once is not started in a tight loop
 HANG_SECONDS = 10.0  # it beats every 50 ms
 STOP_SECONDS = 1.0
-POLL_SECONDS = 0.005
+WAIT_STEP_SECONDS = 0.005
 
 # Sent to a whole process group by terminals and service managers. The control process must outlive all of
 # them until its master ends it: requests still drain after SIGTERM and want to know who is healthy.
@@ -356,7 +356,7 @@ class Master:
                 os.kill(self._control_pid, signal.SIGKILL)
                 os.waitpid(self._control_pid, 0)
                 return
-            time.sleep(POLL_SECONDS)
+            time.sleep(WAIT_STEP_SECONDS)
 
     def return_to(self, config: Config) -> None:
         """A reload has failed after it was published."""
@@ -513,7 +513,7 @@ class Master:
                 log.event("control", "info", "told to stop, first checks not waited for")
                 return False
             self._keep_control()
-            time.sleep(POLL_SECONDS)
+            time.sleep(WAIT_STEP_SECONDS)
         return True
 
     def _is_told_to_end(self) -> bool:

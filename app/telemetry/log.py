@@ -200,7 +200,7 @@ class StdoutHandler(logging.Handler):
         sink.flush()
 
 
-class Discretion(logging.Filter):
+class RedactFilter(logging.Filter):
     """Takes out of gunicorn's messages what clients sent: at debug level they quote whole heads."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -219,7 +219,7 @@ def _discreet(argument: object) -> object:
     return argument
 
 
-_DISCRETION = Discretion()
+_DISCRETION = RedactFilter()
 
 
 class Logger(glogging.Logger):

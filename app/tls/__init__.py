@@ -1,0 +1,1 @@
+"""Certificates and contexts, towards clients and towards backends. No sockets."""

@@ -1,7 +1,7 @@
 """TLS towards backends: whom we trust, under which name, and who we are.
 
 One set of settings for the requests and for the health checks, so that both see the same server. Runs in
-the master and in ``check`` (``require``), in workers and in the control process (``Trust``). Knows no
+the master and in ``check`` (``require``), in workers and in the control process (``BackendTrust``). Knows no
 socket; whoever connects brings the kind of context that its sockets need.
 """
 
@@ -15,7 +15,7 @@ import certifi
 
 from app.config import BackendTls, ConfigError
 from app.telemetry import log
-from app.tls.files import VERSIONS, Followed, load_authorities, load_chain
+from app.tls.files import VERSIONS, WatchedContext, load_authorities, load_chain
 
 # What a server says of a client's certificate (RFC 8446 §6.2), in OpenSSL's words.
 _REFUSALS = frozenset(
@@ -56,7 +56,7 @@ def make_context(settings: BackendTls, kind: type[ssl.SSLContext] | None = None)
     return context
 
 
-class Trust:
+class BackendTrust:
     """The context for connections to backends, following its files; ``server_name`` where one is set.
 
     The files were fit when the configuration was taken over. Where they are not any more when a process
@@ -66,7 +66,7 @@ class Trust:
     def __init__(self, settings: BackendTls, kind: type[ssl.SSLContext] | None = None) -> None:
         self.settings = settings
         self._kind = kind
-        self._followed: Followed | None = None
+        self._followed: WatchedContext | None = None
         self._complaint = ""
         self._follow()
 
@@ -88,7 +88,7 @@ class Trust:
         make = partial(make_context, settings, self._kind)
         files = (settings.ca, settings.certificate, settings.key)
         try:
-            self._followed = Followed(make, "backend_tls", files)
+            self._followed = WatchedContext(make, "backend_tls", files)
         except ConfigError as error:
             if str(error) != self._complaint:
                 self._complaint = str(error)

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 from app.config import Config, ConfigError, Problem, Tls
 from app.tls import backends
-from app.tls.files import VERSIONS, Followed, load_authorities, load_chain
+from app.tls.files import VERSIONS, WatchedContext, load_authorities, load_chain
 
 
 def require(config: Config) -> None:
@@ -40,7 +40,7 @@ def make_context(tls: Tls, offers_http2: bool = False) -> ssl.SSLContext:
     return context
 
 
-def certificates(tls: Tls, offers_http2: bool) -> Followed:
+def certificates(tls: Tls, offers_http2: bool) -> WatchedContext:
     """The context for new connections, which follows its files."""
     files = (tls.certificate, tls.key, tls.client_ca)
-    return Followed(partial(make_context, tls, offers_http2), "tls", files)
+    return WatchedContext(partial(make_context, tls, offers_http2), "tls", files)

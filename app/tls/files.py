@@ -54,7 +54,7 @@ def load_authorities(context: ssl.SSLContext, path: str, file: str) -> None:
         _refuse(path, f"{file}: cannot be used: {_words(error)}")
 
 
-class Followed:
+class WatchedContext:
     """The context for new connections, made anew when its files have changed.
 
     Connections that exist keep the one they began with. Bad new files are refused, said once, and the old

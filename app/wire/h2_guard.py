@@ -39,7 +39,7 @@ class Refused(Exception):
         self.reason = reason
 
 
-class Budget:
+class TokenBucket:
     """How much of something may be done: ``burst`` at once, ``rate`` a second in the long run."""
 
     __slots__ = ("_at", "_burst", "_left", "_rate")
@@ -60,7 +60,7 @@ class Budget:
         self._left = min(self._burst, self._left + amount)
 
 
-class Gate:
+class FrameGuard:
     """The frames of one connection, in order.
 
     ``is_inside`` tells that a frame or header block has begun and is to be finished in time; not for DATA,
@@ -89,7 +89,7 @@ class Gate:
         self._left = 0  # bytes of the current frame still to come
         self._is_data = self._is_dropped = self._is_block = False
         self._block_bytes = self._continuations = 0
-        self._budget = Budget(IDLE_BURST, IDLE_RATE, now)
+        self._budget = TokenBucket(IDLE_BURST, IDLE_RATE, now)
         self.frames = 0
 
     @property

@@ -12,7 +12,7 @@ import ipaddress
 _PREFIX_BYTES = 8
 
 
-class Crowd:
+class PerClient:
     """Connections by client, at most ``limit`` of each."""
 
     def __init__(self, limit: int) -> None:
@@ -20,7 +20,7 @@ class Crowd:
         self._counts: dict[bytes, int] = {}
 
     def __repr__(self) -> str:
-        return f"<Crowd {len(self._counts)} clients, {sum(self._counts.values())} connections>"
+        return f"<PerClient {len(self._counts)} clients, {sum(self._counts.values())} connections>"
 
     def enter(self, client: bytes) -> bool:
         """Count one more connection; False, uncounted, if the client has as many as it may."""

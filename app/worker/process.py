@@ -27,13 +27,13 @@ from app.errors import NoBackend, ProxyError, TooManyConnections
 from app.shared.table import CONNECTIONS
 from app.telemetry import log
 from app.tls.clients import certificates
-from app.tls.files import Followed
+from app.tls.files import WatchedContext
 from app.wire.forwarded import trust_in
 from app.wire.proxy_protocol import BadProxyHeader, Ends, Header
 from app.wire.request import HeadLimits
-from app.worker.admission import Crowd, client_of
-from app.worker.client.http1 import PARK_SECONDS, POLL_SECONDS, ClientConnection
-from app.worker.client.http1_writer import Held
+from app.worker.admission import PerClient, client_of
+from app.worker.client.http1 import PARK_SECONDS, Http1Connection
+from app.worker.client.http1_writer import OpenConnection
 from app.worker.client.proxy_header import receive_header
 from app.worker.listener import Listener, leaves_it
 from app.worker.net.deadlines import NEVER, deadlines
@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 DRAIN_IDLE_SECONDS = 2.0
 # What does not finish in time is cut, answered and logged this long before the master kills the worker.
 CUT_SECONDS = 1.0
+
+
+# How often the worker looks whether it has to go. A drain looks more often: its end is waited for.
+LOOK_SECONDS = 0.1
 
 
 class Worker(GeventWorker):
@@ -68,8 +72,8 @@ class Worker(GeventWorker):
 
         log.install_gevent()
         deadlines.start()
-        self.connections: set[Held] = set()
-        self.parked: dict[ClientConnection, float] = {}
+        self.connections: set[OpenConnection] = set()
+        self.parked: dict[Http1Connection, float] = {}
         self.handed_over = 0
         self.arriving = 0  # before their first request: PROXY header, TLS handshake
         self.drains_until = NEVER
@@ -85,7 +89,7 @@ class Worker(GeventWorker):
             )
             self.head_timeout = self.timeouts.head or self.timeouts.client or NEVER
             self._crowd = (
-                Crowd(limits.connections_per_client) if limits.connections_per_client else None
+                PerClient(limits.connections_per_client) if limits.connections_per_client else None
             )
             deadlines.every_tick(self._sweep_parked)
             if self.application.config.proxy_protocol:
@@ -96,7 +100,7 @@ class Worker(GeventWorker):
         )
         # Without a file of ours gunicorn's own flags decide (--certfile …).
         self._tls = gunicorn_sock.ssl_context(self.cfg) if self.cfg.is_ssl else None
-        self._certificates: Followed | None = None
+        self._certificates: WatchedContext | None = None
         self._http2: type[Http2Connection] | None = None
         if self.application is not None and (tls := self.application.config.tls) is not None:
             # gunicorn's own handler would serve the streams of a connection one after another.
@@ -121,7 +125,7 @@ class Worker(GeventWorker):
             if (now := monotonic()) - beat >= 1.0:
                 beat = now
                 self.notify()
-            gevent.sleep(POLL_SECONDS)
+            gevent.sleep(LOOK_SECONDS)
         for listener in listeners:
             listener.close()
         if leaves is not None:
@@ -147,7 +151,7 @@ class Worker(GeventWorker):
             self.held, [one - 1 for slot, one in enumerate(told) if one and slot != self.slot]
         )
 
-    def park(self, connection: ClientConnection) -> None:
+    def park(self, connection: Http1Connection) -> None:
         """Keep an idle connection without a greenlet until it says something or its time is over."""
         keepalive = self.timeouts.keepalive
         self.parked[connection] = monotonic() + keepalive - PARK_SECONDS if keepalive else NEVER
@@ -155,7 +159,7 @@ class Worker(GeventWorker):
         stream.on_event = partial(self._unpark, connection)
         stream.watch()
 
-    def _unpark(self, connection: ClientConnection) -> None:
+    def _unpark(self, connection: Http1Connection) -> None:
         if self.parked.pop(connection, None) is not None:
             connection.stream.on_event = None
             gevent.spawn_raw(connection.run)
@@ -183,14 +187,14 @@ class Worker(GeventWorker):
             if now > self.drains_until:
                 self._close_idle(now)
             self.notify()
-            gevent.sleep(POLL_SECONDS / 2)
+            gevent.sleep(LOOK_SECONDS / 2)
         hub_loop = gevent.get_hub().loop
         for connection in tuple(self.connections):
             # In the hub: a plain throw would switch to the connection's greenlet and never come back.
             hub_loop.run_callback(connection.cut)
         until = monotonic() + CUT_SECONDS / 2
         while self.connections and monotonic() < until:
-            gevent.sleep(POLL_SECONDS / 5)
+            gevent.sleep(LOOK_SECONDS / 5)
 
     def _close_idle(self, now: float) -> None:
         for connection in self.connections:
@@ -227,7 +231,7 @@ class Worker(GeventWorker):
                 return
             peer, ends = header.source or peer, header.ends
         refusal, leave = self._count_in(peer)
-        connection: ClientConnection | Http2Connection | None = None
+        connection: Http1Connection | Http2Connection | None = None
         try:
             self.arriving += 1
             try:
@@ -237,7 +241,7 @@ class Worker(GeventWorker):
             if stream is None:
                 return
             scheme = "http" if stream is plain else "https"
-            kind: Any = ClientConnection
+            kind: Any = Http1Connection
             if (
                 self._http2 is not None
                 and isinstance(stream, TlsStream)

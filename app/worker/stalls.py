@@ -44,7 +44,7 @@ SUSPICIOUS_TIMES = 2
 LATE_SECONDS = 2.5 * TICK
 
 
-class Waits:
+class StallWatch:
     """Looks at the deadlines of one worker and tells what of them concerns its backends."""
 
     __slots__ = (
@@ -75,7 +75,7 @@ class Waits:
         self._told: set[int] = set()  # rows that were said to keep us waiting
 
     def __repr__(self) -> str:
-        return f"<Waits for {len(self._told)} of {len(self._pool.backends)} backends>"
+        return f"<StallWatch for {len(self._told)} of {len(self._pool.backends)} backends>"
 
     def look(self, now: float) -> None:
         """To be called at every tick."""

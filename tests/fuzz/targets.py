@@ -29,7 +29,7 @@ from app.wire import (
     response,
     via,
 )
-from app.worker.client.http2.stream import Http2Exchange
+from app.worker.client.http2.stream import Http2Stream
 
 _LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+: [\t\x20-\x7e\x80-\xff]*\r\n")
 _TARGET = re.compile(rb"\*|/[\x21-\x7e]*")
@@ -279,7 +279,7 @@ def fuzz_stream(data: bytes) -> None:
     more = [tuple(line.split(b": ", 1)) for line in lines.split(b"\n") if b": " in line]
     start = [(b":method", b"POST"), (b":scheme", b"https"), (b":authority", b"a"), (b":path", b"/")]
     connection: Any = _Carrier()
-    stream = Http2Exchange(connection, 1, ending == "head")
+    stream = Http2Stream(connection, 1, ending == "head")
     try:
         stream.head_in(h2.read_request([*start, *more], ending == "head"))
         if ending != "head":

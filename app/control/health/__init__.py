@@ -1,1 +1,1 @@
-"""Health of the backends: what a result means (verdicts), how it is got (probe), when (checker)."""
+"""Active checks: how a result is got (probe), what it means (verdicts), when (checker, intervals)."""

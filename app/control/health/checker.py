@@ -16,7 +16,7 @@ import gevent.ssl
 from gevent.event import Event
 
 from app.config import BackendTls, Config, HealthCheck, Server
-from app.control.health.intervals import Doubt, pause
+from app.control.health.intervals import CheckState, pause
 from app.control.health.probe import Outcome, ProbeRequest, ProbeSession, probe
 from app.control.health.slow_start import SlowStart
 from app.control.health.verdicts import Health, Thresholds, observe
@@ -37,7 +37,7 @@ from app.shared.table import (
     identity_of,
 )
 from app.telemetry import log
-from app.tls.backends import Trust
+from app.tls.backends import BackendTrust
 
 # A check costs about 0.2 ms of CPU here: started faster than that, a thousand first checks would wait
 # for each other and a short timeout would condemn healthy servers.
@@ -206,7 +206,7 @@ class Checker:
     def pause(self, watch: Watch) -> float:
         """Seconds from the start of the last check to that of the next, before jitter."""
         cells, at = self._table.cells, self._table.server(watch.row)
-        doubt = Doubt(
+        doubt = CheckState(
             is_open=cells[at + STREAK] > 0 or cells[at + EJECTION] != TRUSTED,
             is_unhealthy=cells[at + STATE] == UNHEALTHY,
             failures=watch.failures,
@@ -294,7 +294,7 @@ def _checks() -> Check:
     """How servers are checked: over one session, with a request made once for each of them."""
     session = ProbeSession()
     trusts: dict[
-        BackendTls, Trust
+        BackendTls, BackendTrust
     ] = {}  # reading the authorities costs 20 ms: once for all servers
 
     def prepare(server: Server, config: Config) -> Callable[[], Outcome]:
@@ -304,7 +304,7 @@ def _checks() -> Check:
             settings = config.backend_tls
             if settings not in trusts:
                 trusts.clear()
-                trusts[settings] = Trust(settings, gevent.ssl.SSLContext)
+                trusts[settings] = BackendTrust(settings, gevent.ssl.SSLContext)
             trust = trusts[settings]
         request = ProbeRequest(server, config.health_check, trust, config.send_proxy)
         return lambda: probe(session, request)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 FAST_CHECKS_PER_SECOND = 500
 
 
-class Doubt(NamedTuple):
+class CheckState(NamedTuple):
     """What is uncertain about a server. ``failures``: checks failed since it was found unhealthy."""
 
     is_open: bool = False  # the last result contradicts the verdict, or the server is set aside
@@ -26,7 +26,7 @@ class Doubt(NamedTuple):
         return self.is_open or self.is_unhealthy
 
 
-def pause(doubt: Doubt, interval: float, fast: float, crowd: int) -> float:
+def pause(doubt: CheckState, interval: float, fast: float, crowd: int) -> float:
     """Seconds to the next check, while ``crowd`` servers are in a hurry."""
     fast = min(interval, max(fast, crowd / FAST_CHECKS_PER_SECOND))
     if doubt.is_open or (doubt.is_unhealthy and doubt.nobody_is_healthy):

@@ -30,7 +30,7 @@ from requests.structures import CaseInsensitiveDict
 from app.config import HealthCheck, Server
 from app.control.health.probe_body import BadBody, SearchTooSlow, is_found, read_body
 from app.tls import backends
-from app.tls.backends import Trust
+from app.tls.backends import BackendTrust
 from app.wire import announce
 from app.wire.parser import IncompleteError, ParseError, parse_response
 
@@ -62,7 +62,7 @@ class ProbeRequest(requests.PreparedRequest):
         self,
         server: Server,
         check: HealthCheck,
-        trust: Trust | None = None,
+        trust: BackendTrust | None = None,
         send_proxy: str = "off",
     ) -> None:
         super().__init__()

@@ -49,7 +49,7 @@ from app.shared.table import (
 from app.telemetry import log
 
 
-class Subject:
+class OutlierSubject:
     """One server under observation."""
 
     __slots__ = ("ejected_at_ms", "failures", "kind", "recoveries", "row", "server", "suspicion")
@@ -70,7 +70,7 @@ class Ejector:
         self._table = table
         self._hasten = hasten  # have the server of a row checked now
         self._slow_start = slow_start
-        self._subjects: dict[int, Subject] = {}
+        self._subjects: dict[int, OutlierSubject] = {}
         self._settings: OutlierDetection | None = None
         self._limits: tuple[int, ...] = ()
         self._is_checked = False
@@ -95,7 +95,7 @@ class Ejector:
                 continue
             subject = before.get(server.url)
             if subject is None or subject.row != row:
-                subject = Subject(server, row)
+                subject = OutlierSubject(server, row)
             subject.server = server
             self._subjects[row] = subject
         self._out = {row for row, s in self._subjects.items() if self._state(s) == EJECTED}
@@ -170,15 +170,15 @@ class Ejector:
             self._seen[number] = failures, recoveries
         return rows
 
-    def _state(self, subject: Subject) -> int:
+    def _state(self, subject: OutlierSubject) -> int:
         return self._table.cells[self._table.server(subject.row) + EJECTION]
 
-    def _streaks(self, subject: Subject) -> list[list[int]]:
+    def _streaks(self, subject: OutlierSubject) -> list[list[int]]:
         return [self._table.counts(subject.row, cell) for cell in STREAKS]
 
     # -- deciding ----------------------------------------------------------------------------------
 
-    def _judge(self, subject: Subject, settings: OutlierDetection, now_ms: int) -> None:
+    def _judge(self, subject: OutlierSubject, settings: OutlierDetection, now_ms: int) -> None:
         table = self._table
         recoveries = table.count(subject.row, RECOVERIES)
         verdict = subject.suspicion.judge(self._streaks(subject), recoveries, self._limits)
@@ -197,31 +197,31 @@ class Ejector:
             subject.kind = REASONS[kind]
             self._eject(subject, settings, subject.kind, failures, now_ms)
 
-    def _fails_often(self, subject: Subject, settings: OutlierDetection) -> bool:
+    def _fails_often(self, subject: OutlierSubject, settings: OutlierDetection) -> bool:
         mine = self._outcomes(subject)
         if mine[1] < RATE_MINIMUM:  # the others are looked at only where it matters
             return False
         others = [self._outcomes(one) for one in self._tier(subject) if one is not subject]
         return is_failing_often(settings.failure_rate, mine, others)
 
-    def _outcomes(self, subject: Subject) -> tuple[int, int]:
+    def _outcomes(self, subject: OutlierSubject) -> tuple[int, int]:
         """How many outcomes all workers remember, and how many bad."""
         stamp = self._table.cells[self._table.server(subject.row) + EJECTION_MS]
         cells = self._table.counts(subject.row, OUTCOMES)
         counts = [outcome_bits.count(cell, stamp) for cell in cells if cell]
         return sum(seen for seen, _ in counts), sum(bad for _, bad in counts)
 
-    def _answers_needed(self, subject: Subject) -> int:
+    def _answers_needed(self, subject: OutlierSubject) -> int:
         return TRIAL_ANSWERS.get(subject.kind, TRIAL_ANSWERS_OTHERWISE)
 
-    def _may_eject(self, subject: Subject) -> bool:
+    def _may_eject(self, subject: OutlierSubject) -> bool:
         """By the bounds of may_eject, among those that serve: what is down anyway is no reason to keep
         sending requests to a server that fails them."""
         tier = self._tier(subject)
         out = sum(self._state(one) != TRUSTED for one in tier)
         return may_eject(len(tier), out, len(tier) - out - 1)
 
-    def _tier(self, subject: Subject) -> list[Subject]:
+    def _tier(self, subject: OutlierSubject) -> list[OutlierSubject]:
         """Itself and those that serve beside it: primaries or backups, ready, and well by their checks."""
         is_backup = subject.server.backup
         return [
@@ -230,12 +230,12 @@ class Ejector:
             if one is subject or (one.server.backup == is_backup and self._is_well(one))
         ]
 
-    def _is_well(self, subject: Subject) -> bool:
+    def _is_well(self, subject: OutlierSubject) -> bool:
         return subject.server.state == "ready" and self._table.is_healthy(subject.row)
 
     def _eject(
         self,
-        subject: Subject,
+        subject: OutlierSubject,
         settings: OutlierDetection,
         reason: str,
         failures: int,
@@ -259,7 +259,7 @@ class Ejector:
             seconds=self._duration_ms(subject, settings) / 1000,
         )
 
-    def _is_over(self, subject: Subject, settings: OutlierDetection, now_ms: int) -> bool:
+    def _is_over(self, subject: OutlierSubject, settings: OutlierDetection, now_ms: int) -> bool:
         """Whether it may be tried: its time is over and its last check passed, or a check is news enough."""
         cells, at = self._table.cells, self._table.server(subject.row)
         is_due = now_ms >= cells[at + EJECTION_MS] + self._duration_ms(subject, settings)
@@ -273,7 +273,7 @@ class Ejector:
         # That it can be connected to is what a check shows; that it answers our users well is not.
         return is_checked and (is_due or subject.kind == REASONS[0])
 
-    def _try(self, subject: Subject, now_ms: int) -> None:
+    def _try(self, subject: OutlierSubject, now_ms: int) -> None:
         subject.failures = self._table.count(subject.row, FAILURES)
         subject.recoveries = self._table.count(subject.row, RECOVERIES)
         subject.suspicion.excuse(self._streaks(subject))
@@ -289,11 +289,11 @@ class Ejector:
 
     # ----------------------------------------------------------------------------------------------
 
-    def _duration_ms(self, subject: Subject, settings: OutlierDetection) -> int:
+    def _duration_ms(self, subject: OutlierSubject, settings: OutlierDetection) -> int:
         times = self._table.cells[self._table.server(subject.row) + EJECTIONS]
         return ejection_ms(times, settings.ejection_time, settings.max_ejection_time)
 
-    def _change(self, subject: Subject, state: int, now_ms: int) -> None:
+    def _change(self, subject: OutlierSubject, state: int, now_ms: int) -> None:
         at = self._table.server(subject.row)
         self._table.cells[at + EJECTION_MS] = now_ms
         self._table.cells[at + EJECTION] = state
@@ -302,5 +302,7 @@ class Ejector:
         if state == EJECTED:
             self._hasten(subject.row)
 
-    def _log(self, subject: Subject, level: str, message: str, reason: str, **fields: Any) -> None:
+    def _log(
+        self, subject: OutlierSubject, level: str, message: str, reason: str, **fields: Any
+    ) -> None:
         log.event("health", level, message, backend=subject.server.name, reason=reason, **fields)

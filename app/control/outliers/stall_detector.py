@@ -37,7 +37,7 @@ ASK_AGAIN_MS = 200
 Ask = Callable[[], Outcome]
 
 
-class Suspect:
+class StallSuspect:
     """One server that keeps workers waiting."""
 
     __slots__ = ("ask_next_ms", "asked_ms", "is_asking", "outcome")
@@ -53,7 +53,7 @@ class Suspect:
         return bool(self.asked_ms) and now_ms - self.asked_ms >= limit
 
 
-class Staller:
+class StallDetector:
     """Looks for stalls among the servers that the ejector watches."""
 
     def __init__(
@@ -71,11 +71,11 @@ class Staller:
         self._spawn = spawn
         self._after = 0.0
         self._requests = 0
-        self._suspects: dict[int, Suspect] = {}
+        self._suspects: dict[int, StallSuspect] = {}
         self._stalled: set[int] = set()
 
     def __repr__(self) -> str:
-        return f"<Staller {len(self._suspects)} suspects, {len(self._stalled)} stalled>"
+        return f"<StallDetector {len(self._suspects)} suspects, {len(self._stalled)} stalled>"
 
     def adopt(self, config: Config) -> None:
         """After the ejector; with detection switched off none stays stalled."""
@@ -107,7 +107,7 @@ class Staller:
 
     def _look(self, row: int, now_ms: int) -> None:
         silence = self._silence(row, now_ms)
-        suspect = self._suspects.setdefault(row, Suspect())
+        suspect = self._suspects.setdefault(row, StallSuspect())
         if row in self._stalled:
             self._look_for_life(row, suspect, silence, now_ms)
             return
@@ -124,7 +124,9 @@ class Staller:
         if ask is None or suspect.is_silent(now_ms, int(limit * ASK_SHARE)):
             self._set_aside(row, silence, lasts, now_ms)
 
-    def _look_for_life(self, row: int, suspect: Suspect, silence: Silence, now_ms: int) -> None:
+    def _look_for_life(
+        self, row: int, suspect: StallSuspect, silence: Silence, now_ms: int
+    ) -> None:
         since = self._table.cells[self._table.server(row) + EJECTION_MS]
         if self._state(row) != STALLED:
             self._stalled.discard(row)
@@ -136,7 +138,7 @@ class Staller:
         elif self._question(row, suspect, ask, now_ms):
             self._back(row, "answered", now_ms)
 
-    def _question(self, row: int, suspect: Suspect, ask: Ask, now_ms: int) -> bool:
+    def _question(self, row: int, suspect: StallSuspect, ask: Ask, now_ms: int) -> bool:
         """Have it asked unless it is being asked; whether it has answered since the last time we looked."""
         outcome, suspect.outcome = suspect.outcome, None
         has_answered = outcome is not None and outcome.status is not None
@@ -181,7 +183,7 @@ class Staller:
         self._ejector.unstall(row, reason, now_ms)
 
 
-def _put_question(suspect: Suspect, ask: Ask) -> None:
+def _put_question(suspect: StallSuspect, ask: Ask) -> None:
     try:
         suspect.outcome = ask()
     except Exception as error:  # noqa: BLE001 - a dead question would leave the server unasked for good

@@ -1,0 +1,1 @@
+"""Which server: the pool, its snapshot, the queue, who is bound to whom. No sockets."""

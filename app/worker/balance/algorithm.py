@@ -11,8 +11,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
-from app.config import Algorithm as Settings
-from app.config import Config
+from app.config import Algorithm, Config
 from app.policies import POLICIES, Guard, Inputs, Policy, PolicyError, load_custom, make
 from app.shared.table import FULL_RAMP, RAMP, Table
 from app.telemetry import log
@@ -20,10 +19,10 @@ from app.wire.forwarded import client_finder, trust_in
 from app.wire.hash_key import key_reader
 from app.worker.balance.backend import Backend
 
-ROUND_ROBIN = Settings("round_robin")
+ROUND_ROBIN = Algorithm("round_robin")
 
 
-class Algorithm:
+class PolicyFactory:
     """``key_of`` finds a request's key, None where the policy asks for none."""
 
     def __init__(self, table: Table) -> None:
@@ -35,7 +34,7 @@ class Algorithm:
         self.measures = False
 
     def __repr__(self) -> str:
-        return f"<Algorithm {self._settings}>"
+        return f"<PolicyFactory {self._settings}>"
 
     @property
     def hash_on(self) -> str:
@@ -87,7 +86,7 @@ class Algorithm:
         return tuple(weight * ramp for weight, ramp in zip(weights, ramps, strict=True))
 
 
-def _guard(settings: Settings) -> Guard | None:
+def _guard(settings: Algorithm) -> Guard | None:
     """A user's class, guarded; None, with a log line, if it cannot be loaded here."""
 
     def report(reason: str, detail: str) -> None:

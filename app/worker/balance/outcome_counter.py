@@ -44,7 +44,7 @@ _NOT_ITS_FAULT = (501, 505)
 _OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
 
 
-class Tally:
+class OutcomeCounter:
     """The failures and recoveries that this worker has seen. ``measures``: answers' times are wanted."""
 
     def __init__(self, table: Table, cells: memoryview) -> None:
@@ -54,7 +54,7 @@ class Tally:
         self._counted: frozenset[int] = frozenset()  # streaks that the configuration limits
 
     def __repr__(self) -> str:
-        return f"<Tally of streaks {sorted(self._counted)}>"
+        return f"<OutcomeCounter of streaks {sorted(self._counted)}>"
 
     def adopt(self, settings: OutlierDetection | None, measures: bool) -> None:
         """Take over a configuration."""

@@ -3,7 +3,7 @@
 Facts about backends change rarely and are paid for when they change: the worker compares one cell of the
 shared table (the epoch) and, when it differs, builds a new immutable snapshot of the available backends
 (app.shared.availability) with a policy over them (app.worker.balance.algorithm). Picking then tests no
-health, only whether there is a place (``take``); where all are full a request waits
+health, only whether there is a place (``claim``); where all are full a request waits
 (app.worker.balance.queue). Runs in workers, no I/O but log lines. Of a request it knows only that it may have
 a key, which app.wire.hash_key finds, and a cookie of ours.
 """
@@ -36,9 +36,9 @@ from app.shared.table import (
 )
 from app.telemetry import log
 from app.worker.balance import retry_after
-from app.worker.balance.algorithm import Algorithm
+from app.worker.balance.algorithm import PolicyFactory
 from app.worker.balance.backend import Backend
-from app.worker.balance.outcome_counter import Tally
+from app.worker.balance.outcome_counter import OutcomeCounter
 from app.worker.balance.queue import Queue
 from app.worker.balance.sticky import StickyCookie
 
@@ -116,9 +116,9 @@ class Pool:
         self._sequence = -1
         self._epoch = -1
         self._epoch_cells = table.cells
-        self._algorithm = Algorithm(table)
+        self._algorithm = PolicyFactory(table)
         self.sticky: StickyCookie | None = None
-        self._tally = Tally(table, self.cells)
+        self._tally = OutcomeCounter(table, self.cells)
         self.answered = self._tally.answered
         self.failed = self._tally.failed
         self._queue: Queue[Backend] = Queue(self, self.cells)
@@ -162,7 +162,7 @@ class Pool:
                 return backend
         raise NoBackend(reason="all_full")
 
-    def take(self, backend: Backend) -> bool:
+    def claim(self, backend: Backend) -> bool:
         """Take a place at ``backend`` if it has one. All workers together never take more than there are.
 
         Add first, look afterwards: of two workers that take the last place at least one sees the other.
@@ -181,12 +181,12 @@ class Pool:
             cells[at] -= 1
         return False
 
-    def keep(self, backend: Backend) -> None:
+    def hold(self, backend: Backend) -> None:
         """Take one place more where a place is held that is about to be released."""
         self.cells[backend.in_flight] += 1
 
     def release(self, backend: Backend) -> None:
-        """Give back a place that ``pick`` or ``take`` gave: the first who waits gets it."""
+        """Give back a place that ``pick`` or ``claim`` gave: the first who waits gets it."""
         self.cells[backend.in_flight] -= 1
         if self._waiting and backend.is_available:
             self._queue.hand_over(backend)
@@ -372,7 +372,7 @@ class Pool:
                 backend = snapshot.backends[pick(this)]
                 if backend in tried:
                     continue
-                if self.take(backend):
+                if self.claim(backend):
                     return backend
                 full = True
         except KeyMissing:
@@ -381,7 +381,7 @@ class Pool:
         start = random.randrange(len(snapshot.backends))
         for backend in snapshot.backends[start:] + snapshot.backends[:start] + snapshot.backups:
             if backend not in tried:
-                if self.take(backend):
+                if self.claim(backend):
                     return backend
                 full = True
         if not full:
@@ -394,7 +394,7 @@ class Pool:
         Only when it has waited in vain another serves it: its session is there and nowhere else (HAProxy's
         queue of each server). One that leaves or is on trial is not waited for.
         """
-        if self.take(bound):
+        if self.claim(bound):
             return bound
         if bound.is_available and not bound.is_on_trial:
             try:

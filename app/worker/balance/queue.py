@@ -4,7 +4,7 @@ Owns the order: first come, first served, in this worker exactly and over all wo
 announces since when its oldest request waits (one cell of its slot, cleared with the slot when it dies) and
 leaves places to workers that have waited longer. A request may also wait for one backend alone: it takes no
 other's place, and so nobody has to wait behind it. A place that is freed here is handed over at once; those
-freed by other workers are looked for every POLL_SECONDS, only while somebody waits. Runs in workers, in a
+freed by other workers are looked for every LOOK_SECONDS, only while somebody waits. Runs in workers, in a
 gevent hub. Must never know what a server is or why it has room: that is asked of app.worker.balance.pool.
 """
 
@@ -23,7 +23,7 @@ from app.errors import NoBackend
 from app.shared.table import WAITING_NS
 
 # How late a place freed by another worker is noticed. Costs some 0.5 % of a core while somebody waits.
-POLL_SECONDS = 0.002
+LOOK_SECONDS = 0.002
 # A worker that has waited longer but does not take what is free (stopped, or what is free there is what its
 # request has tried) is no longer waited for.
 PATIENCE_NS = 10_000_000
@@ -33,12 +33,12 @@ _HANDED_KEPT = 64
 B = TypeVar("B")
 
 
-class Keeper(Protocol[B]):
+class PlaceSource(Protocol[B]):
     """What the queue asks of the pool."""
 
     def has_room(self, backend: B) -> bool: ...
 
-    def take(self, backend: B) -> bool:
+    def claim(self, backend: B) -> bool:
         """Take a place; False if there is none left."""
 
     def release(self, backend: B) -> None: ...
@@ -71,9 +71,9 @@ class Waiter(Generic[B]):
 class Queue(Generic[B]):
     """``waiting`` is public: who frees a place looks whether it is empty, and nothing more."""
 
-    def __init__(self, keeper: Keeper[B], cells: memoryview) -> None:
+    def __init__(self, places: PlaceSource[B], cells: memoryview) -> None:
         self.waiting: deque[Waiter[B]] = deque()
-        self._keeper = keeper
+        self._places = places
         self._cells = cells
         self._size = 0
         self._timeout_ns = 0
@@ -97,7 +97,7 @@ class Queue(Generic[B]):
 
     def is_due(self) -> bool:
         """Whether a request that comes now has to wait behind others, of this worker or another."""
-        return self._size > 0 and (bool(self._oldest()) or any(self._keeper.waiting_since()))
+        return self._size > 0 and (bool(self._oldest()) or any(self._places.waiting_since()))
 
     def wait(self, tried: tuple[B, ...], only: B | None = None) -> B:
         """Wait for a place and take it. NoBackend if the queue is full, the time is over, or ``only`` lost.
@@ -118,7 +118,7 @@ class Queue(Generic[B]):
                 self.waiting.remove(waiter)
                 self._announce()
             elif waiter.result.successful():
-                self._keeper.release(waiter.result.value)
+                self._places.release(waiter.result.value)
             raise
         return backend
 
@@ -127,7 +127,7 @@ class Queue(Generic[B]):
         waiter = next((one for one in self.waiting if one.can_use(backend)), None)
         if waiter is None or not (waiter.only is not None or self._is_our_turn()):
             return False
-        if not self._keeper.take(backend):
+        if not self._places.claim(backend):
             return False
         self._handed.append(monotonic_ns())
         self.waiting.remove(waiter)
@@ -147,7 +147,7 @@ class Queue(Generic[B]):
     def _is_our_turn(self) -> bool:
         """Whether no other worker's oldest request has waited longer than ours, or it has had its time."""
         oldest = self._oldest()
-        older = frozenset(since for since in self._keeper.waiting_since() if 0 < since < oldest)
+        older = frozenset(since for since in self._places.waiting_since() if 0 < since < oldest)
         self._stuck &= older
         older -= self._stuck
         if not older:
@@ -163,7 +163,7 @@ class Queue(Generic[B]):
     def _start(self) -> None:
         if self._timer is None:
             self._handed.clear()
-            self._timer = gevent.get_hub().loop.timer(POLL_SECONDS, POLL_SECONDS)
+            self._timer = gevent.get_hub().loop.timer(LOOK_SECONDS, LOOK_SECONDS)
             self._timer.start(self._look)
 
     def _look(self) -> None:
@@ -172,8 +172,8 @@ class Queue(Generic[B]):
         self._end_lost()
         try:
             if self.waiting:
-                for backend in self._keeper.candidates():
-                    while self.waiting and self._keeper.has_room(backend):
+                for backend in self._places.candidates():
+                    while self.waiting and self._places.has_room(backend):
                         if not self.hand_over(backend):
                             break
         except NoBackend as error:
@@ -191,7 +191,7 @@ class Queue(Generic[B]):
         self._announce()
 
     def _end_lost(self) -> None:
-        for waiter in [one for one in self.waiting if one.only and self._keeper.is_lost(one.only)]:
+        for waiter in [one for one in self.waiting if one.only and self._places.is_lost(one.only)]:
             self.waiting.remove(waiter)
             waiter.result.set_exception(NoBackend("it is not available", reason="none_healthy"))
 

@@ -25,7 +25,7 @@ from app.wire.chunked import ChunkedDecoder, ChunkedError
 from app.wire.forwarded import connection_lines
 from app.wire.proxy_protocol import Ends
 from app.wire.request import CHUNKED, RequestHead, read_head
-from app.worker.client.http1_writer import BODY_READ_SIZE, ClientAnswers, Keeper
+from app.worker.client.http1_writer import ConnectionOwner, Http1Writer
 from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
 from app.worker.net.splice import (
     SPLICE_MIN,
@@ -36,10 +36,11 @@ from app.worker.net.splice import (
     splice,
 )
 from app.worker.net.splice import is_available as splice_is_available
-from app.worker.net.stream import POST_SIZE, Stream
+from app.worker.net.stream import BODY_READ_SIZE, POST_SIZE, Stream
 from app.worker.net.tls_stream import AnyStream
 
-POLL_SECONDS: Final = 0.1
+# In a drain an idle connection looks this often whether it may stay.
+DRAIN_LOOK_SECONDS: Final = 0.1
 # An idle connection is parked after this long: its greenlet and stack cost several KiB.
 PARK_SECONDS: Final = 1.0
 # A client that has sent FIN may only have half-closed (nc, shutdown(SHUT_WR)) and wait for its answer.
@@ -50,7 +51,7 @@ BODY_GRACE_SECONDS: Final = 5.0
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class ClientConnection(ClientAnswers):
+class Http1Connection(Http1Writer):
     """A client's connection, and the client's side of the exchange that is going on."""
 
     __slots__ = (
@@ -78,7 +79,7 @@ class ClientConnection(ClientAnswers):
 
     def __init__(
         self,
-        worker: Keeper,
+        worker: ConnectionOwner,
         stream: AnyStream,
         peer: str,
         scheme: str,
@@ -132,7 +133,7 @@ class ClientConnection(ClientAnswers):
                 self._begin(head)
                 if self.stream.posted:
                     self._wait_for_client()
-                self._exchange()
+                self._serve()
                 if not self._keep:
                     # Pipelined behind it, and never to be read: to close on that would be a reset.
                     if head.keep_alive and not self._is_cut:
@@ -230,7 +231,7 @@ class ClientConnection(ClientAnswers):
         if self._is_new:
             return self._first_head_by
         if not self.worker.alive:
-            return max(self.worker.drains_until, monotonic() + POLL_SECONDS)
+            return max(self.worker.drains_until, monotonic() + DRAIN_LOOK_SECONDS)
         return deadlines.now + self._idle_timeout
 
     def _flush(self) -> None:
@@ -375,7 +376,7 @@ class ClientConnection(ClientAnswers):
 
     # -- the exchange ------------------------------------------------------------------------------
 
-    def _exchange(self) -> None:
+    def _serve(self) -> None:
         stream = self.stream
         stream.on_event = self._while_waiting
         stream.watch()

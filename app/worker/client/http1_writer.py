@@ -23,23 +23,22 @@ from app.wire.upgrade import switching_lines
 from app.worker.balance import retry_after
 from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
 from app.worker.net.splice import SinkExpired, SinkFailed, SpliceTo
-from app.worker.net.stream import Stream
+from app.worker.net.stream import BODY_READ_SIZE, Stream
 from app.worker.net.tls_stream import AnyStream
 
 if TYPE_CHECKING:
     from app.config import Limits, Timeouts
-    from app.worker.client.http1 import ClientConnection
+    from app.worker.client.http1 import Http1Connection
     from app.worker.proxy.handler import Proxy
 
 # After an answer to a request whose body was not read: closing at once would send RST, which can destroy
 # the answer on its way (nginx's lingering_close; RFC 9112 §9.6).
 LINGER_SECONDS: Final = 2.0
 LINGER_BYTES: Final = 8 << 20
-BODY_READ_SIZE: Final = 262144
 _STATUS_LINES_KEPT: Final = 512  # a backend can invent reason phrases without end
 
 
-class Held(Protocol):
+class OpenConnection(Protocol):
     """What the worker needs of a connection that is going on."""
 
     deadline: Deadline
@@ -55,7 +54,7 @@ class Held(Protocol):
         """In the hub: end what goes on."""
 
 
-class Keeper(Protocol):
+class ConnectionOwner(Protocol):
     """What a connection needs of the worker that accepted it."""
 
     proxy: Proxy
@@ -63,16 +62,16 @@ class Keeper(Protocol):
     limits: Limits
     head_limits: HeadLimits
     head_timeout: float
-    connections: set[Held]
-    parked: dict[ClientConnection, float]
+    connections: set[OpenConnection]
+    parked: dict[Http1Connection, float]
     alive: bool
     drains_until: float
 
-    def park(self, connection: ClientConnection) -> None:
+    def park(self, connection: Http1Connection) -> None:
         """Keep an idle connection without its greenlet."""
 
 
-class ClientAnswers:
+class Http1Writer:
     """The sending half of a client's connection; its attributes are set by the whole."""
 
     __slots__ = (
@@ -111,7 +110,7 @@ class ClientAnswers:
     head: RequestHead
     peer: str
     stream: AnyStream
-    worker: Keeper
+    worker: ConnectionOwner
 
     @property
     def is_begun(self) -> bool:

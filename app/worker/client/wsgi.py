@@ -28,7 +28,7 @@ from app.errors import BadRequest, BodyTimeout, ClientGone, InternalError, Proxy
 from app.master import hooks as master
 from app.shared.table import HEALTHY, STATE, Table, identity_of
 from app.telemetry import log
-from app.tls.backends import Trust
+from app.tls.backends import BackendTrust
 from app.wire import request as wire_request
 from app.wire.forwarded import connection_lines
 from app.wire.response import ResponseHead
@@ -37,15 +37,14 @@ from app.wire.upgrade import switching_lines
 from app.worker.balance.pool import Pool
 from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
 from app.worker.net.splice import SpliceBody, SpliceTo
-from app.worker.net.stream import RawSocket, Stream
+from app.worker.net.stream import BODY_READ_SIZE, RawSocket, Stream
 from app.worker.net.tls_stream import AnyStream, TlsSocketStream
 from app.worker.proxy.handler import Proxy
-from app.worker.stalls import Waits
+from app.worker.stalls import StallWatch
 from app.worker.upstream.adapter import Session
 from app.worker.upstream.connections import ConnectionCache
 from app.worker.upstream.request import ReadBody
-from app.worker.upstream.response import BODY_READ_SIZE
-from app.worker.upstream.send_proxy import AnnouncedConnections
+from app.worker.upstream.send_proxy import ProxyHeaderConnections
 
 # The server writes its own Date and Server; the other two are in a 426.
 _NOT_AN_APPLICATIONS = frozenset((b"date", b"server", b"connection", b"upgrade"))
@@ -63,7 +62,7 @@ class Application:
         self.session = Session()
         self._sink = log.stdout()
         self._caches: list[ConnectionCache] = []
-        self._trust: Trust | None = None  # made for the first https:// server
+        self._trust: BackendTrust | None = None  # made for the first https:// server
         self._client_timeout = config.timeouts.client or NEVER
         self.pool = Pool(table, slot, self._connect, self._disconnect)
         self.session.on_mount = self._ask_for_adapters
@@ -73,7 +72,9 @@ class Application:
             deadlines.every_tick(function)
         outliers = config.outlier_detection
         if outliers is not None and outliers.stall_after:
-            deadlines.every_tick(Waits(self.pool, deadlines, outliers, self.proxy.may_move).look)
+            deadlines.every_tick(
+                StallWatch(self.pool, deadlines, outliers, self.proxy.may_move).look
+            )
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Forward one request; its response goes through the ``write`` of PEP 3333, as it comes."""
@@ -114,8 +115,8 @@ class Application:
     def _connect(self, server: Server) -> tuple[ConnectionCache, Any]:
         config = self.config
         if server.scheme == "https" and self._trust is None:
-            self._trust = Trust(config.backend_tls)
-        kind = ConnectionCache if config.send_proxy == "off" else AnnouncedConnections
+            self._trust = BackendTrust(config.backend_tls)
+        kind = ConnectionCache if config.send_proxy == "off" else ProxyHeaderConnections
         connections = kind(
             server.scheme,
             server.host,

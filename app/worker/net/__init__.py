@@ -1,0 +1,1 @@
+"""Sockets under gevent: streams, TLS, splicing, deadlines. Knows nothing of HTTP."""

@@ -41,8 +41,8 @@ from app.worker.proxy.exchange import Exchange
 from app.worker.proxy.hedging import Hedger, Lap, Race
 from app.worker.proxy.local_reply import error_body, prefers_text, server_header
 from app.worker.proxy.replay import Replay, replay_of
-from app.worker.proxy.retry import Course, Held, Retrier
-from app.worker.proxy.to_backend import Outbound
+from app.worker.proxy.retry import HeldResponse, Retrier, RetryState
+from app.worker.proxy.to_backend import ToBackend
 from app.worker.proxy.tunnel import Tunnel
 from app.worker.upstream.adapter import Session
 from app.worker.upstream.request import UpstreamRequest
@@ -70,7 +70,7 @@ class Proxy:
         self._retry_statuses = frozenset(config.retries.statuses)
         self._find_client = client_finder(self.is_trusted, config.forwarded)
         self._mark = via.mark(pool.table.cells[INSTANCE])
-        self._request = Outbound(config, self._mark).request
+        self._request = ToBackend(config, self._mark).request
         self._total_timeout = config.timeouts.total
         self._tunnel_timeout = config.timeouts.tunnel
         self.body_limit = config.limits.body
@@ -172,7 +172,7 @@ class Proxy:
         cells = self.pool.cells
         expires_at = started + self._total_timeout if self._total_timeout else NEVER
         retrier, hedger = self._retrier, self._hedger
-        course = Course(expires_at) if self._per_try or hedger is not None else None
+        course = RetryState(expires_at) if self._per_try or hedger is not None else None
         race: Race | None = None
         replay: Replay | None = None
         if exchange.read_body is not None and retrier.buffer:
@@ -188,7 +188,7 @@ class Proxy:
                     "reason": None,
                 }
                 attempts.append(attempt)
-                outcome: BackendError | Held
+                outcome: BackendError | HeldResponse
                 cells[backend.requests] += 1
                 has_place = True
                 request: UpstreamRequest | None = None
@@ -233,7 +233,7 @@ class Proxy:
                         self._deliver(exchange, backend, response, attempt, seconds)
                         return attempt if race is None else race.mark(attempt)
                     self.pool.answered(backend, status, seconds)
-                    outcome = Held(backend, response, attempt, self.pool)
+                    outcome = HeldResponse(backend, response, attempt, self.pool)
                 except ProxyError as error:
                     if request is not None and request.connect_seconds is not None:
                         attempt["connect_ms"] = int(request.connect_seconds * 1e6) / 1e3
@@ -248,7 +248,7 @@ class Proxy:
                 finally:
                     if has_place:
                         self.pool.release(backend)
-                course = course or Course(expires_at)
+                course = course or RetryState(expires_at)
                 course.take(backend, outcome, len(attempts))
                 other, why_not = retrier.next(course, exchange, request, replay)
                 if other is None:
@@ -259,7 +259,7 @@ class Proxy:
             if course is not None:
                 course.drop()
 
-    def _end(self, course: Course, exchange: Exchange) -> dict[str, Any]:
+    def _end(self, course: RetryState, exchange: Exchange) -> dict[str, Any]:
         """No other attempt: what the last backend did says more than that there is no other."""
         held = course.held
         if held is None:

@@ -23,7 +23,7 @@ from app.worker.balance.pool import Pool
 from app.worker.net.deadlines import deadlines
 from app.worker.proxy import retry_rules
 from app.worker.proxy.exchange import Exchange
-from app.worker.proxy.retry import Course, Held, Retrier
+from app.worker.proxy.retry import HeldResponse, Retrier, RetryState
 from app.worker.upstream.adapter import Adapter, Session
 from app.worker.upstream.request import UpstreamRequest
 
@@ -85,7 +85,7 @@ class Hedger:
         if self._share:
             self._seen.append(seconds)
 
-    def applies(self, exchange: Exchange, course: Course, request: UpstreamRequest) -> bool:
+    def applies(self, exchange: Exchange, course: RetryState, request: UpstreamRequest) -> bool:
         """Whether a second attempt may be made beside this one."""
         return (
             not exchange.head.length
@@ -99,7 +99,7 @@ class Hedger:
     def race(
         self,
         exchange: Exchange,
-        course: Course,
+        course: RetryState,
         attempts: list[dict[str, Any]],
         first: Lap,
         make: Callable[[Backend], UpstreamRequest],
@@ -133,7 +133,7 @@ class Race:
         self,
         hedger: Hedger,
         exchange: Exchange,
-        course: Course,
+        course: RetryState,
         attempts: list[dict[str, Any]],
         first: Lap,
         make: Callable[[Backend], UpstreamRequest],
@@ -195,7 +195,7 @@ class Race:
                 self._first.backend, status, response.first_byte_at - self._first.sent_at
             )
             return self._wait_for_second(
-                Held(self._first.backend, response, self._first.attempt, hedger.pool)
+                HeldResponse(self._first.backend, response, self._first.attempt, hedger.pool)
             )
         self._abandon()
         return response
@@ -206,7 +206,7 @@ class Race:
     def _is_second_going(self) -> bool:
         return self._second is not None and self._second.attempt["reason"] is None
 
-    def _wait_for_second(self, outcome: BackendError | Held) -> Any:
+    def _wait_for_second(self, outcome: BackendError | HeldResponse) -> Any:
         """The first is over and not good enough: what the second brings."""
         self._course.take(self._first.backend, outcome, len(self._attempts))
         self._hedger.pool.release(self._first.backend)
@@ -335,7 +335,7 @@ class Race:
         pool.answered(second.backend, status, seconds)
         self._course.take(
             second.backend,
-            Held(second.backend, response, second.attempt, pool),
+            HeldResponse(second.backend, response, second.attempt, pool),
             len(self._attempts),
         )
         pool.release(second.backend)

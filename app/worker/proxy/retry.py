@@ -1,8 +1,9 @@
 """What comes after an attempt: another one, when and where, or the end.
 
-Owns what a request has met so far (Course), answers that are held while another backend is asked (Held), and
-this worker's part of the retry budget. Runs in workers. The rules are app.worker.proxy.retry_rules' and
-app.worker.proxy.retry_budget's; which backend is the pool's affair; sending is the proxy's.
+Owns what a request has met so far (RetryState), answers that are held while another backend is asked
+(HeldResponse), and this worker's part of the retry budget. Runs in workers. The rules are
+app.worker.proxy.retry_rules' and app.worker.proxy.retry_budget's; which backend is the pool's affair; sending
+is the proxy's.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from app.worker.balance.pool import Pool
 from app.worker.proxy import retry_rules
 from app.worker.proxy.exchange import Exchange
 from app.worker.proxy.replay import Replay
-from app.worker.proxy.retry_budget import WINDOW, Lately, limit
+from app.worker.proxy.retry_budget import WINDOW, GrowthWindow, limit
 from app.worker.upstream.request import UpstreamRequest
 
 
-class Held:
+class HeldResponse:
     """An answer that is not the client's yet: another backend is asked, whose answer would be better.
 
     It keeps its place at its backend while its body has not all come.
@@ -46,7 +47,7 @@ class Held:
         self._pool = pool
         self._has_place = not response.complete
         if self._has_place:
-            pool.keep(backend)
+            pool.hold(backend)
         if response.upload is not None:
             response.upload.stop()  # the rest of the body is for the next backend
 
@@ -58,7 +59,7 @@ class Held:
             self._pool.release(self.backend)
 
 
-class Course:
+class RetryState:
     """What one request has met so far, from the first attempt on that is not the end."""
 
     __slots__ = (
@@ -73,20 +74,20 @@ class Course:
         "tried",
     )
 
-    outcome: BackendError | Held
+    outcome: BackendError | HeldResponse
 
     def __init__(self, expires_at: float) -> None:
         self.expires_at = expires_at
         self.tried: tuple[Backend, ...] = ()
         self.made = self.stale = self.refused = self.rounds = 0
         self.failure: BackendError | None = None
-        self.held: Held | None = None
+        self.held: HeldResponse | None = None
 
-    def take(self, backend: Backend, outcome: BackendError | Held, made: int) -> None:
+    def take(self, backend: Backend, outcome: BackendError | HeldResponse, made: int) -> None:
         """Remember how the last of ``made`` attempts ended."""
         self.outcome = outcome
         self.made = made
-        if isinstance(outcome, Held):
+        if isinstance(outcome, HeldResponse):
             self.drop()
             self.held = outcome
         else:
@@ -116,7 +117,7 @@ class Retrier:
         self._pool = pool
         self._attempts = max(1, settings.attempts)
         self._budget = settings.budget / 100.0, settings.min_per_second
-        self._asked, self._charged = Lately(), Lately()
+        self._asked, self._charged = GrowthWindow(), GrowthWindow()
         self._charges = 0
         self._limit = 0.0
         self._denied = 0
@@ -154,14 +155,14 @@ class Retrier:
         self._pool.cells[RETRIES] += 1
 
     def bound(
-        self, request: UpstreamRequest, course: Course, exchange: Exchange, now: float
+        self, request: UpstreamRequest, course: RetryState, exchange: Exchange, now: float
     ) -> None:
         """Say of an attempt that begins now whether it is the last one, and when it ends for another."""
         request.is_last_attempt = self._counted(course, course.made + 1) >= self._attempts
         if self._per_try_timeout:
             request.expires_at = self._first_byte_until(course, exchange, now)
 
-    def _first_byte_until(self, course: Course, exchange: Exchange, now: float) -> float:
+    def _first_byte_until(self, course: RetryState, exchange: Exchange, now: float) -> float:
         until = now + self._per_try_timeout
         why_not = retry_rules.refusal(
             was_sent=True,
@@ -176,7 +177,11 @@ class Retrier:
         return course.expires_at if why_not or not self._pool.has_other(course.tried) else until
 
     def next(
-        self, course: Course, exchange: Exchange, request: UpstreamRequest, replay: Replay | None
+        self,
+        course: RetryState,
+        exchange: Exchange,
+        request: UpstreamRequest,
+        replay: Replay | None,
     ) -> tuple[Backend | None, str]:
         """The backend for another attempt, after a pause if need be; or None, and why there is none."""
         outcome = course.outcome
@@ -202,7 +207,7 @@ class Retrier:
             self.charge()
         return backend, ""
 
-    def _pick(self, course: Course, exchange: Exchange) -> Backend | None:
+    def _pick(self, course: RetryState, exchange: Exchange) -> Backend | None:
         """A backend that was not tried; when all were, wait a moment and begin again."""
         # Who has an answer in hand does not wait for a place elsewhere.
         pick = self._pool.pick if course.held is None else self._pool.pick_now
@@ -221,7 +226,7 @@ class Retrier:
         except NoBackend:
             return None
 
-    def _pause(self, course: Course) -> float:
+    def _pause(self, course: RetryState) -> float:
         was_answered = course.held is not None
         pause = retry_rules.pause(
             was_answered, course.outcome.status, course.rounds, random.random()
@@ -229,7 +234,7 @@ class Retrier:
         is_over = course.made - min(course.stale, 1) >= self._attempts
         return -1.0 if is_over or monotonic() + pause >= course.expires_at else pause
 
-    def _counted(self, course: Course, made: int) -> int:
+    def _counted(self, course: RetryState, made: int) -> int:
         return retry_rules.counted(made, course.stale, course.refused, self._attempts)
 
     def _is_replayable(
@@ -237,7 +242,7 @@ class Retrier:
         exchange: Exchange,
         request: UpstreamRequest,
         replay: Replay | None,
-        outcome: BackendError | Held,
+        outcome: BackendError | HeldResponse,
     ) -> bool:
         """Whether the request's body can be sent (again), or there is none."""
         if not exchange.head.length or isinstance(outcome, (ConnectFailed, ConnectTimeout)):

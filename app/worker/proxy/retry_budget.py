@@ -13,7 +13,7 @@ from collections import deque
 WINDOW = 10.0
 
 
-class Lately:
+class GrowthWindow:
     """How much a count that only grows has grown in the last WINDOW seconds."""
 
     __slots__ = ("_samples",)
@@ -30,7 +30,7 @@ class Lately:
         return total - samples[0][1]
 
     def __repr__(self) -> str:
-        return f"<Lately {self._samples[-1][1] - self._samples[0][1]}>"
+        return f"<GrowthWindow {self._samples[-1][1] - self._samples[0][1]}>"
 
 
 def limit(requests: int, share: float, per_second: float) -> float:

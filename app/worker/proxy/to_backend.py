@@ -22,7 +22,7 @@ from app.worker.upstream.adapter import Adapter
 from app.worker.upstream.request import UpstreamRequest
 
 
-class Outbound:
+class ToBackend:
     """Makes the requests to backends under one configuration."""
 
     __slots__ = (

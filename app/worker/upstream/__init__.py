@@ -1,1 +1,1 @@
-"""One backend as a worker talks to it: its connections, the request sent, the answer read."""
+"""The backend's side of the wire: session and adapter, connections, the request sent, the answer read."""

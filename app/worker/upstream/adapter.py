@@ -40,7 +40,7 @@ from app.worker.net.tls_stream import AnyStream
 from app.worker.upstream.connections import Connection, ConnectionCache
 from app.worker.upstream.request import UpstreamRequest
 from app.worker.upstream.response import UpstreamResponse, adapted
-from app.worker.upstream.send_proxy import Lane
+from app.worker.upstream.send_proxy import ClientLane
 from app.worker.upstream.upload import Upload
 
 # 103 may come a few times; an endless run of interim responses is an attack on the reader.
@@ -61,14 +61,14 @@ class Adapter(BaseAdapter):
 
     def send(self, request: Any, *_: Any, **__: Any) -> UpstreamResponse:
         """Send and read the response head. Raises BackendError, or ClientError from the body's source."""
-        connections: ConnectionCache | Lane = request.connections
+        connections: ConnectionCache | ClientLane = request.connections
         connection = connections.take()
         is_reused = connection is not None
         if connection is None:
             connection = _open(request, connections)
         before = connection.sent
         try:
-            return _exchange(request, connection)
+            return _round_trip(request, connection)
         except _Lost as lost:
             # What the peer's kernel never took cannot have been acted upon, whatever the method.
             untaken = connection.stream.unacknowledged(before)
@@ -85,7 +85,7 @@ class Adapter(BaseAdapter):
         """Nothing to close: the caches belong to the pool."""
 
 
-def _open(request: UpstreamRequest, connections: ConnectionCache | Lane) -> Connection:
+def _open(request: UpstreamRequest, connections: ConnectionCache | ClientLane) -> Connection:
     """A new connection within the connect timeout, TLS handshake included."""
     deadline = request.deadline
     started = monotonic()
@@ -109,7 +109,7 @@ def _open(request: UpstreamRequest, connections: ConnectionCache | Lane) -> Conn
     return connection
 
 
-def _exchange(request: UpstreamRequest, connection: Connection) -> UpstreamResponse:
+def _round_trip(request: UpstreamRequest, connection: Connection) -> UpstreamResponse:
     """Write the request, read until the head of its final answer. Raises _Lost, BadResponse, …"""
     stream, deadline, method = connection.stream, request.deadline, request.raw_method
     read_head = request.read_head

@@ -16,7 +16,7 @@ import gevent.socket
 
 from app.telemetry import log
 from app.tls import backends
-from app.tls.backends import Trust
+from app.tls.backends import BackendTrust
 from app.worker.net.deadlines import deadlines
 from app.worker.net.stream import Stream, connect
 from app.worker.net.tls_stream import AnyStream, TlsStream
@@ -82,7 +82,12 @@ class ConnectionCache:
     )
 
     def __init__(
-        self, scheme: str, host: str, port: int, idle_timeout: float, trust: Trust | None = None
+        self,
+        scheme: str,
+        host: str,
+        port: int,
+        idle_timeout: float,
+        trust: BackendTrust | None = None,
     ) -> None:
         self.address = (host, -1 if scheme == "unix" else port)
         self.idle_timeout = idle_timeout
@@ -190,7 +195,7 @@ class ConnectionCache:
                 failure = error
         raise failure or OSError(f"no address for {host}")
 
-    def _shake_hands(self, stream: Stream, trust: Trust) -> TlsStream:
+    def _shake_hands(self, stream: Stream, trust: BackendTrust) -> TlsStream:
         """TLS over ``stream``, resuming the last session where there is one.
 
         Of our 0.9 ms of CPU that saves 0.15 with TLS 1.3, 0.3 and a round trip with 1.2.

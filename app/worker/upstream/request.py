@@ -18,7 +18,7 @@ from app.wire.response import read_head as read_response_head
 from app.worker.net.deadlines import NEVER, Deadline
 from app.worker.net.splice import SpliceBody
 from app.worker.upstream.connections import ConnectionCache
-from app.worker.upstream.send_proxy import Lane
+from app.worker.upstream.send_proxy import ClientLane
 
 ReadBody = Callable[[Deadline], bytes]
 Interim = Callable[[ResponseHead], None]
@@ -57,7 +57,7 @@ class UpstreamRequest(requests.PreparedRequest):
         method: bytes,
         head: bytes,
         body: bytes,
-        connections: ConnectionCache | Lane,
+        connections: ConnectionCache | ClientLane,
         deadline: Deadline,
         connect_timeout: float,
         read_timeout: float,

@@ -13,14 +13,14 @@ from app.worker.upstream.connections import Connection, ConnectionCache
 MAX_IDLE = 128
 
 
-class AnnouncedConnections(ConnectionCache):
+class ProxyHeaderConnections(ConnectionCache):
     """The connections to one backend, each bound to the header that it began with."""
 
     __slots__ = ()
 
-    def lane(self, announcement: bytes) -> Lane:
+    def lane(self, announcement: bytes) -> ClientLane:
         """The connections that began with ``announcement``."""
-        return Lane(self, announcement)
+        return ClientLane(self, announcement)
 
     def give_back(self, connection: Connection) -> None:
         """As ConnectionCache.give_back; the oldest makes room."""
@@ -44,12 +44,12 @@ class AnnouncedConnections(ConnectionCache):
         return None
 
 
-class Lane:
+class ClientLane:
     """A client's part of the connections to one backend, with what of a cache an exchange uses."""
 
     __slots__ = ("_announcement", "_cache")
 
-    def __init__(self, cache: AnnouncedConnections, announcement: bytes) -> None:
+    def __init__(self, cache: ProxyHeaderConnections, announcement: bytes) -> None:
         self._cache = cache
         self._announcement = announcement
 

@@ -12,7 +12,7 @@ import trustme
 
 from app.config import BackendTls, ConfigError, parse
 from app.telemetry import log
-from app.tls.backends import Trust, is_refusal, make_context, reason, words
+from app.tls.backends import BackendTrust, is_refusal, make_context, reason, words
 from app.tls.clients import require
 from app.tls.files import LOOK_SECONDS
 
@@ -79,7 +79,7 @@ def test_a_process_that_starts_while_a_file_is_bad_trusts_nobody_until_it_is_goo
     events: list[Any] = []
     monkeypatch.setattr(log, "event", lambda *args, **fields: events.append((args, fields)))
     Path(files["ca"]).rename(files["ca"] + ".away")
-    trust = Trust(replace(DEFAULTS, ca=files["ca"]))
+    trust = BackendTrust(replace(DEFAULTS, ca=files["ca"]))
     for now in range(3):
         with pytest.raises(ssl.SSLError, match="there is no such file"):
             trust.context(float(now))
@@ -93,7 +93,7 @@ def test_replaced_files_make_another_context(
 ) -> None:
     """After two looks that agree, so that a half-written pair is never taken."""
     monkeypatch.setattr(log, "event", lambda *args, **fields: None)
-    trust = Trust(replace(DEFAULTS, ca=files["ca"]))
+    trust = BackendTrust(replace(DEFAULTS, ca=files["ca"]))
     first = trust.context(10.0)
     Path(files["ca"]).write_bytes(trustme.CA().cert_pem.bytes())
     seen = [trust.context(10.0 + turn * LOOK_SECONDS) for turn in range(1, 4)]
@@ -102,8 +102,11 @@ def test_replaced_files_make_another_context(
 
 
 def test_the_name_is_the_server_s_unless_another_is_configured() -> None:
-    assert Trust(DEFAULTS).name("10.0.0.1") == "10.0.0.1"
-    assert Trust(replace(DEFAULTS, server_name="app.internal")).name("10.0.0.1") == "app.internal"
+    assert BackendTrust(DEFAULTS).name("10.0.0.1") == "10.0.0.1"
+    assert (
+        BackendTrust(replace(DEFAULTS, server_name="app.internal")).name("10.0.0.1")
+        == "app.internal"
+    )
 
 
 def test_an_error_says_what_an_operator_can_use() -> None:

@@ -24,18 +24,18 @@ from app.wire.h2_guard import (
     IDLE_BURST,
     IDLE_RATE,
     MAX_CONTINUATIONS,
-    Budget,
-    Gate,
+    FrameGuard,
     Refused,
+    TokenBucket,
 )
 
 MAX_BLOCK_BYTES = 65536
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
-def opened() -> Gate:
+def opened() -> FrameGuard:
     """A gate behind the preface."""
-    gate = Gate(0.0, MAX_BLOCK_BYTES)
+    gate = FrameGuard(0.0, MAX_BLOCK_BYTES)
     assert gate.feed(PREFACE, 0.0) == PREFACE
     return gate
 
@@ -45,7 +45,7 @@ def headers(data: bytes, *flags: str) -> bytes:
     return HeadersFrame(1, data, flags=flags).serialize()
 
 
-def code_of(gate: Gate, data: bytes, now: float = 0.0) -> tuple[int, str] | None:
+def code_of(gate: FrameGuard, data: bytes, now: float = 0.0) -> tuple[int, str] | None:
     """With which code it is refused."""
     try:
         gate.feed(data, now)
@@ -72,7 +72,7 @@ def test_frames_pass_in_whatever_pieces_they_come(frames: list[Frame], data: st.
         frame.serialize() for frame in frames if not isinstance(frame, GoAwayFrame)
     )
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
-    gate, passed, at = Gate(0.0, MAX_BLOCK_BYTES), b"", 0
+    gate, passed, at = FrameGuard(0.0, MAX_BLOCK_BYTES), b"", 0
     for end in [*cuts, len(stream)]:
         passed += gate.feed(stream[at:end], 0.0)
         at = end
@@ -163,7 +163,7 @@ def test_ends_and_bodies_are_not_counted() -> None:
 
 def test_what_is_owed_is_known() -> None:
     """The preface, the rest of a frame, the rest of a header block; not the rest of a body's piece."""
-    gate = Gate(0.0, MAX_BLOCK_BYTES)
+    gate = FrameGuard(0.0, MAX_BLOCK_BYTES)
     assert gate.is_inside
     gate.feed(PREFACE, 0.0)
     assert not gate.is_inside
@@ -184,7 +184,7 @@ def test_what_is_owed_is_known() -> None:
 
 def test_a_budget_is_a_burst_and_a_rate() -> None:
     """It never holds more than the burst."""
-    budget = Budget(3, 2, now=0.0)
+    budget = TokenBucket(3, 2, now=0.0)
     assert [budget.spend(1, 0.0) for _ in range(4)] == [True, True, True, False]
     assert budget.spend(1, 1.0)
     assert not budget.spend(1, 1.0)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from app.worker.admission import Crowd, client_of
+from app.worker.admission import PerClient, client_of
 
 
 def test_each_client_has_its_own_limit() -> None:
     """At the limit it is let in, over it not; another client is."""
-    crowd = Crowd(2)
+    crowd = PerClient(2)
     assert [crowd.enter(b"a"), crowd.enter(b"a"), crowd.enter(b"a")] == [True, True, False]
     assert crowd.enter(b"b")
 
 
 def test_a_connection_that_ends_makes_room() -> None:
     """One that was refused was not counted; a client that has gone costs no memory."""
-    crowd = Crowd(1)
+    crowd = PerClient(1)
     assert crowd.enter(b"a")
     assert not crowd.enter(b"a")
     crowd.leave(b"a")

@@ -25,7 +25,7 @@ def test_requests_are_counted_where_limits_look(
     monkeypatch.setattr(master, "inheritance", lambda: None)
     pool = make_application().pool
     (backend,) = pool.backends
-    assert [pool.take(backend) for _ in range(3)] == [True, True, False]
+    assert [pool.claim(backend) for _ in range(3)] == [True, True, False]
     assert pool.table.in_flight(backend.row) == 2
 
 

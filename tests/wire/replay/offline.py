@@ -15,7 +15,7 @@ import gevent
 
 from app import config as configuration
 from app.wire.request import STANDARD
-from app.worker.client.http1 import ClientConnection
+from app.worker.client.http1 import Http1Connection
 from app.worker.client.wsgi import Application, standalone_table
 from app.worker.upstream.connections import Connection
 
@@ -177,7 +177,7 @@ def replay(case: Case, cut_request: Cut, cut_response: Cut) -> Transcript:
     )
     client: Any = Memory()
     client.pieces = cut_request(case.request)
-    ClientConnection(worker, client, "192.0.2.1", "http").run()
+    Http1Connection(worker, client, "192.0.2.1", "http").run()
     assert client.is_closed
     assert application.pool.cells[backend.in_flight] == 0, "in-flight count"
     for stream in connections.opened:

@@ -1,1 +1,1 @@
-"""HTTP/2 in front: connection, exchange, outlet. Loaded by workers that serve TLS only."""
+"""HTTP/2 in front: connection, stream, sender. Loaded by workers that serve TLS only."""

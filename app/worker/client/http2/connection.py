@@ -41,13 +41,18 @@ from app.errors import (
 )
 from app.wire.forwarded import connection_lines
 from app.wire.h2 import MalformedError, read_request, read_trailers
-from app.wire.h2_guard import Budget, Gate, Refused
+from app.wire.h2_guard import FrameGuard, Refused, TokenBucket
 from app.wire.proxy_protocol import Ends
-from app.worker.client.http1 import POLL_SECONDS
-from app.worker.client.http1_writer import BODY_READ_SIZE, LINGER_BYTES, LINGER_SECONDS, Keeper
-from app.worker.client.http2.sender import Outlet, Signal
-from app.worker.client.http2.stream import Http2Exchange
+from app.worker.client.http1 import DRAIN_LOOK_SECONDS
+from app.worker.client.http1_writer import (
+    LINGER_BYTES,
+    LINGER_SECONDS,
+    ConnectionOwner,
+)
+from app.worker.client.http2.sender import Sender, Signal
+from app.worker.client.http2.stream import Http2Stream
 from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
+from app.worker.net.stream import BODY_READ_SIZE
 from app.worker.net.tls_stream import AnyStream
 
 MAX_STREAMS = 100  # RFC 9113 §6.5.2 recommends no less
@@ -94,7 +99,7 @@ class Http2Connection:
 
     def __init__(
         self,
-        worker: Keeper,
+        worker: ConnectionOwner,
         stream: AnyStream,
         peer: str,
         scheme: str,
@@ -113,7 +118,7 @@ class Http2Connection:
         self.timeout: float = worker.timeouts.client or NEVER
         self.body_limit = worker.proxy.body_limit
         self.body_rate = worker.limits.body_rate
-        self.streams: dict[int, Http2Exchange] = {}
+        self.streams: dict[int, Http2Stream] = {}
         self.deadline: Deadline
         self._loop = gevent.get_hub().loop
         self._h2 = _Protocol(
@@ -128,8 +133,8 @@ class Http2Connection:
             )
         )
         self._h2.encoder = _Encoder()
-        self._gate = Gate(now, 2 * worker.head_limits.all_fields)
-        self._resets = Budget(RESET_BURST, RESET_RATE, now)
+        self._gate = FrameGuard(now, 2 * worker.head_limits.all_fields)
+        self._resets = TokenBucket(RESET_BURST, RESET_RATE, now)
         self._on_close = on_close
         self._requests_left = worker.limits.requests_per_connection or _HIGHEST_STREAM
         self._since = now  # idle
@@ -138,7 +143,7 @@ class Http2Connection:
         self._frames = 0
         self._last = 0  # the highest stream that was taken on
         self._unacknowledged = 0
-        self.outlet = Outlet(self._h2, stream, self.timeout, self._gate.moved, self._lost)
+        self.outlet = Sender(self._h2, stream, self.timeout, self._gate.moved, self._lost)
         self._done = Signal()
         self._is_new = True
         self._is_reading = False
@@ -277,7 +282,7 @@ class Http2Connection:
         until = NEVER
         if not self.streams:
             if self._leaves_at != NEVER:
-                until = max(self._leaves_at, monotonic() + POLL_SECONDS)
+                until = max(self._leaves_at, monotonic() + DRAIN_LOOK_SECONDS)
             elif self._is_new:
                 until = self._first_by
             else:
@@ -312,7 +317,7 @@ class Http2Connection:
             self._refuse(identity, ErrorCodes.REFUSED_STREAM)
             return
         self._last = identity
-        stream = Http2Exchange(self, identity, event.stream_ended is not None)
+        stream = Http2Stream(self, identity, event.stream_ended is not None)
         try:
             stream.head_in(read_request(fields, stream.has_all, self.worker.head_limits))
         except MalformedError as malformed:
@@ -381,7 +386,7 @@ class Http2Connection:
             encoder.header_table_size = MAX_TABLE_BYTES
         self.outlet.opened()
 
-    def _end_malformed(self, stream: Http2Exchange, error: MalformedError) -> None:
+    def _end_malformed(self, stream: Http2Stream, error: MalformedError) -> None:
         """What follows its head makes it no message (RFC 9113 §8.1.1): it ends, wherever its request is."""
         self._leave(stream, error)
         self._refuse(stream.id, ErrorCodes.PROTOCOL_ERROR)
@@ -402,7 +407,7 @@ class Http2Connection:
 
     # -- streams -----------------------------------------------------------------------------------
 
-    def _serve(self, stream: Http2Exchange) -> None:
+    def _serve(self, stream: Http2Stream) -> None:
         """The greenlet of one stream."""
         stream.deadline = deadlines.enter()
         try:
@@ -420,7 +425,7 @@ class Http2Connection:
             deadlines.leave(stream.deadline)
             self._finish(stream)
 
-    def _finish(self, stream: Http2Exchange) -> None:
+    def _finish(self, stream: Http2Stream) -> None:
         del self.streams[stream.id]
         if stream.gone is None:
             if not stream.has_ended:
@@ -434,14 +439,14 @@ class Http2Connection:
             self._rearm()
             self._done.give()
 
-    def _leave(self, stream: Http2Exchange, error: ProxyError) -> None:
+    def _leave(self, stream: Http2Stream, error: ProxyError) -> None:
         """There is no client for this stream any more."""
         if stream.gone is None:
             stream.gone = error
             stream.received.give()
             self._loop.run_callback(self._throw, stream, error)
 
-    def _throw(self, stream: Http2Exchange, error: ProxyError) -> None:
+    def _throw(self, stream: Http2Stream, error: ProxyError) -> None:
         """In the hub: interrupt a stream's greenlet, if it has begun and not ended."""
         deadline = getattr(stream, "deadline", None)
         if deadline is not None and stream.id in self.streams:

@@ -65,8 +65,8 @@ class Signal:
             self._waiter.switch()
 
 
-class Sender(Protocol):
-    """What is known here of a stream.
+class SendingStream(Protocol):
+    """What the sender reads of the stream that sends.
 
     ``gone``: why nothing more can be sent on it; ``has_ended``: its last byte was taken over; ``turn``
     orders those that wait.
@@ -80,7 +80,7 @@ class Sender(Protocol):
     turn: int
 
 
-class Outlet:
+class Sender:
     """The sending side of one connection.
 
     ``moved`` is told of every piece of a body, ``lost`` once when nothing can be sent any more.
@@ -103,8 +103,8 @@ class Outlet:
         self._turns = count(1)
         self._made: list[bytes] = []
         self._size = 0
-        self._starved: set[Sender] = set()  # wait until something was sent
-        self._stalled: set[Sender] = set()  # wait until the client opens a window
+        self._starved: set[SendingStream] = set()  # wait until something was sent
+        self._stalled: set[SendingStream] = set()  # wait until the client opens a window
         self._to_write, self._written = Signal(), Signal()
         self._has_stopped = False
         self.is_over = False
@@ -112,11 +112,11 @@ class Outlet:
 
     def __repr__(self) -> str:
         waiting = len(self._starved), len(self._stalled)
-        return f"<Outlet {self._size} bytes, waiting {waiting}, over={self.is_over}>"
+        return f"<Sender {self._size} bytes, waiting {waiting}, over={self.is_over}>"
 
     # -- streams -----------------------------------------------------------------------------------
 
-    def send_head(self, stream: Sender, fields: Fields, is_end: bool) -> None:
+    def send_head(self, stream: SendingStream, fields: Fields, is_end: bool) -> None:
         """Send a field section, waiting for room. Raises ClientGone."""
         deadline = stream.deadline
         deadline.at = monotonic() + self._timeout
@@ -129,7 +129,7 @@ class Outlet:
         finally:
             deadline.at = NEVER
 
-    def send_head_now(self, stream: Sender, fields: Fields, is_end: bool) -> None:
+    def send_head_now(self, stream: SendingStream, fields: Fields, is_end: bool) -> None:
         """The same without waiting."""
         if stream.gone is not None:
             raise stream.gone
@@ -137,7 +137,7 @@ class Outlet:
         stream.has_ended = is_end
         self.collect()
 
-    def send_body(self, stream: Sender, data: bytes, is_end: bool) -> None:
+    def send_body(self, stream: SendingStream, data: bytes, is_end: bool) -> None:
         """Send a piece of the body, waiting for room and windows. Raises ClientGone."""
         h2, deadline = self._h2, stream.deadline
         sent, size = 0, len(data)
@@ -171,13 +171,13 @@ class Outlet:
         finally:
             deadline.at = NEVER
 
-    def open_window(self, stream: Sender, size: int) -> None:
+    def open_window(self, stream: SendingStream, size: int) -> None:
         """Let the client send that much more of the body."""
         if stream.gone is None and not self.is_over:
             self._h2.increment_flow_control_window(size, stream.id)
             self.collect()
 
-    def reset(self, stream: Sender, code: ErrorCodes) -> None:
+    def reset(self, stream: SendingStream, code: ErrorCodes) -> None:
         """End a stream at once, if it has not ended both ways."""
         if stream.gone is not None or self.is_over:
             return
@@ -192,7 +192,7 @@ class Outlet:
         """The client has opened the window that all streams share, or those of all streams."""
         _wake(self._stalled)
 
-    def _wait(self, stream: Sender, waiting: set[Sender]) -> None:
+    def _wait(self, stream: SendingStream, waiting: set[SendingStream]) -> None:
         if stream.gone is not None:
             raise stream.gone
         waiting.add(stream)
@@ -263,13 +263,13 @@ class Outlet:
             self._to_write.give()
 
 
-def _wake(waiting: set[Sender]) -> None:
+def _wake(waiting: set[SendingStream]) -> None:
     """Let them go on, first who was served longest ago: the others find no room and wait again."""
     for stream in sorted(waiting, key=_turn_of):
         stream.room.give()
 
 
-def _turn_of(stream: Sender) -> int:
+def _turn_of(stream: SendingStream) -> int:
     return stream.turn
 
 

@@ -22,7 +22,7 @@ from app.wire.response import ResponseHead
 from app.wire.status import ALLOWED_METHODS
 from app.worker.client.http1 import body_patience
 from app.worker.client.http1_writer import date_value
-from app.worker.client.http2.sender import Outlet, Signal
+from app.worker.client.http2.sender import Sender, Signal
 from app.worker.net.deadlines import NEVER, Deadline, Expired
 from app.worker.net.splice import SpliceBody, SpliceTo
 from app.worker.net.tls_stream import AnyStream
@@ -44,13 +44,13 @@ class Carrier(Protocol):
     timeout: float
     body_limit: int
     body_rate: int
-    outlet: Outlet
+    outlet: Sender
 
     def addresses(self) -> tuple[object, object]:
         """As Exchange.addresses."""
 
 
-class Http2Exchange:
+class Http2Stream:
     """The client's side of one exchange (app.worker.proxy.exchange.Exchange).
 
     ``gone``: why there is no client any more, None while there is one. ``has_ended``: all of the answer was
@@ -132,7 +132,7 @@ class Http2Exchange:
         self._sent_continue = False
 
     def __repr__(self) -> str:
-        return f"<Http2Exchange {self.id} begun={self.is_begun} ended={self.has_ended}>"
+        return f"<Http2Stream {self.id} begun={self.is_begun} ended={self.has_ended}>"
 
     # -- what the connection says ------------------------------------------------------------------
 

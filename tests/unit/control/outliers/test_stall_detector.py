@@ -12,7 +12,7 @@ from app import config as configuration
 from app.control.health.probe import Outcome
 from app.control.health.slow_start import SlowStart
 from app.control.outliers.ejector import Ejector
-from app.control.outliers.stall_detector import ASK_AGAIN_MS, BELIEVED_MS, Staller
+from app.control.outliers.stall_detector import ASK_AGAIN_MS, BELIEVED_MS, StallDetector
 from app.control.outliers.stall_rules import TIMES_UNCONFIRMED, Silence, limit_ms, together
 from app.errors import Stalled
 from app.shared.table import (
@@ -41,7 +41,7 @@ from app.shared.table import (
 from app.telemetry import log
 from app.worker import stalls
 from app.worker.balance.pool import Pool
-from app.worker.stalls import KNOWN_ANSWERS, LATE_SECONDS, Waits
+from app.worker.stalls import KNOWN_ANSWERS, LATE_SECONDS, StallWatch
 from app.worker.upstream.connections import ConnectionCache
 
 # --- the rule ------------------------------------------------------------------------------------
@@ -96,14 +96,14 @@ class House:
         self.staller = self.successor()
         self.adopt(count, **settings)
 
-    def successor(self) -> Staller:
+    def successor(self) -> StallDetector:
         def ask(row: int) -> Callable[[], Outcome] | None:
             return (lambda: ANSWER) if self.can_ask else None
 
         def spawn(put: Any, suspect: Any, question: Any) -> None:
             self.questions.append((suspect, question))
 
-        return Staller(self.table, self.ejector, ask, spawn)
+        return StallDetector(self.table, self.ejector, ask, spawn)
 
     def _event(self, logger: str, level: str, message: str, **fields: Any) -> None:
         assert logger == "health"
@@ -433,7 +433,7 @@ class Deadline:
 
 
 class Desk:
-    """Waits over a pool of three backends."""
+    """A StallWatch over a pool of three backends."""
 
     def __init__(self) -> None:
         self.table = Table.create(rows=8, slots=2, blob_bytes=20_000)
@@ -447,7 +447,7 @@ class Desk:
         )
         self.deadlines: list[Deadline] = []
         assert config.outlier_detection is not None
-        self.waits = Waits(
+        self.waits = StallWatch(
             self.pool, self, config.outlier_detection, lambda request: request.may_move
         )
         self.now = 1_000.0

@@ -264,12 +264,12 @@ def test_a_place_is_held_until_it_is_released() -> None:
     """By pick and by take alike; what is not limited is counted too."""
     house = House(server(1, max_connections=2), 2)
     limited, other = house.backend(1), house.backend(2)
-    assert [house.pool.take(limited) for _ in range(3)] == [True, True, False]
+    assert [house.pool.claim(limited) for _ in range(3)] == [True, True, False]
     assert {house.pool.pick() for _ in range(3)} == {other}
     assert house.table.in_flight(other.row) == 3
     house.pool.release(limited)
     assert house.available() == {1, 2}
-    assert [house.pool.take(other) for _ in range(3)] == [True, True, True]
+    assert [house.pool.claim(other) for _ in range(3)] == [True, True, True]
 
 
 def test_a_worker_without_a_slot_keeps_to_the_limit_too() -> None:
@@ -277,7 +277,7 @@ def test_a_worker_without_a_slot_keeps_to_the_limit_too() -> None:
     house = House(server(1, max_connections=3))
     pool = Pool(house.table, -1, house.connect, house.disconnected.append)
     house.load(1, 1)
-    assert [pool.take(pool.backends[0]) for _ in range(3)] == [True, True, False]
+    assert [pool.claim(pool.backends[0]) for _ in range(3)] == [True, True, False]
     assert not pool.has_room(pool.backends[0])
 
 
@@ -295,7 +295,7 @@ def test_two_workers_never_share_the_last_place(monkeypatch: pytest.MonkeyPatch)
         return own + (own and other)
 
     monkeypatch.setattr(Table, "in_flight", in_flight)
-    assert house.pool.take(backend)
+    assert house.pool.claim(backend)
     assert seen == [0, 1, 0, 1, 0, 1]
     assert house.pool.cells[backend.in_flight] == 1
 
@@ -308,7 +308,7 @@ def test_who_never_gets_the_last_place_gives_up_with_nothing_held(
     backend = house.backend(1)
     cells = house.pool.cells
     monkeypatch.setattr(Table, "in_flight", lambda _table, _row: 2 * cells[backend.in_flight])
-    assert not house.pool.take(backend)
+    assert not house.pool.claim(backend)
     assert cells[backend.in_flight] == 0
 
 

@@ -50,7 +50,7 @@ class House:
     def has_room(self, backend: str) -> bool:
         return self.free[backend] > 0
 
-    def take(self, backend: str) -> bool:
+    def claim(self, backend: str) -> bool:
         if self.free[backend] == 0:
             return False
         self.free[backend] -= 1
@@ -108,7 +108,7 @@ class House:
 
 @pytest.fixture(name="house")
 def _house(monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    monkeypatch.setattr(queues, "POLL_SECONDS", 3600.0)
+    monkeypatch.setattr(queues, "LOOK_SECONDS", 3600.0)
     house = House()
     yield house
     house.reason = "none_healthy"

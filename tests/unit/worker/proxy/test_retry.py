@@ -60,13 +60,13 @@ class Pool:
             backend = self.backends[self.turn % len(self.backends)]
             self.turn += 1
             if backend not in tried:
-                self.keep(backend)
+                self.hold(backend)
                 return backend
         raise NoBackend(reason="all_tried")
 
     pick_now = pick
 
-    def keep(self, backend: Any) -> None:
+    def hold(self, backend: Any) -> None:
         self.cells[backend.in_flight] += 1
 
     def release(self, backend: Any) -> None:

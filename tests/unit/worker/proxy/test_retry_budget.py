@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from app.worker.proxy.retry_budget import Lately, limit
+from app.worker.proxy.retry_budget import GrowthWindow, limit
 
 
 def test_what_came_lately_is_counted() -> None:
     """From the first look on, which has all that was before it."""
-    lately = Lately()
+    lately = GrowthWindow()
     assert lately.observe(100.0, 7) == 7
     assert lately.observe(100.1, 9) == 9
 
 
 def test_what_is_older_than_ten_seconds_is_forgotten() -> None:
     """At eight a second there are eighty in the window, however long it goes on."""
-    lately = Lately()
+    lately = GrowthWindow()
     counts = [lately.observe(tick / 8, tick) for tick in range(1000)]
     assert counts[50] == 50
     assert set(counts[80:]) == {80}
@@ -24,7 +24,7 @@ def test_what_is_older_than_ten_seconds_is_forgotten() -> None:
 
 def test_a_burst_leaves_as_a_whole() -> None:
     """It counts for ten seconds and then not at all."""
-    lately = Lately()
+    lately = GrowthWindow()
     lately.observe(0.0, 0)
     lately.observe(1.0, 500)
     assert [lately.observe(float(second), 500) for second in range(2, 14)] == [500] * 9 + [0] * 3
@@ -32,7 +32,7 @@ def test_a_burst_leaves_as_a_whole() -> None:
 
 def test_a_long_silence_is_no_flood() -> None:
     """What came while nobody looked counts as of now."""
-    lately = Lately()
+    lately = GrowthWindow()
     lately.observe(0.0, 0)
     assert [lately.observe(at, 500) for at in (60.0, 69.0, 70.0)] == [500, 500, 0]
 

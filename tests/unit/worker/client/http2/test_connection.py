@@ -27,7 +27,7 @@ from app.wire.request import STANDARD
 from app.wire.response import ResponseHead
 from app.worker.client.http2.connection import Http2Connection
 from app.worker.client.http2.sender import OUT_BYTES, Signal
-from app.worker.client.http2.stream import FIRST_WINDOW, LARGEST_WINDOW, Http2Exchange
+from app.worker.client.http2.stream import FIRST_WINDOW, LARGEST_WINDOW, Http2Stream
 from app.worker.net.deadlines import NEVER, Expired, deadlines
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -77,7 +77,7 @@ class Line:
 class World:
     """A connection with its worker, whose proxy runs ``handle`` for each request."""
 
-    def __init__(self, handle: Callable[[Http2Exchange], None]) -> None:
+    def __init__(self, handle: Callable[[Http2Stream], None]) -> None:
         self.line = Line()
         self.failures: list[ProxyError] = []
         self.refused: list[ProxyError] = []
@@ -109,7 +109,7 @@ class World:
         self.say(PREFACE, SettingsFrame(0, settings={4: WIDE}))
         self.say(WindowUpdateFrame(0, window_increment=WIDE - FIRST_WINDOW))
 
-    def _serve(self, exchange: Http2Exchange) -> None:
+    def _serve(self, exchange: Http2Stream) -> None:
         try:
             self._handle(exchange)
         except ProxyError as error:
@@ -154,7 +154,7 @@ def answer_head() -> ResponseHead:
 def _make() -> Iterator[Callable[..., World]]:
     worlds: list[World] = []
 
-    def make(handle: Callable[[Http2Exchange], None]) -> World:
+    def make(handle: Callable[[Http2Stream], None]) -> World:
         worlds.append(World(handle))
         settle()
         return worlds[-1]
@@ -173,7 +173,7 @@ def _make() -> Iterator[Callable[..., World]]:
 def test_streams_take_turns(make: Callable[..., World]) -> None:
     """While all have more to send than the client takes, each gets its share, whoever came first."""
 
-    def pour(exchange: Http2Exchange) -> None:
+    def pour(exchange: Http2Stream) -> None:
         exchange.start(answer_head(), b"", False, [])
         for _ in range(10):
             exchange.write(b"x" * 40_000)
@@ -199,7 +199,7 @@ def test_streams_take_turns(make: Callable[..., World]) -> None:
 def test_what_is_made_is_bounded(make: Callable[..., World]) -> None:
     """A client that takes nothing costs one buffer, however many streams pour."""
 
-    def pour(exchange: Http2Exchange) -> None:
+    def pour(exchange: Http2Stream) -> None:
         exchange.start(answer_head(), b"", False, [])
         while True:
             exchange.write(b"x" * 100_000)
@@ -246,7 +246,7 @@ def test_an_interrupted_stream_leaves_whole_frames(
     """Reset by the client or timed out in the middle of sending; the other stream's answer is right."""
     gate = Event()
 
-    def pour(exchange: Http2Exchange) -> None:
+    def pour(exchange: Http2Stream) -> None:
         if exchange.id == 3:
             gate.wait()
         exchange.start(answer_head(), b"", False, [])
@@ -280,7 +280,7 @@ def test_a_body_that_nobody_reads_keeps_its_window_shut(make: Callable[..., Worl
     gate = Event()
     taken = bytearray()
 
-    def take(exchange: Http2Exchange) -> None:
+    def take(exchange: Http2Stream) -> None:
         gate.wait()
         taken.extend(exchange.body)
         while exchange.read_body is not None and (piece := exchange.read_body(exchange.deadline)):
@@ -312,7 +312,7 @@ def test_a_body_that_nobody_reads_keeps_its_window_shut(make: Callable[..., Worl
 def test_padding_is_given_back_too(make: Callable[..., World]) -> None:
     """It counts in windows: a padded body would shut them for ever."""
 
-    def take(exchange: Http2Exchange) -> None:
+    def take(exchange: Http2Stream) -> None:
         while exchange.read_body is not None and exchange.read_body(exchange.deadline):
             pass
 
@@ -349,7 +349,7 @@ def test_bad_trailers_are_the_requests_failure(make: Callable[..., World]) -> No
     """As in a chunked body: the backend never sees an end."""
     failures = []
 
-    def take(exchange: Http2Exchange) -> None:
+    def take(exchange: Http2Stream) -> None:
         assert exchange.read_body is not None
         try:
             while exchange.read_body(exchange.deadline):
@@ -440,7 +440,7 @@ def test_what_is_told_of_a_body_is_what_comes(
     """Else its stream is reset, whenever that shows, and the connection's next one is served."""
     whole: list[bytes] = []
 
-    def forward(exchange: Http2Exchange) -> None:
+    def forward(exchange: Http2Stream) -> None:
         if exchange.failure is not None:
             raise exchange.failure
         body = exchange.body
