@@ -8,9 +8,6 @@ from typing import Any
 import pytest
 
 from app import config as configuration
-from app.control import process
-from app.shared.table import Table
-from app.telemetry import log
 
 WHOLE = {
     "servers": ["http://127.0.0.1:8001", {"url": "http://127.0.0.1:8002", "weight": 3}],
@@ -99,27 +96,3 @@ def test_what_cannot_be_read_is_a_configuration_error(blob: bytes) -> None:
 def test_a_file_is_still_read_strictly() -> None:
     with pytest.raises(configuration.ConfigError):
         configuration.parse(json.dumps(with_a_key_more(WHOLE)))
-
-
-def proposed(blob: bytes) -> Table:
-    table = Table.create(rows=4, slots=2, blob_bytes=20_000)
-    table.propose(blob, [])
-    return table
-
-
-def test_the_control_process_takes_a_proposal_with_a_key_more() -> None:
-    table = proposed(encoded(with_a_key_more(published())))
-    assert process.proposal(table) == (1, configuration.parse(json.dumps(WHOLE)))
-
-
-def test_the_control_process_survives_a_proposal_that_it_cannot_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """It says so, and takes no notice: what it has adopted stays."""
-    said: list[tuple[str, str, Any]] = []
-    monkeypatch.setattr(
-        log, "event", lambda logger, level, _, **more: said.append((logger, level, more))
-    )
-    assert process.proposal(proposed(encoded({"form": 2}))) == (1, None)
-    problems = ["form: is 2, not one up to 1"]
-    assert said == [("control", "error", {"sequence": 1, "problems": problems})]

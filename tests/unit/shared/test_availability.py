@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
+from fakes.world import World
 
 from app import config as configuration
-from app.control.health import panic as panics
-from app.control.health.panic import PanicLog
 from app.shared.availability import Choice, Standing, choose, standing_of
 from app.shared.table import (
     ADMIN,
-    CHECKED,
     DRAIN,
     EJECTED,
     EJECTION,
-    HEALTHY,
     MAINT,
     READY,
     STALLED,
     STATE,
     TRIAL,
-    UNCHECKED,
     UNHEALTHY,
-    Table,
-    identity_of,
 )
 
 # One letter a server: a fine one, and what is wrong with it; capitals are backups.
@@ -125,34 +118,6 @@ def test_in_panic_all_ready_ones_are_used() -> None:
 # --- the facts -----------------------------------------------------------------------------------
 
 
-class House:
-    """A table with three servers, and the log of the control process about them."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **check: Any) -> None:
-        urls = [f"http://127.0.0.1:{port}" for port in (1, 2, 3)]
-        self.table = Table.create(rows=4, slots=2, blob_bytes=20_000)
-        self.adopted = self.config(urls, check)
-        sequence = self.table.propose(b"", [identity_of(url) for url in urls])
-        self.table.cells[CHECKED] = sequence
-        self.said: list[tuple[Any, ...]] = []
-        monkeypatch.setattr(panics.log, "event", self.event)
-        self.log = PanicLog(self.table)
-        self.log.adopt(self.adopted)
-        self.turn(HEALTHY, HEALTHY, HEALTHY)
-
-    def config(self, urls: list[str], check: Any) -> configuration.Config:
-        return configuration.parse(json.dumps({"servers": urls, "health_check": check}))
-
-    def event(self, logger: str, level: str, _message: str, **fields: Any) -> None:
-        self.said.append((logger, level, fields["reason"], fields["healthy"], fields["ready"]))
-
-    def turn(self, *states: int) -> None:
-        for row, state in enumerate(states):
-            self.table.cells[self.table.server(row) + STATE] = state
-        self.table.bump()
-        self.log.tick()
-
-
 @pytest.mark.parametrize(
     ("cell", "value", "expected"),
     [
@@ -163,14 +128,12 @@ class House:
         (ADMIN, MAINT, Standing(True, False, MAINT, False)),
     ],
 )
-def test_the_facts_are_in_the_cells(
-    monkeypatch: pytest.MonkeyPatch, cell: int, value: int, expected: Standing
-) -> None:
+def test_the_facts_are_in_the_cells(cell: int, value: int, expected: Standing) -> None:
     """One cell for each."""
-    house = House(monkeypatch)
-    at = house.table.server(1)
-    house.table.cells[at + cell] = value
-    assert standing_of(house.adopted.servers[1], house.table.cells, at) == expected
+    world = World()
+    config = world.publish(1, 2)
+    world.write(2, cell, value)
+    assert standing_of(config.servers[1], world.table.cells, world.at(2)) == expected
 
 
 @pytest.mark.parametrize(
@@ -186,49 +149,3 @@ def test_of_two_wishes_of_operators_the_stricter_counts(
     cells = memoryview(bytearray(8 * 16)).cast("Q")
     cells[ADMIN] = cell
     assert standing_of(server, cells, 0).admin == expected
-
-
-# --- what is said of it ----------------------------------------------------------------------------
-
-
-def test_panic_is_logged_once_and_its_end_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However often anything changes between."""
-    house = House(monkeypatch, panic_threshold=50)
-    house.turn(HEALTHY, HEALTHY, UNHEALTHY)
-    assert house.said == []
-    house.turn(HEALTHY, UNHEALTHY, UNHEALTHY)
-    house.turn(UNHEALTHY, UNHEALTHY, UNHEALTHY)
-    assert house.said == [("pool", "warning", "panic", 1, 3)]
-    house.turn(HEALTHY, HEALTHY, UNHEALTHY)
-    house.turn(HEALTHY, HEALTHY, HEALTHY)
-    assert house.said[1:] == [("pool", "info", "healthy_again", 2, 3)]
-
-
-def test_before_all_have_been_checked_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that nobody has asked yet is not one that has failed."""
-    house = House(monkeypatch, panic_threshold=50)
-    house.table.cells[CHECKED] -= 1
-    house.turn(HEALTHY, UNCHECKED, UNCHECKED)
-    assert house.said == []
-    house.table.cells[CHECKED] += 1
-    house.log.tick()
-    assert [line[2] for line in house.said] == ["panic"]
-
-
-def test_switched_off_in_the_middle_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reload says so too."""
-    house = House(monkeypatch, panic_threshold=50)
-    house.turn(UNHEALTHY, UNHEALTHY, UNHEALTHY)
-    urls = [server.url for server in house.adopted.servers]
-    house.log.adopt(house.config(urls, {}))
-    house.log.tick()
-    assert [line[2] for line in house.said] == ["panic", "healthy_again"]
-    house.turn(UNHEALTHY, UNHEALTHY, UNHEALTHY)
-    assert len(house.said) == 2
-
-
-def test_without_a_threshold_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Off by default."""
-    house = House(monkeypatch)
-    house.turn(UNHEALTHY, UNHEALTHY, UNHEALTHY)
-    assert house.said == []

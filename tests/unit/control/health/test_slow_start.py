@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import pytest
+from fakes.world import World
 
-from app import config as configuration
 from app.control.health import slow_start as module
 from app.control.health.slow_start import SlowStart, step_after
-from app.shared.table import EPOCH, FULL_RAMP, RAMP, SINCE_MS, Table, identity_of
-
-URLS = [f"http://127.0.0.1:{port}" for port in (1, 2, 3)]
+from app.shared.table import EPOCH, FULL_RAMP, RAMP, SINCE_MS
 
 
-class House:
+class SlowStartBench(World):
     """Three servers, and a clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float = 10.0) -> None:
+        super().__init__()
         self.ms = 50_000
         monkeypatch.setattr(module.time, "monotonic_ns", lambda: self.ms * 1_000_000)
-        self.table = Table.create(rows=4, slots=2, blob_bytes=20_000)
-        self.table.propose(b"", [identity_of(url) for url in URLS])
         self.slow_start = self.controller(seconds)
 
     def controller(self, seconds: float) -> SlowStart:
@@ -32,8 +26,8 @@ class House:
         return made
 
     def adopt(self, slow_start: SlowStart, seconds: float) -> None:
-        document: dict[str, Any] = {"servers": URLS, "slow_start": seconds}
-        slow_start.adopt(configuration.parse(json.dumps(document)))
+        _, config = self.propose(1, 2, 3, slow_start=seconds)
+        slow_start.adopt(config)
 
     def after(self, seconds: float) -> int:
         """The bumps until then, at 20 ticks a second."""
@@ -46,7 +40,7 @@ class House:
         return bumps
 
     def ramps(self) -> list[int]:
-        return [self.table.cells[self.table.server(row) + RAMP] for row in range(3)]
+        return [self.read(port, RAMP) for port in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(
@@ -59,75 +53,75 @@ def test_the_steps_are_tenths_of_the_window(elapsed: int, expected: int) -> None
 
 def test_a_server_climbs_to_its_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """From a tenth, over the window, alone; full weight is no ramp."""
-    house = House(monkeypatch)
-    house.slow_start.begin(1)
+    bench = SlowStartBench(monkeypatch)
+    bench.slow_start.begin(1)
     seen = []
     for _ in range(22):
-        seen.append(house.ramps()[1])
-        house.after(0.5)
+        seen.append(bench.ramps()[1])
+        bench.after(0.5)
     assert seen[-1] == 0
     climbing = [step for step in seen if step]
     assert climbing == sorted(climbing)
     assert set(climbing) == set(range(1, FULL_RAMP))
-    assert house.ramps() == [0, 0, 0]
+    assert bench.ramps() == [0, 0, 0]
 
 
 def test_many_servers_cost_few_rebuilds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each bump is a new snapshot for each worker."""
-    house = House(monkeypatch)
+    bench = SlowStartBench(monkeypatch)
     for row in range(3):
-        house.slow_start.begin(row)
-        house.after(0.15)
-    assert house.after(12) <= module.LOOKS
-    assert house.ramps() == [0, 0, 0]
-    assert house.after(10) == 0
+        bench.slow_start.begin(row)
+        bench.after(0.15)
+    assert bench.after(12) <= module.LOOKS
+    assert bench.ramps() == [0, 0, 0]
+    assert bench.after(10) == 0
 
 
 def test_beginning_again_begins_at_the_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     """It was ill in between."""
-    house = House(monkeypatch)
-    house.slow_start.begin(0)
-    house.after(6)
-    assert house.ramps()[0] > 4
-    house.slow_start.begin(0)
-    assert house.ramps()[0] == 1
+    bench = SlowStartBench(monkeypatch)
+    bench.slow_start.begin(0)
+    bench.after(6)
+    assert bench.ramps()[0] > 4
+    bench.slow_start.begin(0)
+    assert bench.ramps()[0] == 1
 
 
 def test_off_nothing_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     """The default."""
-    house = House(monkeypatch, seconds=0)
-    house.slow_start.begin(0)
-    assert house.ramps() == [0, 0, 0]
-    assert house.after(1) == 0
+    bench = SlowStartBench(monkeypatch, seconds=0)
+    bench.slow_start.begin(0)
+    assert bench.ramps() == [0, 0, 0]
+    assert bench.after(1) == 0
 
 
 def test_switched_off_all_have_their_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, and the workers are told."""
-    house = House(monkeypatch)
-    house.slow_start.begin(2)
-    before = house.table.cells[EPOCH]
-    house.ms += 1
-    house.adopt(house.slow_start, 0)
-    assert house.ramps() == [0, 0, 0]
-    assert house.table.cells[EPOCH] != before
+    bench = SlowStartBench(monkeypatch)
+    bench.slow_start.begin(2)
+    before = bench.table.cells[EPOCH]
+    bench.ms += 1
+    bench.adopt(bench.slow_start, 0)
+    assert bench.ramps() == [0, 0, 0]
+    assert bench.table.cells[EPOCH] != before
 
 
 def test_another_control_process_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was begun is in the table."""
-    house = House(monkeypatch)
-    house.slow_start.begin(2)
-    house.after(5)
-    house.slow_start = house.controller(10.0)
-    assert house.ramps()[2] > 1
-    house.after(5.5)
-    assert house.ramps() == [0, 0, 0]
+    bench = SlowStartBench(monkeypatch)
+    bench.slow_start.begin(2)
+    bench.after(5)
+    bench.slow_start = bench.controller(10.0)
+    assert bench.ramps()[2] > 1
+    bench.after(5.5)
+    assert bench.ramps() == [0, 0, 0]
 
 
 def test_a_row_that_was_given_away_is_let_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its new server has not begun."""
-    house = House(monkeypatch)
-    house.slow_start.begin(0)
+    bench = SlowStartBench(monkeypatch)
+    bench.slow_start.begin(0)
     for cell in (RAMP, SINCE_MS):
-        house.table.cells[house.table.server(0) + cell] = 0
-    assert house.after(3) == 0
-    assert house.ramps() == [0, 0, 0]
+        bench.table.cells[bench.table.server(0) + cell] = 0
+    assert bench.after(3) == 0
+    assert bench.ramps() == [0, 0, 0]

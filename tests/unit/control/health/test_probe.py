@@ -1,0 +1,178 @@
+"""One check: what is sent, how the answer is read, and what each end of it is called."""
+
+from __future__ import annotations
+
+import io
+import json
+import ssl
+import time
+from typing import Any
+
+import pytest
+import requests
+from fakes.connections import Pieces
+
+from app import config as configuration
+from app.config import HealthCheck, Server
+from app.control.health import probe as probes
+from app.control.health.probe import BadHead, ProbeRequest, ProbeSession, probe
+
+
+class Answer(ProbeSession):
+    """A session whose answer is given."""
+
+    def __init__(self, answer: int | BaseException, body: str = "") -> None:
+        super().__init__()
+        self.answer = answer
+        self.body = body
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        response = requests.Response()
+        response.status_code = self.answer
+        response.raw = io.BytesIO(self.body.encode())
+        return response
+
+
+def request_for(server: str, **health_check: Any) -> ProbeRequest:
+    document = {"servers": [server], "health_check": health_check}
+    config = configuration.parse(json.dumps(document))
+    assert isinstance(config.health_check, HealthCheck)
+    assert isinstance(config.servers[0], Server)
+    return ProbeRequest(config.servers[0], config.health_check)
+
+
+@pytest.mark.parametrize(
+    ("answer", "ok", "reason"),
+    [
+        (204, True, "ok"),
+        (399, True, "ok"),
+        (503, False, "status_503"),
+        (ConnectionRefusedError(), False, "connection_refused"),
+        (ConnectionResetError(), False, "reset"),
+        (BrokenPipeError(), False, "reset"),
+        (TimeoutError(), False, "timeout"),
+        (OSError(113, "No route to host"), False, "unreachable"),
+        (FileNotFoundError(2, "no socket"), False, "unreachable"),
+        (OSError(24, "Too many open files"), None, "local_error"),
+        (probes.socket.gaierror(-2, "unknown"), False, "dns_error"),
+        (UnicodeError("label too long"), False, "dns_error"),
+        (ssl.SSLCertVerificationError("self-signed"), False, "certificate_invalid"),
+        (ssl.SSLError("handshake failure"), False, "tls_error"),
+        (BadHead("garbage"), False, "bad_response"),
+    ],
+)
+def test_every_end_of_a_check_has_its_reason(
+    answer: int | BaseException, ok: bool | None, reason: str
+) -> None:
+    outcome = probe(Answer(answer), request_for("http://127.0.0.1:1"))
+    assert (outcome.ok, outcome.reason) == (ok, reason)
+
+
+def test_expected_status_is_the_configuration_s() -> None:
+    request = request_for("http://127.0.0.1:1", expected_status="200,503")
+    assert probe(Answer(503), request).ok
+    assert not probe(Answer(204), request).ok
+
+
+@pytest.mark.parametrize(
+    ("check", "body", "reason"),
+    [
+        ({"body": "up"}, "we are up", "ok"),
+        ({"body": "up"}, "we are down", "body_mismatch"),
+        ({"body": "up", "expected_status": 201}, "up", "status_200"),
+        ({"body_regex": "^(ok|ready)$"}, "ready", "ok"),
+        ({"body_regex": "^(ok|ready)$"}, "not ready", "body_mismatch"),
+        ({"body": "a", "body_regex": "b"}, "b", "body_mismatch"),
+        ({"body": "a", "body_regex": "b"}, "ab", "ok"),
+    ],
+)
+def test_text_and_expression_must_be_in_the_body(
+    check: dict[str, Any], body: str, reason: str
+) -> None:
+    outcome = probe(Answer(200, body), request_for("http://127.0.0.1:1", **check))
+    assert (outcome.ok, outcome.reason) == (reason == "ok", reason)
+
+
+def test_an_expression_that_takes_for_ever_fails_the_check() -> None:
+    """Exponential in the length of its text; nothing else runs in this process meanwhile."""
+    request = request_for("http://127.0.0.1:1", body_regex="^(a+)+$")
+    started = time.process_time()
+    outcome = probe(Answer(200, "a" * 40 + "b"), request)
+    assert (outcome.ok, outcome.reason) == (False, "regex_too_slow")
+    assert time.process_time() - started < 1
+    assert probe(Answer(200, "a" * 40), request).ok
+
+
+def test_a_connect_is_enough_where_no_more_is_asked() -> None:
+    """No request, no answer, no status."""
+    sent: list[bytes] = []
+
+    class Connection:
+        sendall = sent.append
+
+        def close(self) -> None:
+            sent.append(b"closed")
+
+    request = request_for("http://127.0.0.1:1", type="tcp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probes, "_connect", lambda _: Connection())
+        outcome = probe(ProbeSession(), request)
+    assert (outcome.ok, outcome.reason, outcome.status) == (True, "ok", None)
+    assert sent == [b"closed"]
+
+
+def test_the_request_names_server_and_path_and_closes() -> None:
+    request = request_for("http://127.0.0.1:1/app", path="/up?x=1")
+    assert request.head == (
+        b"GET /app/up?x=1 HTTP/1.1\r\nHost: 127.0.0.1:1\r\nUser-Agent: load-balancer-health-check\r\n"
+        b"Accept: */*\r\nConnection: close\r\n\r\n"
+    )
+
+
+def test_the_method_is_the_configuration_s() -> None:
+    request = request_for("http://127.0.0.1:1", method="HEAD")
+    assert request.head.startswith(b"HEAD / HTTP/1.1\r\n")
+    assert request.method == "HEAD"
+
+
+@pytest.mark.parametrize(
+    ("server", "host"),
+    [
+        ("http://example.org", b"example.org"),
+        ("https://example.org", b"example.org"),
+        ("https://example.org:80", b"example.org:80"),
+        ("http://[::1]:8001", b"[::1]:8001"),
+        ("unix:/run/app.sock", b"localhost"),
+    ],
+)
+def test_host_is_the_server_s_authority(server: str, host: bytes) -> None:
+    assert b"\r\nHost: " + host + b"\r\n" in request_for(server).head
+
+
+def test_configured_host_and_headers_win() -> None:
+    request = request_for("http://127.0.0.1:1", host="shop.test", headers={"accept": "text/plain"})
+    assert b"\r\nHost: shop.test\r\n" in request.head
+    assert b"\r\naccept: text/plain\r\n" in request.head
+    assert b"*/*" not in request.head
+
+
+def test_a_head_may_come_in_pieces_and_after_interim_responses() -> None:
+    head = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nA: b\r\n\r\nbody"
+    for cut in range(1, len(head) - 4):
+        assert probes._read_head(Pieces(head[:cut], head[cut:])) == (200, {"A": "b"}, b"body")
+
+
+def test_a_head_that_never_ends_is_given_up_at_its_limit() -> None:
+    endless = Pieces(b"HTTP/1.1 200 OK\r\nX: ", *[b"x" * 1000] * 100)
+    with pytest.raises(BadHead, match="too large"):
+        probes._read_head(endless)
+    assert endless.read == probes.HEAD_LIMIT
+
+
+def test_garbage_and_an_early_end_are_told_apart() -> None:
+    with pytest.raises(BadHead):
+        probes._read_head(Pieces(b"SSH-2.0-OpenSSH\r\n"))
+    with pytest.raises(ConnectionResetError):
+        probes._read_head(Pieces(b"HTTP/1.1 200 OK\r\n"))
