@@ -10,6 +10,8 @@ from typing import Any
 
 import gevent
 import pytest
+from fakes.pool import PoolBench, server
+from fakes.world import url
 
 from app import config as configuration
 from app.errors import (
@@ -37,7 +39,6 @@ from app.shared.table import (
     EJECTION_MS,
     FAILURES,
     HEALTHY,
-    IN_FLIGHT,
     MAINT,
     OUTCOMES,
     RAMP,
@@ -59,87 +60,15 @@ from app.telemetry import log
 from app.worker.balance import algorithm as algorithms
 from app.worker.balance import outcome_counter as tallies
 from app.worker.balance import pool as pools
-from app.worker.balance.backend import Backend
 from app.worker.balance.pool import Pool
-
-OTHER_SLOT = 2
-
-
-def url(port: int) -> str:
-    return f"http://127.0.0.1:{port}"
-
-
-class House:
-    """A pool, its table, and what the control process and other workers would write there."""
-
-    def __init__(self, *servers: Any, **settings: Any) -> None:
-        self.table = Table.create(rows=16, slots=3, blob_bytes=20_000)
-        self.disconnected: list[str] = []
-        self.publish(*servers, **settings)
-        self.pool = Pool(self.table, 1, self.connect, self.disconnected.append)
-
-    def connect(self, server: configuration.Server) -> tuple[str, str]:
-        return f"connections to {server.name}", f"adapter of {server.name}"
-
-    def publish(self, *servers: Any, **settings: Any) -> None:
-        """A configuration in use, with servers by their port; new ones are healthy at once."""
-        entries = [url(server) if isinstance(server, int) else server for server in servers]
-        document = {"servers": entries, "queue": False, **settings}
-        config = configuration.parse(json.dumps(document))
-        identities = [identity_of(server.url) for server in config.servers]
-        sequence = self.table.propose(configuration.to_json(config), identities)
-        for port in [server.port for server in config.servers]:
-            if self.read(port, STATE) == 0:
-                self.write(port, STATE, HEALTHY)
-        self.table.publish(sequence)
-
-    def row(self, port: int) -> int:
-        return self.table.find_row(identity_of(url(port)))
-
-    def read(self, port: int, cell: int) -> int:
-        return self.table.cells[self.table.server(self.row(port)) + cell]
-
-    def write(self, port: int, cell: int, value: int) -> None:
-        self.table.cells[self.table.server(self.row(port)) + cell] = value
-        self.table.bump()
-
-    def load(self, port: int, count: int, slot: int = OTHER_SLOT) -> None:
-        """Requests in flight that another worker has at a server."""
-        self.table.slot(slot)[SLOT_HEADER + self.row(port) * ROW_STRIDE + IN_FLIGHT] = count
-
-    def backend(self, port: int) -> Backend:
-        return next(one for one in self.pool.backends if one.server.port == port)
-
-    def picks(self, count: int) -> list[int]:
-        return [self.pick() for _ in range(count)]
-
-    def pick(self, *tried: int) -> int:
-        """The port of one pick, whose request is over at once."""
-        backend = self.pool.pick(tuple(map(self.backend, tried)))
-        self.pool.release(backend)
-        return backend.server.port
-
-    def available(self) -> set[int]:
-        """Ports that are picked now."""
-        return set(self.picks(12))
-
-    def refusal(self, *tried: int) -> str:
-        with pytest.raises(NoBackend) as caught:
-            self.pool.pick(tuple(map(self.backend, tried)))
-        return caught.value.reason
-
-
-def server(port: int, **more: Any) -> dict[str, Any]:
-    return {"url": url(port), **more}
-
 
 # --- who is available ----------------------------------------------------------------------------
 
 
 def test_all_healthy_servers_take_turns() -> None:
     """Any n picks in a row are the n servers."""
-    house = House(1, 2, 3)
-    picks = house.picks(30)
+    bench = PoolBench(1, 2, 3)
+    picks = bench.picks(30)
     assert all(set(picks[at : at + 3]) == {1, 2, 3} for at in range(28))
 
 
@@ -148,87 +77,87 @@ def test_one_that_is_unhealthy_or_not_ready_is_left_out_and_comes_back(
     cell: int, value: int
 ) -> None:
     """With the next pick after the change, in both directions."""
-    house = House(1, 2, 3)
-    before = house.read(2, cell)
-    house.write(2, cell, value)
-    assert house.available() == {1, 3}
-    house.write(2, cell, before)
-    assert house.available() == {1, 2, 3}
+    bench = PoolBench(1, 2, 3)
+    before = bench.read(2, cell)
+    bench.write(2, cell, value)
+    assert bench.available() == {1, 3}
+    bench.write(2, cell, before)
+    assert bench.available() == {1, 2, 3}
 
 
 def test_an_unchanged_epoch_costs_no_new_snapshot() -> None:
     """What another process wrote is looked at when the epoch says so, and only then."""
-    house = House(1, 2)
-    before = house.pool.snapshot
-    house.table.cells[house.table.server(house.row(2)) + STATE] = UNHEALTHY
-    assert house.available() == {1, 2}
-    assert house.pool.snapshot is before
-    house.table.bump()
-    assert house.available() == {1}
-    assert house.pool.snapshot is not before
+    bench = PoolBench(1, 2)
+    before = bench.pool.snapshot
+    bench.table.cells[bench.table.server(bench.row(2)) + STATE] = UNHEALTHY
+    assert bench.available() == {1, 2}
+    assert bench.pool.snapshot is before
+    bench.table.bump()
+    assert bench.available() == {1}
+    assert bench.pool.snapshot is not before
 
 
 def test_no_healthy_server_is_a_reason_of_its_own() -> None:
     """Nothing to pick from: the client hears why."""
-    house = House(1, 2)
-    house.write(1, STATE, UNHEALTHY)
-    house.write(2, STATE, UNHEALTHY)
-    assert house.refusal() == "none_healthy"
-    house.write(1, STATE, HEALTHY)
-    assert house.available() == {1}
+    bench = PoolBench(1, 2)
+    bench.write(1, STATE, UNHEALTHY)
+    bench.write(2, STATE, UNHEALTHY)
+    assert bench.refusal() == "none_healthy"
+    bench.write(1, STATE, HEALTHY)
+    assert bench.available() == {1}
 
 
 def test_healthy_servers_that_all_drain_are_another_reason() -> None:
     """Draining is not being ill."""
-    house = House(1, 2)
-    house.write(1, ADMIN, DRAIN)
-    house.write(2, STATE, UNHEALTHY)
-    assert house.refusal() == "all_draining"
-    house.write(1, ADMIN, READY)
-    assert house.available() == {1}
+    bench = PoolBench(1, 2)
+    bench.write(1, ADMIN, DRAIN)
+    bench.write(2, STATE, UNHEALTHY)
+    assert bench.refusal() == "all_draining"
+    bench.write(1, ADMIN, READY)
+    assert bench.available() == {1}
 
 
 @pytest.mark.parametrize("state", ["drain", "maint"])
 def test_the_configuration_can_take_a_server_out(state: str) -> None:
     """And put it back, with its connections."""
-    house = House(1, server(2, state=state), 3)
-    kept = house.backend(2)
-    assert house.available() == {1, 3}
-    house.publish(1, 2, 3)
-    assert house.available() == {1, 2, 3}
-    assert house.backend(2) is kept
-    house.publish(server(1, state=state), server(2, state=state))
-    assert house.refusal() == "all_draining"
+    bench = PoolBench(1, server(2, state=state), 3)
+    kept = bench.backend(2)
+    assert bench.available() == {1, 3}
+    bench.publish(1, 2, 3)
+    assert bench.available() == {1, 2, 3}
+    assert bench.backend(2) is kept
+    bench.publish(server(1, state=state), server(2, state=state))
+    assert bench.refusal() == "all_draining"
 
 
 def test_servers_in_maintenance_are_not_ill() -> None:
     """They are not checked, so nothing is known of them: the reason is still what the operator did."""
-    house = House(server(1, state="maint"))
-    house.write(1, STATE, UNCHECKED)
-    assert house.refusal() == "all_draining"
+    bench = PoolBench(server(1, state="maint"))
+    bench.write(1, STATE, UNCHECKED)
+    assert bench.refusal() == "all_draining"
 
 
 def test_without_servers_there_is_none_healthy() -> None:
     """An empty configuration answers every request 503."""
-    assert House().refusal() == "none_healthy"
+    assert PoolBench().refusal() == "none_healthy"
 
 
 def test_backups_serve_only_while_no_primary_can() -> None:
     """Unhealthy and draining primaries are both no primaries."""
-    house = House(1, 2, server(3, backup=True), server(4, backup=True))
-    assert house.available() == {1, 2}
-    house.write(1, STATE, UNHEALTHY)
-    assert house.available() == {2}
-    house.write(2, ADMIN, DRAIN)
-    assert house.available() == {3, 4}
-    house.write(1, STATE, HEALTHY)
-    assert house.available() == {1}
+    bench = PoolBench(1, 2, server(3, backup=True), server(4, backup=True))
+    assert bench.available() == {1, 2}
+    bench.write(1, STATE, UNHEALTHY)
+    assert bench.available() == {2}
+    bench.write(2, ADMIN, DRAIN)
+    assert bench.available() == {3, 4}
+    bench.write(1, STATE, HEALTHY)
+    assert bench.available() == {1}
 
 
 def test_weights_are_shares() -> None:
     """Exactly, over one cycle."""
-    house = House(server(1, weight=5), server(2, weight=1), 3)
-    assert Counter(house.picks(70)) == {1: 50, 2: 10, 3: 10}
+    bench = PoolBench(server(1, weight=5), server(2, weight=1), 3)
+    assert Counter(bench.picks(70)) == {1: 50, 2: 10, 3: 10}
 
 
 # --- full ----------------------------------------------------------------------------------------
@@ -236,79 +165,79 @@ def test_weights_are_shares() -> None:
 
 def test_a_full_server_is_passed_over_whoever_filled_it() -> None:
     """Requests of all workers count."""
-    house = House(server(1, max_connections=3), 2)
-    house.load(1, 2)
-    house.pool.cells[house.backend(1).in_flight] = 1
-    assert house.available() == {2}
-    house.load(1, 1)
-    assert house.available() == {1, 2}
+    bench = PoolBench(server(1, max_connections=3), 2)
+    bench.load(1, 2)
+    bench.pool.cells[bench.backend(1).in_flight] = 1
+    assert bench.available() == {2}
+    bench.load(1, 1)
+    assert bench.available() == {1, 2}
 
 
 def test_all_full_is_a_reason_of_its_own() -> None:
     """Every server has as many as it may have."""
-    house = House(server(1, max_connections=1), server(2, max_connections=2))
-    house.load(1, 1)
-    house.load(2, 2)
-    assert house.refusal() == "all_full"
+    bench = PoolBench(server(1, max_connections=1), server(2, max_connections=2))
+    bench.load(1, 1)
+    bench.load(2, 2)
+    assert bench.refusal() == "all_full"
 
 
 def test_the_last_one_with_room_is_found_among_many() -> None:
     """However unlikely the policy is to hit it."""
-    house = House(*[server(port, max_connections=1) for port in range(1, 17)])
+    bench = PoolBench(*[server(port, max_connections=1) for port in range(1, 17)])
     for port in range(1, 17):
-        house.load(port, port != 11)
-    assert house.available() == {11}
+        bench.load(port, port != 11)
+    assert bench.available() == {11}
 
 
 def test_a_place_is_held_until_it_is_released() -> None:
     """By pick and by take alike; what is not limited is counted too."""
-    house = House(server(1, max_connections=2), 2)
-    limited, other = house.backend(1), house.backend(2)
-    assert [house.pool.claim(limited) for _ in range(3)] == [True, True, False]
-    assert {house.pool.pick() for _ in range(3)} == {other}
-    assert house.table.in_flight(other.row) == 3
-    house.pool.release(limited)
-    assert house.available() == {1, 2}
-    assert [house.pool.claim(other) for _ in range(3)] == [True, True, True]
+    bench = PoolBench(server(1, max_connections=2), 2)
+    limited, other = bench.backend(1), bench.backend(2)
+    assert [bench.pool.claim(limited) for _ in range(3)] == [True, True, False]
+    assert {bench.pool.pick() for _ in range(3)} == {other}
+    assert bench.table.in_flight(other.row) == 3
+    bench.pool.release(limited)
+    assert bench.available() == {1, 2}
+    assert [bench.pool.claim(other) for _ in range(3)] == [True, True, True]
 
 
 def test_a_worker_without_a_slot_keeps_to_the_limit_too() -> None:
     """Others cannot see its requests; it sees theirs and its own."""
-    house = House(server(1, max_connections=3))
-    pool = Pool(house.table, -1, house.connect, house.disconnected.append)
-    house.load(1, 1)
+    bench = PoolBench(server(1, max_connections=3))
+    pool = Pool(bench.table, -1, bench.connect, bench.disconnected.append)
+    bench.load(1, 1)
     assert [pool.claim(pool.backends[0]) for _ in range(3)] == [True, True, False]
     assert not pool.has_room(pool.backends[0])
 
 
 def test_two_workers_never_share_the_last_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both have added when they look: both give it back and try again."""
-    house = House(server(1, max_connections=1))
-    backend = house.backend(1)
+    bench = PoolBench(server(1, max_connections=1))
+    backend = bench.backend(1)
     seen: list[int] = []
 
     def in_flight(_table: Table, row: int) -> int:
         assert row == backend.row
-        own = house.pool.cells[backend.in_flight]
+        own = bench.pool.cells[backend.in_flight]
         other = len(seen) < 4  # is there whenever we look after adding, until it gives up
         seen.append(own)
         return own + (own and other)
 
     monkeypatch.setattr(Table, "in_flight", in_flight)
-    assert house.pool.claim(backend)
+    assert bench.pool.claim(backend)
     assert seen == [0, 1, 0, 1, 0, 1]
-    assert house.pool.cells[backend.in_flight] == 1
+    assert bench.pool.cells[backend.in_flight] == 1
 
 
 def test_who_never_gets_the_last_place_gives_up_with_nothing_held(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The queue tries again."""
-    house = House(server(1, max_connections=1))
-    backend = house.backend(1)
-    cells = house.pool.cells
+    bench = PoolBench(server(1, max_connections=1))
+    backend = bench.backend(1)
+    cells = bench.pool.cells
     monkeypatch.setattr(Table, "in_flight", lambda _table, _row: 2 * cells[backend.in_flight])
-    assert not house.pool.claim(backend)
+    assert not bench.pool.claim(backend)
     assert cells[backend.in_flight] == 0
 
 
@@ -317,76 +246,76 @@ QUEUE = {"size": 10, "timeout": 3}
 
 def test_where_all_are_full_a_request_waits_for_the_next_place() -> None:
     """Of this worker at once, of another one soon."""
-    house = House(server(1, max_connections=1), server(2, max_connections=1), queue=QUEUE)
-    first, second = house.pool.pick(), house.pool.pick()
-    waiting = [gevent.spawn(house.pool.pick) for _ in range(2)]
+    bench = PoolBench(server(1, max_connections=1), server(2, max_connections=1), queue=QUEUE)
+    first, second = bench.pool.pick(), bench.pool.pick()
+    waiting = [gevent.spawn(bench.pool.pick) for _ in range(2)]
     gevent.sleep(0)
-    house.pool.release(second)
+    bench.pool.release(second)
     waiting[0].join(1)
     assert waiting[0].value is second
     assert not waiting[1].dead
-    house.pool.cells[first.in_flight] = 0
+    bench.pool.cells[first.in_flight] = 0
     waiting[1].join(1)
     assert waiting[1].value is first
 
 
 def test_nobody_comes_between() -> None:
     """Who comes while others wait goes behind them, even where a place is free."""
-    house = House(server(1, max_connections=1), queue=QUEUE)
-    only = house.pool.pick()
-    waiting = gevent.spawn(house.pool.pick)
+    bench = PoolBench(server(1, max_connections=1), queue=QUEUE)
+    only = bench.pool.pick()
+    waiting = gevent.spawn(bench.pool.pick)
     gevent.sleep(0)
-    house.pool.cells[only.in_flight] = 0
+    bench.pool.cells[only.in_flight] = 0
     with pytest.raises(NoBackend) as caught:
-        house.pool.pick_now()
+        bench.pool.pick_now()
     assert caught.value.reason == "all_full"
-    later = gevent.spawn(house.pool.pick)
+    later = gevent.spawn(bench.pool.pick)
     waiting.join(1)
     assert waiting.value is only
     assert not later.dead
-    house.pool.release(only)
+    bench.pool.release(only)
     later.join(1)
     assert later.value is only
 
 
 def test_who_cannot_wait_is_told_at_once() -> None:
     """pick_now takes a place or none."""
-    house = House(server(1, max_connections=1), queue=QUEUE)
-    assert house.pool.pick_now() is house.backend(1)
+    bench = PoolBench(server(1, max_connections=1), queue=QUEUE)
+    assert bench.pool.pick_now() is bench.backend(1)
     with pytest.raises(NoBackend) as caught:
-        house.pool.pick_now()
+        bench.pool.pick_now()
     assert caught.value.reason == "all_full"
 
 
 def test_a_place_at_a_server_that_drains_is_given_to_nobody() -> None:
     """Its last requests end and none follows."""
-    house = House(server(1, max_connections=1), server(2, max_connections=1), queue=QUEUE)
-    picked = {house.pool.pick() for _ in range(2)}
-    waiting = gevent.spawn(house.pool.pick)
+    bench = PoolBench(server(1, max_connections=1), server(2, max_connections=1), queue=QUEUE)
+    picked = {bench.pool.pick() for _ in range(2)}
+    waiting = gevent.spawn(bench.pool.pick)
     gevent.sleep(0)
-    house.write(1, ADMIN, DRAIN)
-    house.pool.refresh()
+    bench.write(1, ADMIN, DRAIN)
+    bench.pool.refresh()
     for backend in sorted(picked, key=lambda one: one.server.port):
         assert not waiting.dead
-        house.pool.release(backend)
+        bench.pool.release(backend)
         gevent.sleep(0)
     waiting.join(1)
-    assert waiting.value is house.backend(2)
+    assert waiting.value is bench.backend(2)
 
 
 def test_waiting_ends_with_the_last_server() -> None:
     """It would be in vain."""
-    house = House(server(1, max_connections=1), queue=QUEUE)
-    house.pool.pick()
+    bench = PoolBench(server(1, max_connections=1), queue=QUEUE)
+    bench.pool.pick()
 
     def wait() -> str:
         with pytest.raises(NoBackend) as caught:
-            house.pool.pick()
+            bench.pool.pick()
         return caught.value.reason
 
     waiting = gevent.spawn(wait)
     gevent.sleep(0)
-    house.write(1, STATE, UNHEALTHY)
+    bench.write(1, STATE, UNHEALTHY)
     waiting.join(1)
     assert waiting.value == "none_healthy"
 
@@ -397,62 +326,62 @@ def test_waiting_ends_with_the_last_server() -> None:
 @pytest.mark.parametrize("algorithm", ["round_robin", "random", "random_two", "peak_ewma"])
 def test_in_a_slow_start_a_server_gets_its_part_of_the_weight(algorithm: str) -> None:
     """Tenths of it, the others as before among themselves; then all of it again."""
-    house = House(server(1, weight=2), 2, 3, algorithm=algorithm, slow_start=30)
-    house.write(1, RAMP, 3)
-    counts = Counter(house.picks(2600))
+    bench = PoolBench(server(1, weight=2), 2, 3, algorithm=algorithm, slow_start=30)
+    bench.write(1, RAMP, 3)
+    counts = Counter(bench.picks(2600))
     expected = {1: 600, 2: 1000, 3: 1000}
     slack = 0 if algorithm == "round_robin" else 150
     assert all(abs(counts[port] - expected[port]) <= slack for port in expected), counts
-    house.write(1, RAMP, 0)
-    counts = Counter(house.picks(2600))
+    bench.write(1, RAMP, 0)
+    counts = Counter(bench.picks(2600))
     assert abs(counts[1] - 1300) <= slack
 
 
 def test_servers_that_start_together_share_as_ever() -> None:
     """With a whole pool of new ones there is nobody to take the rest."""
-    house = House(1, server(2, weight=3), slow_start=30)
+    bench = PoolBench(1, server(2, weight=3), slow_start=30)
     for port in (1, 2):
-        house.write(port, RAMP, 1)
-    assert Counter(house.picks(40)) == {1: 10, 2: 30}
+        bench.write(port, RAMP, 1)
+    assert Counter(bench.picks(40)) == {1: 10, 2: 30}
 
 
 def test_under_load_a_slow_start_is_a_part_of_the_requests_in_flight() -> None:
     """least_connections divides by the weight as it is now."""
-    house = House(1, 2, algorithm="least_connections", slow_start=30)
-    house.write(2, RAMP, 2)
+    bench = PoolBench(1, 2, algorithm="least_connections", slow_start=30)
+    bench.write(2, RAMP, 2)
     for _ in range(60):
-        house.pool.pick()
-    assert [house.table.in_flight(house.row(port)) for port in (1, 2)] == [50, 10]
+        bench.pool.pick()
+    assert [bench.table.in_flight(bench.row(port)) for port in (1, 2)] == [50, 10]
 
 
 def test_hash_keeps_its_keys_in_a_slow_start() -> None:
     """Each step would move keys, and those that move back had a warm server."""
-    house = House(1, 2, 3, algorithm={"name": "hash", "hash_on": "path"}, slow_start=30)
+    bench = PoolBench(1, 2, 3, algorithm={"name": "hash", "hash_on": "path"}, slow_start=30)
     asked = [request(f"/{number}") for number in range(60)]
-    before = [house.pool.pick((), one) for one in asked]
-    house.write(2, RAMP, 1)
-    assert [house.pool.pick((), one) for one in asked] == before
+    before = [bench.pool.pick((), one) for one in asked]
+    bench.write(2, RAMP, 1)
+    assert [bench.pool.pick((), one) for one in asked] == before
 
 
 def test_without_slow_start_nobody_looks_for_it() -> None:
     """A cell left behind by an earlier configuration means nothing."""
-    house = House(1, 2)
-    house.write(1, RAMP, 1)
-    assert Counter(house.picks(20)) == {1: 10, 2: 10}
+    bench = PoolBench(1, 2)
+    bench.write(1, RAMP, 1)
+    assert Counter(bench.picks(20)) == {1: 10, 2: 10}
 
 
 def test_panic_uses_all_that_are_ready() -> None:
     """Below the threshold, and only as long."""
-    house = House(1, 2, 3, server(4, state="drain"), health_check={"panic_threshold": 50})
-    house.write(1, STATE, UNHEALTHY)
-    assert house.available() == {2, 3}
-    house.write(2, STATE, UNHEALTHY)
-    assert house.available() == {1, 2, 3}
-    house.write(3, STATE, UNHEALTHY)
-    assert house.available() == {1, 2, 3}
-    house.write(1, STATE, HEALTHY)
-    house.write(2, STATE, HEALTHY)
-    assert house.available() == {1, 2}
+    bench = PoolBench(1, 2, 3, server(4, state="drain"), health_check={"panic_threshold": 50})
+    bench.write(1, STATE, UNHEALTHY)
+    assert bench.available() == {2, 3}
+    bench.write(2, STATE, UNHEALTHY)
+    assert bench.available() == {1, 2, 3}
+    bench.write(3, STATE, UNHEALTHY)
+    assert bench.available() == {1, 2, 3}
+    bench.write(1, STATE, HEALTHY)
+    bench.write(2, STATE, HEALTHY)
+    assert bench.available() == {1, 2}
 
 
 # --- when to come back ---------------------------------------------------------------------------
@@ -473,23 +402,23 @@ def test_who_was_refused_may_come_back_after_the_checks_that_are_needed(
 ) -> None:
     """Of the server that can be healthy first; found out ten times a second at most."""
     check = {"interval": 10, "healthy_threshold": 2}
-    house = House(1, 2, server(3, state="maint"), health_check=check)
+    bench = PoolBench(1, 2, server(3, state="maint"), health_check=check)
     for port in (1, 2, 3):
-        house.write(port, STATE, UNHEALTHY)
-        house.write(port, CHECKED_MS, clock.wall_ms - 4000)
-    assert house.refusal() == "none_healthy"
-    assert house.pool.retry_after("none_healthy") == 16
-    house.write(2, STREAK, 1)
-    house.write(3, CHECKED_MS, 0)
-    assert house.pool.retry_after("none_healthy") == 16
+        bench.write(port, STATE, UNHEALTHY)
+        bench.write(port, CHECKED_MS, clock.wall_ms - 4000)
+    assert bench.refusal() == "none_healthy"
+    assert bench.pool.retry_after("none_healthy") == 16
+    bench.write(2, STREAK, 1)
+    bench.write(3, CHECKED_MS, 0)
+    assert bench.pool.retry_after("none_healthy") == 16
     clock.monotonic += 0.1
-    assert house.pool.retry_after("none_healthy") == 6
+    assert bench.pool.retry_after("none_healthy") == 6
 
 
 def test_who_found_all_full_may_come_back_when_the_queue_has_moved(clock: SimpleNamespace) -> None:
     """With nothing known of its speed: after the longest wait that there is."""
-    house = House(server(1, max_connections=1), queue={"size": 5, "timeout": 7})
-    assert house.pool.retry_after("all_full") == 7
+    bench = PoolBench(server(1, max_connections=1), queue={"size": 5, "timeout": 7})
+    assert bench.pool.retry_after("all_full") == 7
 
 
 @pytest.mark.parametrize(
@@ -504,7 +433,7 @@ def test_what_nobody_knows_is_said_all_the_same(
     clock: SimpleNamespace, servers: list[Any], reason: str, expected: int
 ) -> None:
     """Soon where this worker alone refuses."""
-    assert House(*servers).pool.retry_after(reason) == expected
+    assert PoolBench(*servers).pool.retry_after(reason) == expected
 
 
 # --- tried ---------------------------------------------------------------------------------------
@@ -512,23 +441,23 @@ def test_what_nobody_knows_is_said_all_the_same(
 
 def test_a_retry_goes_elsewhere() -> None:
     """Never to one that was tried."""
-    house = House(1, 2, 3)
-    tried = (house.backend(1), house.backend(3))
-    assert {house.pool.pick(tried).server.port for _ in range(20)} == {2}
-    assert house.table.in_flight(house.row(2)) == 20
+    bench = PoolBench(1, 2, 3)
+    tried = (bench.backend(1), bench.backend(3))
+    assert {bench.pool.pick(tried).server.port for _ in range(20)} == {2}
+    assert bench.table.in_flight(bench.row(2)) == 20
 
 
 def test_when_all_were_tried_there_is_no_other() -> None:
     """Not the same as none being healthy or all being full."""
-    house = House(1, 2)
-    assert house.refusal(1, 2) == "all_tried"
+    bench = PoolBench(1, 2)
+    assert bench.refusal(1, 2) == "all_tried"
 
 
 def test_a_full_one_that_was_not_tried_makes_it_all_full() -> None:
     """Room may come back; the client may ask again."""
-    house = House(server(1, max_connections=1), 2)
-    house.load(1, 1)
-    assert house.refusal(2) == "all_full"
+    bench = PoolBench(server(1, max_connections=1), 2)
+    bench.load(1, 1)
+    assert bench.refusal(2) == "all_full"
 
 
 # --- a published configuration -------------------------------------------------------------------
@@ -536,33 +465,33 @@ def test_a_full_one_that_was_not_tried_makes_it_all_full() -> None:
 
 def test_a_new_configuration_is_taken_over_with_the_next_pick() -> None:
     """Servers that are gone get nothing, new ones do."""
-    house = House(1, 2)
-    house.publish(2, 3)
-    assert house.available() == {2, 3}
+    bench = PoolBench(1, 2)
+    bench.publish(2, 3)
+    assert bench.available() == {2, 3}
 
 
 def test_a_server_that_stays_keeps_its_connections_and_its_row() -> None:
     """Also one whose settings changed; those of one that goes are closed."""
-    house = House(1, 2, 3)
-    kept = house.backend(2)
-    row = house.row(2)
-    house.publish(2, server(3, weight=7), 4)
-    house.pool.refresh()
-    assert house.backend(2) is kept
-    assert house.row(2) == row
-    assert house.disconnected == ["connections to 127.0.0.1:1"]
-    assert house.backend(3).server.weight == 7
-    assert Counter(house.picks(18)) == {2: 2, 3: 14, 4: 2}
+    bench = PoolBench(1, 2, 3)
+    kept = bench.backend(2)
+    row = bench.row(2)
+    bench.publish(2, server(3, weight=7), 4)
+    bench.pool.refresh()
+    assert bench.backend(2) is kept
+    assert bench.row(2) == row
+    assert bench.disconnected == ["connections to 127.0.0.1:1"]
+    assert bench.backend(3).server.weight == 7
+    assert Counter(bench.picks(18)) == {2: 2, 3: 14, 4: 2}
 
 
 def test_the_cells_of_a_backend_are_its_row_in_this_workers_slot() -> None:
     """What the worker counts is what the others sum up."""
-    house = House(1, 2)
-    backend = house.backend(2)
-    house.pool.cells[backend.in_flight] += 5
-    house.load(2, 3)
-    assert house.table.in_flight(house.row(2)) == 8
-    assert house.table.in_flight(house.row(1)) == 0
+    bench = PoolBench(1, 2)
+    backend = bench.backend(2)
+    bench.pool.cells[backend.in_flight] += 5
+    bench.load(2, 3)
+    assert bench.table.in_flight(bench.row(2)) == 8
+    assert bench.table.in_flight(bench.row(1)) == 0
 
 
 def test_before_anything_is_published_nothing_is_picked() -> None:
@@ -584,9 +513,9 @@ def request(target: str = "/", *fields: tuple[bytes, bytes]) -> Any:
 
 def test_hash_keeps_a_key_at_its_server() -> None:
     """And different keys go to all servers."""
-    house = House(1, 2, 3, algorithm={"name": "hash", "hash_on": "path"})
+    bench = PoolBench(1, 2, 3, algorithm={"name": "hash", "hash_on": "path"})
     where = {
-        target: {house.pool.pick((), request(target)).server.port for _ in range(5)}
+        target: {bench.pool.pick((), request(target)).server.port for _ in range(5)}
         for target in (f"/{number}" for number in range(50))
     }
     assert all(len(ports) == 1 for ports in where.values())
@@ -595,13 +524,13 @@ def test_hash_keeps_a_key_at_its_server() -> None:
 
 def test_a_retry_with_hash_goes_to_another_and_always_the_same_one() -> None:
     """The keys of one server spread over all others."""
-    house = House(*range(1, 6), algorithm={"name": "hash", "hash_on": "path"})
+    bench = PoolBench(*range(1, 6), algorithm={"name": "hash", "hash_on": "path"})
     others = Counter()
     for number in range(400):
         asked = request(f"/{number}")
-        first = house.pool.pick((), asked)
+        first = bench.pool.pick((), asked)
         if first.server.port == 1:
-            second = {house.pool.pick((first,), asked).server.port for _ in range(3)}
+            second = {bench.pool.pick((first,), asked).server.port for _ in range(3)}
             assert len(second) == 1
             others.update(second)
     assert set(others) == {2, 3, 4, 5}
@@ -610,17 +539,19 @@ def test_a_retry_with_hash_goes_to_another_and_always_the_same_one() -> None:
 
 def test_a_missing_key_can_be_refused() -> None:
     """With a status of the client's fault, for the client left it out."""
-    house = House(1, 2, algorithm={"name": "hash", "hash_on": "header:X", "missing_key": "none"})
+    bench = PoolBench(
+        1, 2, algorithm={"name": "hash", "hash_on": "header:X", "missing_key": "none"}
+    )
     with pytest.raises(BadRequest) as caught:
-        house.pool.pick((), request())
+        bench.pool.pick((), request())
     assert (caught.value.status, caught.value.reason) == (400, "key_missing")
-    assert house.pool.pick((), request("/", (b"x", b"1")))
+    assert bench.pool.pick((), request("/", (b"x", b"1")))
 
 
 def test_a_missing_key_falls_back_to_round_robin() -> None:
     """Unless configured otherwise."""
-    house = House(1, 2, algorithm={"name": "hash", "hash_on": "header:X"})
-    assert [house.pool.pick((), request()).server.port for _ in range(4)] in (
+    bench = PoolBench(1, 2, algorithm={"name": "hash", "hash_on": "header:X"})
+    assert [bench.pool.pick((), request()).server.port for _ in range(4)] in (
         [1, 2, 1, 2],
         [2, 1, 2, 1],
     )
@@ -628,58 +559,58 @@ def test_a_missing_key_falls_back_to_round_robin() -> None:
 
 def test_least_connections_counts_all_workers() -> None:
     """The loads that others wrote decide."""
-    house = House(1, 2, 3, algorithm="least_connections")
-    house.load(1, 4)
-    house.load(3, 4)
-    assert set(house.picks(10)) == {2}
+    bench = PoolBench(1, 2, 3, algorithm="least_connections")
+    bench.load(1, 4)
+    bench.load(3, 4)
+    assert set(bench.picks(10)) == {2}
 
 
 def test_peak_ewma_prefers_the_faster_and_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers are watched, and a server that was slow once is tried again after a rest."""
-    house = House(1, 2, algorithm="peak_ewma")
+    bench = PoolBench(1, 2, algorithm="peak_ewma")
     clock = SimpleNamespace(now=100.0)
     for module in (algorithms, tallies):
         monkeypatch.setattr(module, "monotonic", lambda: clock.now)
-    assert all(backend.is_watched for backend in house.pool.backends)
-    house.pool.answered(house.backend(1), 200, 1.0)
-    house.pool.answered(house.backend(2), 200, 0.01)
+    assert all(backend.is_watched for backend in bench.pool.backends)
+    bench.pool.answered(bench.backend(1), 200, 1.0)
+    bench.pool.answered(bench.backend(2), 200, 0.01)
     for port in (1, 2):
-        house.load(port, 1)
-    assert set(house.picks(20)) == {2}
+        bench.load(port, 1)
+    assert set(bench.picks(20)) == {2}
     clock.now += 60
-    house.pool.answered(house.backend(2), 200, 0.01)
-    assert set(house.picks(20)) == {1}
+    bench.pool.answered(bench.backend(2), 200, 0.01)
+    assert set(bench.picks(20)) == {1}
 
 
 def test_only_an_algorithm_that_reads_latency_has_answers_watched() -> None:
     """Round robin pays nothing for what others need; a new configuration changes it."""
-    house = House(1, 2)
-    assert not any(backend.is_watched for backend in house.pool.backends)
-    house.publish(1, 2, algorithm="peak_ewma")
-    house.pool.refresh()
-    assert all(backend.is_watched for backend in house.pool.backends)
-    house.publish(1, 2)
-    house.pool.refresh()
-    assert not any(backend.is_watched for backend in house.pool.backends)
+    bench = PoolBench(1, 2)
+    assert not any(backend.is_watched for backend in bench.pool.backends)
+    bench.publish(1, 2, algorithm="peak_ewma")
+    bench.pool.refresh()
+    assert all(backend.is_watched for backend in bench.pool.backends)
+    bench.publish(1, 2)
+    bench.pool.refresh()
+    assert not any(backend.is_watched for backend in bench.pool.backends)
 
 
 def test_a_backup_takes_what_every_primary_has_failed_at() -> None:
     """In the same request, before anything is noticed (as nginx)."""
-    house = House(1, 2, server(3, backup=True))
-    tried = (house.backend(1), house.backend(2))
-    assert house.pool.pick(tried).server.port == 3
-    assert house.refusal(1, 2, 3) == "all_tried"
+    bench = PoolBench(1, 2, server(3, backup=True))
+    tried = (bench.backend(1), bench.backend(2))
+    assert bench.pool.pick(tried).server.port == 3
+    assert bench.refusal(1, 2, 3) == "all_tried"
 
 
 def test_a_users_class_picks(monkeypatch: pytest.MonkeyPatch) -> None:
     """With its options, and guarded: what it spoils is round robin's, told once."""
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(log, "event", lambda *words, **fields: told.append(fields))
-    house = House(1, 2, 3, algorithm="tests.unit.policies.broken_policies.Good")
-    assert len(set(house.picks(6))) >= 1
+    bench = PoolBench(1, 2, 3, algorithm="tests.unit.policies.broken_policies.Good")
+    assert len(set(bench.picks(6))) >= 1
     assert told == []
-    house.publish(1, 2, 3, algorithm="tests.unit.policies.broken_policies.Raises")
-    assert house.available() == {1, 2, 3}
+    bench.publish(1, 2, 3, algorithm="tests.unit.policies.broken_policies.Raises")
+    assert bench.available() == {1, 2, 3}
     assert [fields["reason"] for fields in told] == ["raised"]
 
 
@@ -689,24 +620,24 @@ def test_a_class_that_is_gone_when_a_worker_wants_it_is_round_robin(
     """It was there when the master tried it: the requests must not suffer."""
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(log, "event", lambda *words, **fields: told.append(fields))
-    house = House(1, 2, algorithm="no.such.Thing")
-    assert house.available() == {1, 2}
+    bench = PoolBench(1, 2, algorithm="no.such.Thing")
+    assert bench.available() == {1, 2}
     assert [fields["reason"] for fields in told] == ["load_failed"]
 
 
 # --- trouble -------------------------------------------------------------------------------------
 
 
-def counts(house: House, port: int) -> list[int]:
+def counts(bench: PoolBench, port: int) -> list[int]:
     """This worker's streaks, failures and recoveries of a server."""
-    at = SLOT_HEADER + house.row(port) * ROW_STRIDE
-    return [house.pool.cells[at + cell] for cell in (*STREAKS, FAILURES, RECOVERIES)]
+    at = SLOT_HEADER + bench.row(port) * ROW_STRIDE
+    return [bench.pool.cells[at + cell] for cell in (*STREAKS, FAILURES, RECOVERIES)]
 
 
-def window(house: House, port: int) -> tuple[int, int]:
+def window(bench: PoolBench, port: int) -> tuple[int, int]:
     """How many of its last outcomes this worker remembers, and how many bad."""
-    at = SLOT_HEADER + house.row(port) * ROW_STRIDE
-    return outcome_bits.count(house.pool.cells[at + OUTCOMES], house.read(port, EJECTION_MS))
+    at = SLOT_HEADER + bench.row(port) * ROW_STRIDE
+    return outcome_bits.count(bench.pool.cells[at + OUTCOMES], bench.read(port, EJECTION_MS))
 
 
 @pytest.mark.parametrize(
@@ -726,61 +657,61 @@ def window(house: House, port: int) -> tuple[int, int]:
 )
 def test_who_is_to_blame(error: ProxyError, expected: list[int]) -> None:
     """A failure of the client's, of ours or of nobody never counts against a backend."""
-    house = House(1, 2)
-    house.pool.failed(house.backend(1), error)
-    assert counts(house, 1) == expected
-    assert counts(house, 2) == [0] * 5
+    bench = PoolBench(1, 2)
+    bench.pool.failed(bench.backend(1), error)
+    assert counts(bench, 1) == expected
+    assert counts(bench, 2) == [0] * 5
 
 
 def test_our_own_lack_of_descriptors_is_not_the_backends_fault() -> None:
     """Or one busy minute would eject half of the servers."""
-    house = House(1, 2)
+    bench = PoolBench(1, 2)
     try:
         try:
             raise OSError(errno.EMFILE, "too many open files")
         except OSError as failure:
             raise ConnectFailed(str(failure)) from None
     except ConnectFailed as error:
-        house.pool.failed(house.backend(1), error)
-    assert counts(house, 1) == [0] * 5
+        bench.pool.failed(bench.backend(1), error)
+    assert counts(bench, 1) == [0] * 5
 
 
 def test_a_good_answer_ends_the_streaks() -> None:
     """The backend is watched only as long as there is something to end."""
-    house = House(1, 2)
-    backend = house.backend(1)
-    house.pool.failed(backend, ConnectFailed())
-    house.pool.answered(backend, 503, 0.1)
-    assert counts(house, 1) == [1, 0, 1, 2, 0]
+    bench = PoolBench(1, 2)
+    backend = bench.backend(1)
+    bench.pool.failed(backend, ConnectFailed())
+    bench.pool.answered(backend, 503, 0.1)
+    assert counts(bench, 1) == [1, 0, 1, 2, 0]
     assert backend.is_watched
-    house.pool.answered(backend, 200, 0.1)
-    assert counts(house, 1) == [0, 0, 0, 2, 1]
-    assert window(house, 1) == (3, 2)
+    bench.pool.answered(backend, 200, 0.1)
+    assert counts(bench, 1) == [0, 0, 0, 2, 1]
+    assert window(bench, 1) == (3, 2)
     for _ in range(outcome_bits.WINDOW - 2):
         assert backend.is_watched
-        house.pool.answered(backend, 200, 0.1)
-    assert window(house, 1) == (outcome_bits.WINDOW, 1)
-    house.pool.answered(backend, 200, 0.1)
+        bench.pool.answered(backend, 200, 0.1)
+    assert window(bench, 1) == (outcome_bits.WINDOW, 1)
+    bench.pool.answered(backend, 200, 0.1)
     assert not backend.is_watched
 
 
 @pytest.mark.parametrize("status", [200, 404, 499, 501, 505])
 def test_statuses_that_are_not_the_servers_fault(status: int) -> None:
     """They are good answers."""
-    house = House(1, 2)
-    house.pool.failed(house.backend(1), ConnectFailed())
-    house.pool.answered(house.backend(1), status, 0.1)
-    assert counts(house, 1) == [0, 0, 0, 1, 1]
+    bench = PoolBench(1, 2)
+    bench.pool.failed(bench.backend(1), ConnectFailed())
+    bench.pool.answered(bench.backend(1), status, 0.1)
+    assert counts(bench, 1) == [0, 0, 0, 1, 1]
 
 
 def test_a_kind_that_is_switched_off_is_not_counted() -> None:
     """And then a 500 is an answer like any other."""
-    house = House(1, 2, outlier_detection={"server_errors": 0, "resets": 0})
-    house.pool.failed(house.backend(1), BackendReset())
-    assert counts(house, 1) == [0] * 5
-    house.pool.failed(house.backend(1), ConnectFailed())
-    house.pool.answered(house.backend(1), 500, 0.1)
-    assert counts(house, 1) == [0, 0, 0, 1, 1]
+    bench = PoolBench(1, 2, outlier_detection={"server_errors": 0, "resets": 0})
+    bench.pool.failed(bench.backend(1), BackendReset())
+    assert counts(bench, 1) == [0] * 5
+    bench.pool.failed(bench.backend(1), ConnectFailed())
+    bench.pool.answered(bench.backend(1), 500, 0.1)
+    assert counts(bench, 1) == [0, 0, 0, 1, 1]
 
 
 def test_failures_far_apart_are_not_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -788,62 +719,62 @@ def test_failures_far_apart_are_not_in_a_row(monkeypatch: pytest.MonkeyPatch) ->
     clock = SimpleNamespace(now=100.0)
     for module in (algorithms, tallies):
         monkeypatch.setattr(module, "monotonic", lambda: clock.now)
-    house = House(1, 2)
+    bench = PoolBench(1, 2)
     for pause in (0.0, 10.0, 31.0):
         clock.now += pause
-        house.pool.failed(house.backend(1), ConnectFailed())
-    assert counts(house, 1) == [1, 0, 0, 3, 0]
-    assert window(house, 1) == (1, 1)
+        bench.pool.failed(bench.backend(1), ConnectFailed())
+    assert counts(bench, 1) == [1, 0, 0, 3, 0]
+    assert window(bench, 1) == (1, 1)
 
 
 def test_outcomes_from_before_an_ejection_are_forgotten() -> None:
     """They say nothing about the server that came back."""
-    house = House(1, 2)
+    bench = PoolBench(1, 2)
     for _ in range(4):
-        house.pool.failed(house.backend(1), BackendReset())
-    house.write(1, EJECTION_MS, 77)
-    assert window(house, 1) == (0, 0)
-    house.pool.failed(house.backend(1), BackendReset())
-    assert window(house, 1) == (1, 1)
+        bench.pool.failed(bench.backend(1), BackendReset())
+    bench.write(1, EJECTION_MS, 77)
+    assert window(bench, 1) == (0, 0)
+    bench.pool.failed(bench.backend(1), BackendReset())
+    assert window(bench, 1) == (1, 1)
 
 
 def test_an_ejected_server_is_left_out_unless_there_is_no_other() -> None:
     """A backup comes first; better an ejected one than none."""
-    house = House(1, 2, server(3, backup=True))
-    house.write(1, EJECTION, EJECTED)
-    assert house.available() == {2}
-    house.write(2, STATE, UNHEALTHY)
-    assert house.available() == {3}
-    house.write(3, STATE, UNHEALTHY)
-    assert house.available() == {1}
+    bench = PoolBench(1, 2, server(3, backup=True))
+    bench.write(1, EJECTION, EJECTED)
+    assert bench.available() == {2}
+    bench.write(2, STATE, UNHEALTHY)
+    assert bench.available() == {3}
+    bench.write(3, STATE, UNHEALTHY)
+    assert bench.available() == {1}
 
 
 def test_what_comes_back_into_service_has_no_latency_yet() -> None:
     """It may have been repaired: its share must not wait until the old times are forgotten."""
-    house = House(1, 2, algorithm="peak_ewma")
+    bench = PoolBench(1, 2, algorithm="peak_ewma")
     for port in (1, 2):
-        house.pool.answered(house.backend(port), 200, 5.0)
+        bench.pool.answered(bench.backend(port), 200, 5.0)
     for state in (UNHEALTHY, HEALTHY):
-        house.write(1, STATE, state)
-        house.pool.refresh()
+        bench.write(1, STATE, state)
+        bench.pool.refresh()
     now = pools.monotonic()
-    assert house.backend(1).latency.read(now) == 0.0
-    assert house.backend(2).latency.read(now) > 4.0
+    assert bench.backend(1).latency.read(now) == 0.0
+    assert bench.backend(2).latency.read(now) > 4.0
 
 
 def test_on_trial_it_gets_one_request_at_a_time() -> None:
     """Of all workers; its answer is watched."""
-    house = House(1, 2)
-    house.write(1, EJECTION, TRIAL)
-    assert house.available() == {1, 2}
-    assert house.backend(1).is_watched
-    house.load(1, 1)
-    assert house.available() == {2}
-    house.pool.answered(house.backend(1), 200, 0.1)
-    assert counts(house, 1) == [0, 0, 0, 0, 1]
-    house.write(1, EJECTION, TRUSTED)
-    assert house.available() == {1, 2}
-    assert not house.backend(1).is_watched
+    bench = PoolBench(1, 2)
+    bench.write(1, EJECTION, TRIAL)
+    assert bench.available() == {1, 2}
+    assert bench.backend(1).is_watched
+    bench.load(1, 1)
+    assert bench.available() == {2}
+    bench.pool.answered(bench.backend(1), 200, 0.1)
+    assert counts(bench, 1) == [0, 0, 0, 0, 1]
+    bench.write(1, EJECTION, TRUSTED)
+    assert bench.available() == {1, 2}
+    assert not bench.backend(1).is_watched
 
 
 # --- sticky sessions -----------------------------------------------------------------------------
@@ -851,25 +782,25 @@ def test_on_trial_it_gets_one_request_at_a_time() -> None:
 STICKY = {"secret": "0123456789abcdef"}
 
 
-def bound(house: House, *ports: int, cookie: bytes | None = None, tried: int = 0) -> list[int]:
+def bound(bench: PoolBench, *ports: int, cookie: bytes | None = None, tried: int = 0) -> list[int]:
     """Where a client with a server's cookie (or this one) is sent, in a dozen requests."""
-    said = [house.backend(port).cookie for port in ports] or [cookie]
+    said = [bench.backend(port).cookie for port in ports] or [cookie]
     requests = [SimpleNamespace(head=SimpleNamespace(sticky=value)) for value in said]
-    left_out = (house.backend(tried),) if tried else ()
-    return [house.pool.pick(left_out, one).server.port for one in requests for _ in range(12)]
+    left_out = (bench.backend(tried),) if tried else ()
+    return [bench.pool.pick(left_out, one).server.port for one in requests for _ in range(12)]
 
 
 def test_a_sticky_client_is_sent_to_its_server() -> None:
     """Others take turns, and so do those whose cookie means nothing."""
-    house = House(1, 2, 3, sticky=STICKY)
-    assert set(bound(house, 2)) == {2}
-    assert set(bound(house)) == {1, 2, 3}
-    assert set(bound(house, cookie=b"?")) == {1, 2, 3}
+    bench = PoolBench(1, 2, 3, sticky=STICKY)
+    assert set(bound(bench, 2)) == {2}
+    assert set(bound(bench)) == {1, 2, 3}
+    assert set(bound(bench, cookie=b"?")) == {1, 2, 3}
 
 
 def test_cookies_differ_and_do_not_depend_on_the_order_of_servers() -> None:
     """Another machine may list them otherwise."""
-    one, other = House(1, 2, 3, sticky=STICKY), House(3, 1, sticky=STICKY)
+    one, other = PoolBench(1, 2, 3, sticky=STICKY), PoolBench(3, 1, sticky=STICKY)
     assert len({backend.cookie for backend in one.pool.backends}) == 3
     assert one.backend(3).cookie == other.backend(3).cookie
 
@@ -879,116 +810,116 @@ def test_cookies_differ_and_do_not_depend_on_the_order_of_servers() -> None:
 )
 def test_a_sticky_client_of_a_lost_server_gets_another(cell: int, value: int) -> None:
     """Unhealthy, set aside or in maintenance: whoever is available."""
-    house = House(1, 2, 3, sticky=STICKY)
-    house.write(2, cell, value)
-    assert set(bound(house, 2)) == {1, 3}
+    bench = PoolBench(1, 2, 3, sticky=STICKY)
+    bench.write(2, cell, value)
+    assert set(bound(bench, 2)) == {1, 3}
 
 
 @pytest.mark.parametrize("is_configured", [True, False])
 def test_a_draining_server_keeps_its_sticky_clients(is_configured: bool) -> None:
     """By its state in the configuration or in the table; unless it is unhealthy or set aside."""
-    house = House(1, server(2, state="drain" if is_configured else "ready"), sticky=STICKY)
-    house.write(2, ADMIN, READY if is_configured else DRAIN)
-    assert set(bound(house, 2)) == {2}
-    assert set(bound(house)) == {1}
-    house.write(2, EJECTION, EJECTED)
-    assert set(bound(house, 2)) == {1}
-    house.write(2, EJECTION, TRUSTED)
-    house.write(2, STATE, UNHEALTHY)
-    assert set(bound(house, 2)) == {1}
+    bench = PoolBench(1, server(2, state="drain" if is_configured else "ready"), sticky=STICKY)
+    bench.write(2, ADMIN, READY if is_configured else DRAIN)
+    assert set(bound(bench, 2)) == {2}
+    assert set(bound(bench)) == {1}
+    bench.write(2, EJECTION, EJECTED)
+    assert set(bound(bench, 2)) == {1}
+    bench.write(2, EJECTION, TRUSTED)
+    bench.write(2, STATE, UNHEALTHY)
+    assert set(bound(bench, 2)) == {1}
 
 
 def test_maintenance_in_either_place_ends_it() -> None:
     """A server that the configuration drains and a command puts in maintenance gets nobody."""
-    house = House(1, server(2, state="drain"), server(3, state="maint"), sticky=STICKY)
-    house.write(2, ADMIN, MAINT)
-    house.write(3, ADMIN, DRAIN)
-    assert set(bound(house, 2, 3)) == {1}
+    bench = PoolBench(1, server(2, state="drain"), server(3, state="maint"), sticky=STICKY)
+    bench.write(2, ADMIN, MAINT)
+    bench.write(3, ADMIN, DRAIN)
+    assert set(bound(bench, 2, 3)) == {1}
 
 
 def test_while_all_are_draining_sticky_clients_are_served() -> None:
     """And new ones are told why they are not."""
-    house = House(server(1, state="drain"), server(2, state="drain"), sticky=STICKY)
-    assert set(bound(house, 2)) == {2}
-    assert house.refusal() == "all_draining"
+    bench = PoolBench(server(1, state="drain"), server(2, state="drain"), sticky=STICKY)
+    assert set(bound(bench, 2)) == {2}
+    assert bench.refusal() == "all_draining"
     with pytest.raises(NoBackend):
-        bound(house)
+        bound(bench)
 
 
 def test_a_sticky_client_of_a_backup_stays_there() -> None:
     """HAProxy does so: its session is there. New clients get none."""
-    house = House(1, server(2, backup=True), sticky=STICKY)
-    assert set(bound(house, 2)) == {2}
-    assert set(bound(house)) == {1}
+    bench = PoolBench(1, server(2, backup=True), sticky=STICKY)
+    assert set(bound(bench, 2)) == {2}
+    assert set(bound(bench)) == {1}
 
 
 def test_a_sticky_client_is_retried_elsewhere() -> None:
     """A retry never goes to the same server."""
-    assert set(bound(House(1, 2, 3, sticky=STICKY), 2, tried=2)) == {1, 3}
+    assert set(bound(PoolBench(1, 2, 3, sticky=STICKY), 2, tried=2)) == {1, 3}
 
 
 def test_a_sticky_client_of_a_full_server_gets_another() -> None:
     """Full over all workers, and there is no queue in which it could wait."""
-    house = House(1, server(2, max_connections=2), 3, sticky=STICKY, queue=False)
-    house.load(2, 2)
-    assert set(bound(house, 2)) == {1, 3}
-    house.load(2, 1)
-    assert house.pool.pick(
-        (), SimpleNamespace(head=SimpleNamespace(sticky=house.backend(2).cookie))
-    ) is house.backend(2)
+    bench = PoolBench(1, server(2, max_connections=2), 3, sticky=STICKY, queue=False)
+    bench.load(2, 2)
+    assert set(bound(bench, 2)) == {1, 3}
+    bench.load(2, 1)
+    assert bench.pool.pick(
+        (), SimpleNamespace(head=SimpleNamespace(sticky=bench.backend(2).cookie))
+    ) is bench.backend(2)
 
 
 def test_a_sticky_client_waits_for_its_full_server() -> None:
     """Though another one has room; and goes there when it has waited in vain, or its server is lost."""
-    house = House(1, server(2, max_connections=1), sticky=STICKY, queue={"timeout": 0.2})
-    request = SimpleNamespace(head=SimpleNamespace(sticky=house.backend(2).cookie))
-    first = house.pool.pick((), request)
+    bench = PoolBench(1, server(2, max_connections=1), sticky=STICKY, queue={"timeout": 0.2})
+    request = SimpleNamespace(head=SimpleNamespace(sticky=bench.backend(2).cookie))
+    first = bench.pool.pick((), request)
     assert first.server.port == 2
-    second = gevent.spawn(house.pool.pick, (), request)
+    second = gevent.spawn(bench.pool.pick, (), request)
     gevent.sleep(0)
     assert not second.ready()
-    house.pool.release(first)
+    bench.pool.release(first)
     assert second.get(timeout=1).server.port == 2
-    assert house.pool.pick((), request).server.port == 1
+    assert bench.pool.pick((), request).server.port == 1
 
-    third = gevent.spawn(house.pool.pick, (), request)
+    third = gevent.spawn(bench.pool.pick, (), request)
     gevent.sleep(0)
-    house.write(2, STATE, UNHEALTHY)
+    bench.write(2, STATE, UNHEALTHY)
     assert third.get(timeout=0.15).server.port == 1
 
 
 def test_a_key_is_asked_for_only_where_the_cookie_does_not_decide() -> None:
     """Hashing is for new clients."""
     algorithm = {"name": "hash", "hash_on": "header:X-User", "missing_key": "none"}
-    house = House(1, 2, algorithm=algorithm, sticky=STICKY)
-    assert set(bound(house, 1)) == {1}
+    bench = PoolBench(1, 2, algorithm=algorithm, sticky=STICKY)
+    assert set(bound(bench, 1)) == {1}
     request = SimpleNamespace(head=SimpleNamespace(sticky=None, fields=[]))
     with pytest.raises(BadRequest):
-        house.pool.pick((), request)
+        bench.pool.pick((), request)
 
 
 def test_sticky_sessions_come_and_go_with_a_configuration() -> None:
     """Off again, the cookie decides nothing and a pick is as cheap as before."""
-    house = House(1, 2)
-    assert house.pool.sticky is None
-    assert house.pool.snapshot.is_plain
-    house.publish(1, 2, sticky=STICKY)
-    house.picks(1)
-    assert set(bound(house, 2)) == {2}
-    house.publish(1, 2)
-    house.picks(1)
-    assert house.pool.sticky is None
-    assert house.pool.snapshot.is_plain
+    bench = PoolBench(1, 2)
+    assert bench.pool.sticky is None
+    assert bench.pool.snapshot.is_plain
+    bench.publish(1, 2, sticky=STICKY)
+    bench.picks(1)
+    assert set(bound(bench, 2)) == {2}
+    bench.publish(1, 2)
+    bench.picks(1)
+    assert bench.pool.sticky is None
+    assert bench.pool.snapshot.is_plain
 
 
 # -- a configuration of another release ------------------------------------------------------------
 
 
-def publish_blob(house: House, envelope: dict[str, Any], *ports: int) -> None:
+def publish_blob(bench: PoolBench, envelope: dict[str, Any], *ports: int) -> None:
     """As a master of another release does."""
     blob = json.dumps(envelope).encode()
     identities = [identity_of(url(port)) for port in ports]
-    house.table.publish(house.table.propose(blob, identities))
+    bench.table.publish(bench.table.propose(blob, identities))
 
 
 @pytest.fixture
@@ -1002,46 +933,46 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, Any]]:
 
 def test_a_key_that_is_not_known_does_not_keep_a_worker_from_following() -> None:
     """Neither at the top nor in a server."""
-    house = House(1, 2)
+    bench = PoolBench(1, 2)
     entry = {"url": url(2), "weight": 1, "brand_new": {"a": [1]}}
-    publish_blob(house, {"form": 1, "config": {"servers": [entry], "newer": "yes"}}, 2)
-    assert house.available() == {2}
+    publish_blob(bench, {"form": 1, "config": {"servers": [entry], "newer": "yes"}}, 2)
+    assert bench.available() == {2}
 
 
 def test_a_configuration_that_cannot_be_read_stops_no_request(
     said: list[tuple[str, str, Any]],
 ) -> None:
     """The one in use stays, health is followed still, and it is said once for each such one."""
-    house = House(1, 2)
+    bench = PoolBench(1, 2)
     for form in (2, 3):
-        publish_blob(house, {"form": form}, 1, 2)
-        assert house.available() == {1, 2}
-        house.write(1, STATE, UNHEALTHY)
-        assert house.available() == {2}
-        house.write(1, STATE, HEALTHY)
-        assert house.available() == {1, 2}
+        publish_blob(bench, {"form": form}, 1, 2)
+        assert bench.available() == {1, 2}
+        bench.write(1, STATE, UNHEALTHY)
+        assert bench.available() == {2}
+        bench.write(1, STATE, HEALTHY)
+        assert bench.available() == {1, 2}
     assert [(logger, level, more["sequence"]) for logger, level, more in said] == [
         ("pool", "error", 2),
         ("pool", "error", 3),
     ]
-    house.publish(1)
-    assert house.available() == {1}
+    bench.publish(1)
+    assert bench.available() == {1}
 
 
 def test_a_worker_that_boots_meanwhile_serves_by_its_own_master(
     said: list[tuple[str, str, Any]],
 ) -> None:
     """Until something comes that it can read."""
-    house = House(1, 2)
-    publish_blob(house, {"form": 2}, 1, 2)
-    house.pool = Pool(house.table, 2, house.connect, house.disconnected.append)
-    assert house.refusal() == "none_healthy"
+    bench = PoolBench(1, 2)
+    publish_blob(bench, {"form": 2}, 1, 2)
+    bench.pool = Pool(bench.table, 2, bench.connect, bench.disconnected.append)
+    assert bench.refusal() == "none_healthy"
     document = {"servers": [url(1), url(2), url(3)], "queue": False}
-    house.pool.start_with(configuration.parse(json.dumps(document)))
-    assert house.available() == {1, 2}  # the third has no row in the table
-    house.write(2, STATE, UNHEALTHY)
-    assert house.available() == {1}
-    house.publish(2)
-    house.write(2, STATE, HEALTHY)
-    assert house.available() == {2}
+    bench.pool.start_with(configuration.parse(json.dumps(document)))
+    assert bench.available() == {1, 2}  # the third has no row in the table
+    bench.write(2, STATE, UNHEALTHY)
+    assert bench.available() == {1}
+    bench.publish(2)
+    bench.write(2, STATE, HEALTHY)
+    assert bench.available() == {2}
     assert len(said) == 1
