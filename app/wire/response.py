@@ -24,6 +24,8 @@ from app.wire.parser import IncompleteError, ParseError, parse_response
 
 # Envoy's max_response_headers_kb is 60; nginx's buffer is 4–8 KiB.
 MAX_HEAD_BYTES: Final = 64 * 1024
+# 103 may come a few times; an endless run of interim responses is an attack on the reader.
+MAX_INTERIM_RESPONSES: Final = 32
 
 CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2

@@ -117,6 +117,7 @@ BAD_PROBES: dict[str, Handler] = {
     "hang": handlers.hang,
     "reset": handlers.reset,
     "garbage": handlers.raw(b"garbage\r\n\r\n"),
+    "bare-lf": handlers.raw(b"HTTP/1.1 200 OK\nContent-Length: 0\n\n"),
     "drip": handlers.drip(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", 0.2),
     "wrong-status": handlers.answer(404),
     "redirect-out-of-range": handlers.answer(302, b"", ("Location", "/elsewhere")),

@@ -287,7 +287,7 @@ class Checker:
 
 def _terms(config: Config) -> tuple[object, ...]:
     """What of a configuration a check depends on: another one makes another check."""
-    return config.health_check, config.backend_tls, config.send_proxy
+    return config.health_check, config.backend_tls, config.send_proxy, config.mend_responses
 
 
 def _checks() -> Check:
@@ -306,7 +306,9 @@ def _checks() -> Check:
                 trusts.clear()
                 trusts[settings] = BackendTrust(settings, gevent.ssl.SSLContext)
             trust = trusts[settings]
-        request = ProbeRequest(server, config.health_check, trust, config.send_proxy)
+        request = ProbeRequest(
+            server, config.health_check, trust, config.send_proxy, config.mend_responses
+        )
         return lambda: probe(session, request)
 
     return prepare

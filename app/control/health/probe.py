@@ -1,7 +1,8 @@
-"""One health check: a request on a fresh connection, of which the response head is read, or a connect alone.
+"""One health check: a request on a fresh connection and what its answer says, or a connect alone.
 
 Runs in the control process, under gevent; must never know the table or thresholds. What the server does
-cannot hold it up: one timeout bounds look-up, connect, handshake, request and response head together.
+cannot hold it up: one timeout bounds look-up, connect, handshake, request and response together. The head of
+the answer is read by the reader that the workers use: what a request would be answered with 502 for fails.
 
 requests is used at the seams that it documents for that: prepared requests, a Session, an adapter. The
 ordinary way through it costs over 500 µs a check and has traps, which are closed by not going there:
@@ -18,7 +19,7 @@ import ipaddress
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import gevent
@@ -29,13 +30,15 @@ from requests.structures import CaseInsensitiveDict
 
 from app.config import HealthCheck, Server
 from app.control.health.probe_body import BadBody, SearchTooSlow, is_found, read_body
+from app.errors import BadResponse
 from app.tls import backends
 from app.tls.backends import BackendTrust
 from app.wire import announce
-from app.wire.parser import IncompleteError, ParseError, parse_response
+from app.wire.lenient import ReadHead, reader
+from app.wire.response import MAX_INTERIM_RESPONSES, ResponseHead
 
 USER_AGENT = "load-balancer-health-check"
-HEAD_LIMIT = 16 * 1024  # HAProxy's default for any head; nginx takes 4 or 8 KiB from a backend
+READ_SIZE = 16 * 1024  # most heads come whole
 
 # Errors of this machine, which say nothing about the server: descriptors, memory or ports run out.
 _OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
@@ -51,10 +54,6 @@ class Outcome(NamedTuple):
     detail: str = ""
 
 
-class BadHead(Exception):
-    """What came back is not the head of an HTTP/1 response."""
-
-
 class ProbeRequest(requests.PreparedRequest):
     """A request made once and sent at every check: where to, and the head as bytes."""
 
@@ -64,9 +63,13 @@ class ProbeRequest(requests.PreparedRequest):
         check: HealthCheck,
         trust: BackendTrust | None = None,
         send_proxy: str = "off",
+        mended: Collection[str] = (),
     ) -> None:
+        """``mended``: the faults of heads that the configuration forgives (mend_responses)."""
         super().__init__()
         self.method = check.method
+        self.raw_method = check.method.encode("ascii")
+        self.read_head: ReadHead = reader(mended)
         self.url = server.url
         self.headers = CaseInsensitiveDict(_headers(server, check))
         self.timeout = check.timeout
@@ -108,10 +111,13 @@ class ProbeAdapter(BaseAdapter):
             if request.is_connect_only:
                 return response
             connection.sendall(request.head)
-            response.status_code, headers, rest = _read_head(connection)
-            response.headers = CaseInsensitiveDict(headers)
+            head, rest = _read_head(connection, request)
+            response.status_code = head.status
+            response.headers = CaseInsensitiveDict(
+                (name.decode("latin-1"), value.decode("latin-1")) for name, value in head.fields
+            )
             if request.sees_body:
-                response.raw = io.BytesIO(read_body(connection, headers, rest).encode())
+                response.raw = io.BytesIO(read_body(connection, head.length, rest).encode())
             return response
         finally:
             connection.close()
@@ -144,7 +150,7 @@ def probe(session: requests.Session, request: ProbeRequest) -> Outcome:
             response = session.send(request)
             status = response.status_code
             reason = _judge(response, request)
-        except (OSError, BadHead, BadBody, SearchTooSlow, UnicodeError) as error:
+        except (OSError, BadResponse, BadBody, SearchTooSlow, UnicodeError) as error:
             reason, detail = _reason(error), _detail(error)
     ok = None if reason == "local_error" else reason == "ok"
     return Outcome(ok, reason, status, (time.perf_counter() - started) * 1000, detail)
@@ -169,7 +175,7 @@ def _reason(error: Exception) -> str:
     """The slug for what went wrong; the order matters, most of these are kinds of OSError."""
     if isinstance(error, ssl.SSLError):
         return backends.reason(error)
-    if isinstance(error, (BadHead, BadBody)):
+    if isinstance(error, (BadResponse, BadBody)):
         return "bad_response"
     if isinstance(error, SearchTooSlow):
         return "regex_too_slow"
@@ -241,27 +247,26 @@ def _connect(request: ProbeRequest) -> Any:
         raise
 
 
-def _read_head(connection: Any) -> tuple[int, dict[str, str], bytes]:
-    """The final response's status and headers, and what came behind; 1xx responses are passed over."""
+def _read_head(connection: Any, request: ProbeRequest) -> tuple[ResponseHead, bytes]:
+    """The head of the final answer and what came behind it; 1xx responses are passed over.
+
+    Read as the answer to a request is (app.worker.upstream): a server whose heads we refuse must not pass.
+    Raises BadResponse, and ConnectionResetError at an early end.
+    """
     data = b""
-    room = HEAD_LIMIT
+    seen = interims = 0
     while True:
-        try:
-            head = parse_response(data) if data else None
-        except IncompleteError:
-            head = None
-        except (ParseError, ValueError) as error:
-            raise BadHead(str(error)) from None
+        head = request.read_head(data, request.raw_method, seen)
         if head is None:
-            if room <= 0:
-                raise BadHead("response head too large")
-            piece = connection.recv(room)
+            seen = len(data)
+            piece = connection.recv(READ_SIZE)
             if not piece:
                 raise ConnectionResetError("closed before the end of the response head")
-            room -= len(piece)
             data += piece
-        elif 100 <= head["status"] < 200 and head["status"] != 101:
-            data = data[head["consumed"] :]
+        elif head.status >= 200 or head.status == 101:
+            return head, data[head.consumed :]
         else:
-            headers = {n.decode("latin-1"): v.decode("latin-1") for n, v in head["headers"]}
-            return head["status"], headers, data[head["consumed"] :]
+            interims += 1
+            if interims > MAX_INTERIM_RESPONSES:
+                raise BadResponse("too many interim responses")
+            data, seen = data[head.consumed :], 0

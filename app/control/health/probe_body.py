@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from app.wire.chunked import ChunkedDecoder, ChunkedError
+from app.wire.response import CHUNKED, UNTIL_CLOSE
 
 BODY_LIMIT = 64 * 1024  # HAProxy takes 16 KiB of an answer, nginx 256 KiB
 # Of CPU. Sensible expressions take well under 1 ms for BODY_LIMIT.
@@ -27,30 +27,25 @@ class SearchTooSlow(Exception):
     """The expression takes too long on this text."""
 
 
-def read_body(connection: Any, headers: Mapping[str, str], data: bytes) -> str:
-    """The body behind a head, ``data`` of it being here already: at most BODY_LIMIT bytes, as text."""
-    fields = {name.lower(): value for name, value in headers.items()}
-    length = BODY_LIMIT
-    decoder: ChunkedDecoder | None = None
-    is_cut_if_short = False
-    if fields.get("transfer-encoding", "").lower() == "chunked":
-        decoder = ChunkedDecoder()
-    elif "content-length" in fields:
-        if not fields["content-length"].isdecimal():
-            raise BadBody("content-length is not a number")
-        length = min(int(fields["content-length"][:20]), BODY_LIMIT)
-        is_cut_if_short = True
+def read_body(connection: Any, length: int, data: bytes) -> str:
+    """The body behind a head, ``data`` of it being here already: at most BODY_LIMIT bytes, as text.
+
+    ``length`` is the head's (app.wire.response): a size in bytes, CHUNKED or UNTIL_CLOSE. Raises BadBody, and
+    ConnectionResetError where the connection ends before the body does.
+    """
+    decoder = ChunkedDecoder() if length == CHUNKED else None
+    wanted = BODY_LIMIT if length < 0 else min(length, BODY_LIMIT)
     body = b""
     while True:
         try:
             body += decoder.feed(data) if decoder is not None else data
         except ChunkedError as error:
             raise BadBody(str(error)) from None
-        if len(body) >= length or (decoder is not None and decoder.done):
-            return body[:length].decode("utf-8", "replace")
-        data = connection.recv(length - len(body))
+        if len(body) >= wanted or (decoder is not None and decoder.done):
+            return body[:wanted].decode("utf-8", "replace")
+        data = connection.recv(wanted - len(body))
         if not data:
-            if is_cut_if_short or decoder is not None:
+            if length != UNTIL_CLOSE:
                 raise ConnectionResetError("closed before the end of the body")
             return body.decode("utf-8", "replace")
 

@@ -17,7 +17,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Final
+from typing import Any
 
 import requests
 from requests.adapters import BaseAdapter
@@ -32,7 +32,7 @@ from app.errors import (
     StaleConnection,
 )
 from app.tls import backends
-from app.wire.response import ResponseHead
+from app.wire.response import MAX_INTERIM_RESPONSES, ResponseHead
 from app.wire.upgrade import accepts
 from app.worker.net.deadlines import NEVER, Expired
 from app.worker.net.stream import POST_SIZE
@@ -42,9 +42,6 @@ from app.worker.upstream.request import UpstreamRequest
 from app.worker.upstream.response import UpstreamResponse, adapted
 from app.worker.upstream.send_proxy import ClientLane
 from app.worker.upstream.upload import Upload
-
-# 103 may come a few times; an endless run of interim responses is an attack on the reader.
-MAX_INTERIM_RESPONSES: Final = 32
 
 
 class _Lost(Exception):

@@ -16,6 +16,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from app import config as configuration
 from app.errors import ProxyError
 from app.wire import lenient, python_parser
 
@@ -105,12 +106,18 @@ class _Pieces:
         return piece[:size]
 
 
-def probed(probe: ModuleType, pieces: list[bytes]) -> object:
-    """What a health check makes of an answer."""
+@cache
+def _check(probe: ModuleType) -> Any:
+    config = configuration.parse('{"servers": ["http://a.example"], "health_check": {}}')
+    return probe.ProbeRequest(config.servers[0], config.health_check)
+
+
+def probed(probe: ModuleType, pieces: list[bytes], method: bytes) -> object:
+    """What a health check makes of an answer: as ``reading``, or "ended"."""
+    request = _check(probe)
+    request.raw_method = method
     try:
-        return probe._read_head(_Pieces(pieces))
-    except probe.BadHead as error:
-        return "too large" if "too large" in str(error) else "bad head"
+        return reading(lambda: probe._read_head(_Pieces(pieces), request)[0])
     except ConnectionResetError:
         return "ended"
 
@@ -140,7 +147,10 @@ def agree_on_response(data: bytes, seen: int = 0, method: bytes = b"GET") -> obj
         mended = reading(lambda: forgiving(data, method, seen))
         assert mended == reading(lambda: theirs(data, method, seen)), (data, seen)
     pieces = [data[:seen], data[seen:]]
-    assert probed(python.probe, pieces) == probed(c.probe, pieces), (data, seen)
+    checked = probed(python.probe, pieces, method)
+    assert checked == probed(c.probe, pieces, method), (data, seen)
+    if isinstance(found, tuple) and not seen:  # refused of a request, refused of a check
+        assert checked == found, (data, method)
     return found
 
 

@@ -6,16 +6,32 @@ import io
 import json
 import ssl
 import time
+from itertools import product
 from typing import Any
 
 import pytest
 import requests
 from fakes.connections import Pieces
+from replay import corpus
 
 from app import config as configuration
 from app.config import HealthCheck, Server
+from app.control.health import checker as checkers
 from app.control.health import probe as probes
-from app.control.health.probe import BadHead, ProbeRequest, ProbeSession, probe
+from app.control.health.probe import ProbeRequest, ProbeSession, probe
+from app.errors import BadResponse
+from app.wire import lenient
+from app.wire.response import MAX_HEAD_BYTES, MAX_INTERIM_RESPONSES
+
+
+class Connection(Pieces):
+    """A server's connection, whatever it is asked."""
+
+    def sendall(self, data: bytes) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class Answer(ProbeSession):
@@ -60,7 +76,7 @@ def request_for(server: str, **health_check: Any) -> ProbeRequest:
         (UnicodeError("label too long"), False, "dns_error"),
         (ssl.SSLCertVerificationError("self-signed"), False, "certificate_invalid"),
         (ssl.SSLError("handshake failure"), False, "tls_error"),
-        (BadHead("garbage"), False, "bad_response"),
+        (BadResponse("garbage"), False, "bad_response"),
     ],
 )
 def test_every_end_of_a_check_has_its_reason(
@@ -160,19 +176,78 @@ def test_configured_host_and_headers_win() -> None:
 
 def test_a_head_may_come_in_pieces_and_after_interim_responses() -> None:
     head = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nA: b\r\n\r\nbody"
+    request = request_for("http://127.0.0.1:1")
     for cut in range(1, len(head) - 4):
-        assert probes._read_head(Pieces(head[:cut], head[cut:])) == (200, {"A": "b"}, b"body")
+        read, rest = probes._read_head(Pieces(head[:cut], head[cut:]), request)
+        assert (read.status, read.fields, rest) == (200, [(b"A", b"b")], b"body")
 
 
 def test_a_head_that_never_ends_is_given_up_at_its_limit() -> None:
     endless = Pieces(b"HTTP/1.1 200 OK\r\nX: ", *[b"x" * 1000] * 100)
-    with pytest.raises(BadHead, match="too large"):
-        probes._read_head(endless)
-    assert endless.read == probes.HEAD_LIMIT
+    with pytest.raises(BadResponse, match="too large"):
+        probes._read_head(endless, request_for("http://127.0.0.1:1"))
+    assert MAX_HEAD_BYTES < endless.read <= MAX_HEAD_BYTES + probes.READ_SIZE
 
 
 def test_garbage_and_an_early_end_are_told_apart() -> None:
-    with pytest.raises(BadHead):
-        probes._read_head(Pieces(b"SSH-2.0-OpenSSH\r\n"))
+    request = request_for("http://127.0.0.1:1")
+    with pytest.raises(BadResponse):
+        probes._read_head(Pieces(b"SSH-2.0-OpenSSH\r\n"), request)
     with pytest.raises(ConnectionResetError):
-        probes._read_head(Pieces(b"HTTP/1.1 200 OK\r\n"))
+        probes._read_head(Pieces(b"HTTP/1.1 200 OK\r\n"), request)
+
+
+# What a server answers, by the case that it stands in among the wire cases; and what those lack.
+ANSWERS = {str(case): case.response for case in corpus.load() if case.response is not None}
+ANSWERS |= {
+    "a length that is none": b"HTTP/1.1 200 OK\r\nContent-Length: five\r\n\r\n",
+    "more interim answers than one waits for": b"HTTP/1.1 103 \r\n\r\n" * 40
+    + b"HTTP/1.1 200 OK\r\n\r\n",
+    "a large head": b"HTTP/1.1 200 OK\r\nA: " + b"a" * 40_000 + b"\r\n\r\n",
+    "a head that is too large": b"HTTP/1.1 200 OK\r\nA: " + b"a" * 70_000 + b"\r\n\r\n",
+}
+
+
+FORGIVEN = ([], ["bare_lf"], ["obs_fold"], ["bare_lf", "obs_fold"])
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+def test_requests_and_checks_read_a_head_alike(
+    answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is refused of an answer to a request is refused of one to a check, and forgiven alike."""
+    for method, mended, parts in product(("GET", "HEAD"), FORGIVEN, (1, 100)):
+        document = {
+            "servers": ["http://127.0.0.1:1"],
+            "health_check": {"method": method},
+            "mend_responses": mended,
+        }
+        config = configuration.parse(json.dumps(document))
+        step = max(7, len(answer) // parts)
+        pieces = [answer[at : at + step] for at in range(0, len(answer), step)]
+        monkeypatch.setattr(probes, "_connect", lambda _, pieces=pieces: Connection(*pieces))
+        outcome = checkers._checks()(config.servers[0], config)()
+        expected = asked(pieces, method.encode(), lenient.reader(mended))
+        assert (outcome.status or outcome.reason) == expected, (method, mended)
+
+
+def asked(pieces: list[bytes], method: bytes, read_head: lenient.ReadHead) -> int | str:
+    """What a request makes of an answer (app.worker.upstream): its status, or why there is none."""
+    data = b""
+    seen = interims = 0
+    try:
+        for piece in pieces:
+            data += piece
+            head = read_head(data, method, seen)
+            while head is not None:
+                if head.status >= 200 or head.status == 101:
+                    return head.status
+                interims += 1
+                if interims > MAX_INTERIM_RESPONSES:
+                    return "bad_response"
+                data = data[head.consumed :]
+                head = read_head(data, method, 0)
+            seen = len(data)
+    except BadResponse:
+        return "bad_response"
+    return "reset"
