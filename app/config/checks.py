@@ -10,11 +10,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
-from app.config.model import bracketed
+from app.config.model import DEFAULT_PORTS, bracketed
 from app.config.problems import Problem, got, key_path, kind_of, plain_text, refuse, suggest
 from app.policies import Definition
 
-DEFAULT_PORTS = {"http": 80, "https": 443}
 SECRET_LENGTH = 16
 UNIX_PATH_BYTES = 107  # sockaddr_un.sun_path holds 108 with its final NUL (unix(7))
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from app.policies import POLICIES
 
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -31,6 +33,17 @@ class Server:
         if self.scheme == "unix":
             return f"unix:{self.host}"
         return f"{bracketed(self.host)}:{self.port}{self.prefix}"
+
+    @property
+    def authority(self) -> str:
+        """What it calls itself: the Host of a check, and of a request that came without one.
+
+        The default port is left out (RFC 9110 §4.2.3, §7.2); a socket file has no name of its own.
+        """
+        if self.scheme == "unix":
+            return "localhost"
+        host = bracketed(self.host)
+        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,7 +197,7 @@ def _detail(error: Exception) -> str:
 def _headers(server: Server, check: HealthCheck) -> dict[str, str]:
     headers = CaseInsensitiveDict(
         {
-            "Host": check.host or _authority(server),
+            "Host": check.host or server.authority,
             "User-Agent": USER_AGENT,
             "Accept": "*/*",
             "Connection": "close",
@@ -207,20 +207,12 @@ def _headers(server: Server, check: HealthCheck) -> dict[str, str]:
     return dict(headers.items())
 
 
-def _authority(server: Server) -> str:
-    if server.scheme == "unix":
-        return "localhost"
-    host = f"[{server.host}]" if ":" in server.host else server.host
-    default = 443 if server.scheme == "https" else 80
-    return host if server.port == default else f"{host}:{server.port}"
-
-
 def _address(server: Server) -> tuple[Any, int | None]:
     """What to connect to, and its family: None for a name, which is looked up at every check."""
     if server.scheme == "unix":
         return server.host, socket.AF_UNIX
     try:
-        version = ipaddress.ip_address(server.host.partition("%")[0]).version
+        version = ipaddress.ip_address(server.host).version
     except ValueError:
         return (server.host, server.port), None
     return (server.host, server.port), socket.AF_INET if version == 4 else socket.AF_INET6

@@ -45,7 +45,7 @@ class Backend:
         self.url = server.url
         self.prefix = server.prefix.encode("ascii")
         self.base_url = server.url[: len(server.url) - len(server.prefix)]
-        self.authority = authority(server)
+        self.authority = server.authority.encode("ascii")
         self.cookie = b""
         self.limit = server.max_connections
         self.connections = connections
@@ -60,10 +60,3 @@ class Backend:
 
     def __repr__(self) -> str:
         return f"<Backend {self.name} row {self.row}>"
-
-
-def authority(server: Server) -> bytes:
-    """The Host of a request that has none of its own: a client of HTTP/1.0, or a probe."""
-    if server.scheme == "unix":
-        return b"localhost"
-    return server.name.removesuffix(server.prefix).encode("ascii")

@@ -1,0 +1,28 @@
+"""What a configuration's values say of themselves."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from app import config
+
+
+@pytest.mark.parametrize(
+    ("url", "authority"),
+    [
+        ("http://example.org", "example.org"),
+        ("http://example.org:80/app", "example.org"),
+        ("http://example.org:443", "example.org:443"),
+        ("https://example.org", "example.org"),
+        ("https://example.org:80", "example.org:80"),
+        ("http://[::1]", "[::1]"),
+        ("http://[::1]:8001/app", "[::1]:8001"),
+        ("unix:/run/app.sock", "localhost"),
+    ],
+)
+def test_a_server_s_authority_leaves_the_default_port_out(url: str, authority: str) -> None:
+    """RFC 9110 §7.2: Host is what the URL names, and http://a and http://a:80 are one."""
+    (server,) = config.parse(json.dumps({"servers": [url]})).servers
+    assert server.authority == authority
