@@ -13,7 +13,6 @@ each server.
 
 from __future__ import annotations
 
-import errno
 import io
 import ipaddress
 import socket
@@ -31,6 +30,7 @@ from requests.structures import CaseInsensitiveDict
 from app.config import HealthCheck, Server
 from app.control.health.probe_body import BadBody, SearchTooSlow, is_found, read_body
 from app.errors import BadResponse
+from app.shared import faults
 from app.tls import backends
 from app.tls.backends import BackendTrust
 from app.wire import announce
@@ -39,9 +39,6 @@ from app.wire.response import MAX_INTERIM_RESPONSES, ResponseHead
 
 USER_AGENT = "load-balancer-health-check"
 READ_SIZE = 16 * 1024  # most heads come whole
-
-# Errors of this machine, which say nothing about the server: descriptors, memory or ports run out.
-_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
 
 
 class Outcome(NamedTuple):
@@ -187,7 +184,7 @@ def _reason(error: Exception) -> str:
         return "reset"
     if isinstance(error, TimeoutError):
         return "timeout"
-    return "local_error" if getattr(error, "errno", None) in _OURS else "unreachable"
+    return "local_error" if faults.is_ours(error) else "unreachable"
 
 
 def _detail(error: Exception) -> str:

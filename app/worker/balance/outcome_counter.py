@@ -6,7 +6,6 @@ which errors say something about the backend, and nothing else: never that it is
 
 from __future__ import annotations
 
-import errno
 from time import monotonic
 
 from app.config import OutlierDetection
@@ -19,7 +18,7 @@ from app.errors import (
     StaleConnection,
     Stalled,
 )
-from app.shared import outcome_bits
+from app.shared import faults, outcome_bits
 from app.shared.table import (
     CONNECT_STREAK,
     EJECTION_MS,
@@ -40,8 +39,6 @@ from app.worker.balance.backend import Backend
 _STREAK_SECONDS = 30.0
 # Statuses that say something about the server and not about what it was asked (RFC 9110 §15.6).
 _NOT_ITS_FAULT = (501, 505)
-# We ran out of descriptors, memory or ports: no server is to blame.
-_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL))
 
 
 class OutcomeCounter:
@@ -83,7 +80,7 @@ class OutcomeCounter:
     def failed(self, backend: Backend, error: ProxyError) -> None:
         """An attempt has ended without a whole answer; whether the backend is to blame is found here."""
         if isinstance(error, (ConnectFailed, ConnectTimeout)):
-            if getattr(error.__context__, "errno", None) not in _OURS:
+            if not faults.is_ours(error.__context__):
                 self._count_failure(backend, CONNECT_STREAK)
         # A stale connection is a race that nobody lost; a stall has been judged as one.
         elif isinstance(error, (BackendError, Aborted)) and not isinstance(
