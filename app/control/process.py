@@ -11,6 +11,7 @@ import os
 import time
 
 from app.config import Config, ConfigError, from_json
+from app.shared import descriptors
 from app.shared.table import HEARTBEAT, OWNER, PROPOSED, Table
 
 # How soon a proposal, a new owner or the master's death is noticed; 20 wake-ups a second cost 0.1 % CPU.
@@ -55,7 +56,7 @@ def _watch(table: Table, master: int) -> None:
 
     # Look-ups of names run in threads; a few names that hang must not keep the others waiting.
     gevent.get_hub().threadpool.maxsize = 64
-    _raise_descriptor_limit()
+    descriptors.raise_limit()
     log.event("control", "info", "control process started", pid=os.getpid(), master_pid=master)
     slow_start = SlowStart(table)
     checker = Checker(table, slow_start)
@@ -109,15 +110,6 @@ def proposal(table: Table) -> tuple[int, Config | None]:
 
 def _beat(table: Table) -> None:
     table.cells[HEARTBEAT] = time.monotonic_ns() // 1_000_000
-
-
-def _raise_descriptor_limit() -> None:
-    """As many sockets as the administrator allows: 1,024, the usual soft limit, is one for each server."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _rename() -> None:

@@ -10,7 +10,6 @@ nobody's here.
 
 from __future__ import annotations
 
-import resource
 import socket
 import ssl
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from gunicorn import sock as gunicorn_sock
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.errors import NoBackend, ProxyError, TooManyConnections
+from app.shared import descriptors
 from app.shared.table import CONNECTIONS
 from app.telemetry import log
 from app.tls.clients import certificates
@@ -61,7 +61,7 @@ class Worker(GeventWorker):
 
     def init_process(self) -> None:
         """In the child, first of all: descriptors for many connections."""
-        _raise_descriptor_limit()
+        descriptors.raise_limit()
         super().init_process()
 
     def run(self) -> None:
@@ -342,13 +342,3 @@ class Worker(GeventWorker):
             self.handle(listener, client, address)
         finally:
             self.handed_over -= 1
-
-
-def _raise_descriptor_limit() -> None:
-    """Two descriptors a request: the soft limit of 1,024 is meant for select(), which is not used here."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError):
-            pass
