@@ -1,10 +1,14 @@
-"""What this worker waits for: requests that were sent and have no byte of an answer yet, by server.
+"""The worker's part of stall detection: which requests wait for the first byte of an answer, by server.
 
-Looks ten times a second, so that a request pays for it with a few attributes. Tells the control process
-through the worker's own cells when it last heard from each server, how long that server usually takes, and
-how many requests it keeps waiting since when. Where the control process has found a server to be stalled
-(app.control.outliers.stall_rules), the waits that may go elsewhere are ended here. Runs in workers, in the
-hub: never blocks. Must never know which requests may be repeated, it asks.
+Owns two things. It tells the control process, through the worker's own cells, when it last heard from each
+server, how long that server usually takes, and how many requests wait for it since when. And where the
+control process has found a server to be stalled (app.control.outliers.stall_detector), it ends the waits
+that may go to another server.
+
+Runs in workers, in the hub, ten times a second: never blocks, and a request pays for it with a few
+attributes. Whose requests they are is told by the connection cache, one for each server, whichever of its
+connections a request may use (send_proxy gives each client its own). Must never know which requests may be
+repeated: it asks.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ from app.worker.net.deadlines import TICK, Deadline, Deadlines
 from app.worker.upstream.connections import ConnectionCache
 from app.worker.upstream.request import UpstreamRequest
 
-# The slowest answer lately is what a server usually takes; it is forgotten to a third in this time.
+# What a server usually takes is its slowest answer of late: of an older one a third counts after this time.
 FORGET_SECONDS = 60.0
 # Before so many answers nobody knows what is usual.
 KNOWN_ANSWERS = 10
@@ -45,7 +49,7 @@ LATE_SECONDS = 2.5 * TICK
 
 
 class StallWatch:
-    """Looks at the deadlines of one worker and tells what of them concerns its backends."""
+    """Watches the requests of one worker that are unanswered."""
 
     __slots__ = (
         "_after",
@@ -65,6 +69,7 @@ class StallWatch:
         settings: OutlierDetection,
         may_move: Callable[[UpstreamRequest], bool],
     ) -> None:
+        """``may_move`` says whether a request may be given up and sent to another server."""
         self._pool = pool
         self._deadlines = deadlines
         self._after = settings.stall_after
@@ -72,19 +77,24 @@ class StallWatch:
         self._looked_at = 0.0
         self._fair_since = 0.0
         self._usual: dict[ConnectionCache, tuple[float, float]] = {}  # seconds, and as of when
-        self._told: set[int] = set()  # rows that were said to keep us waiting
+        self._told: set[int] = (
+            set()
+        )  # rows of the backends in whose UNANSWERED cell a number stands
 
     def __repr__(self) -> str:
         return f"<StallWatch for {len(self._told)} of {len(self._pool.backends)} backends>"
 
     def look(self, now: float) -> None:
-        """To be called at every tick."""
+        """Write down who keeps requests waiting, and move those that wait for a stalled server.
+
+        To be called at every tick; ``now`` is monotonic, in seconds.
+        """
         cells = self._pool.cells
         if now - self._looked_at > LATE_SECONDS:
             self._fair_since = now
         waiting: dict[ConnectionCache, list[Deadline]] = {}
         for deadline in self._deadlines.unanswered():
-            waiting.setdefault(deadline.request.connections, []).append(deadline)
+            waiting.setdefault(deadline.request.cache, []).append(deadline)
         self._looked_at = now
         if len(self._usual) > len(self._pool.backends):
             kept = {backend.connections for backend in self._pool.backends}
@@ -109,7 +119,7 @@ class StallWatch:
             self._move(backend, deadlines)
 
     def _learn(self, backend: Backend, now: float) -> None:
-        """Something came since the last look."""
+        """Write down when a backend that has answered was last heard, and what it usually takes."""
         connections, cells = backend.connections, self._pool.cells
         at = SLOT_HEADER + backend.row * ROW_STRIDE
         cells[at + HEARD_MS] = heard_ms = int(connections.heard_at * 1000)
@@ -123,7 +133,7 @@ class StallWatch:
             cells[at + USUAL_MS] = ceil(usual * 1000)
 
     def _tell(self, backend: Backend, deadlines: list[Deadline], now: float) -> bool:
-        """Whether it keeps us waiting for suspiciously long; then it is written down."""
+        """Whether a backend is suspiciously silent; if so, write down how many wait and since when."""
         oldest = max(min(one.request.sent_at for one in deadlines), self._fair_since)
         silence = now - max(oldest, backend.connections.heard_at)
         usual = self._usual_of(backend.connections, now)
@@ -135,6 +145,7 @@ class StallWatch:
         return True
 
     def _usual_of(self, connections: ConnectionCache, now: float) -> float:
+        """Seconds that its answers take, 0.0 before the first."""
         seconds, at = self._usual.get(connections, (0.0, now))
         return seconds * exp((at - now) / FORGET_SECONDS)
 
@@ -143,13 +154,13 @@ class StallWatch:
         return table.cells[table.server(backend.row) + EJECTION] == STALLED
 
     def _move(self, backend: Backend, deadlines: list[Deadline]) -> None:
-        """End the waits that may go to another server, if there is one."""
+        """End those waits that may go to another server, unless there is none."""
         if self._pool.serves(backend):
             return
         for deadline in deadlines:
             request = deadline.request
             # A greenlet that was thrown into runs at once: what it waits for may have changed since.
-            if request is None or request.connections is not backend.connections:
+            if request is None or request.cache is not backend.connections:
                 continue
             if self._may_move(request):
                 self._deadlines.throw(deadline, Stalled(f"{backend.name} answers nobody"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from fakes.world import World
 
+from app.config import Server
 from app.errors import Stalled
 from app.shared.table import (
     ANSWERED_MS,
@@ -23,22 +26,15 @@ from app.worker import stalls
 from app.worker.balance.pool import Pool
 from app.worker.stalls import KNOWN_ANSWERS, LATE_SECONDS, StallWatch
 from app.worker.upstream.connections import ConnectionCache
-
-
-class Request:
-    """Of an upstream request what app.worker.stalls reads."""
-
-    def __init__(self, connections: ConnectionCache, sent_at: float, may_move: bool = True) -> None:
-        self.connections = connections
-        self.sent_at = sent_at
-        self.may_move = may_move
+from app.worker.upstream.request import UpstreamRequest
+from app.worker.upstream.send_proxy import ProxyHeaderConnections
 
 
 class Deadline:
     """Takes the place of a deadline and of its greenlet."""
 
-    def __init__(self, request: Request) -> None:
-        self.request: Request | None = request
+    def __init__(self, request: UpstreamRequest) -> None:
+        self.request: UpstreamRequest | None = request
         self.thrown: Exception | None = None
         self.greenlet = self
 
@@ -49,19 +45,22 @@ class Deadline:
 class WatchBench(World):
     """A StallWatch over a pool of three backends; what waits in the worker a test says."""
 
-    def __init__(self) -> None:
+    def __init__(self, send_proxy: str = "off") -> None:
         super().__init__()
-        config = self.publish(1, 2, 3)
-        self.pool = Pool(
-            self.table, 1, lambda s: (ConnectionCache(s.scheme, s.host, s.port, 0), None), print
-        )
+        config = self.publish(1, 2, 3, send_proxy=send_proxy)
+        self.kind = ConnectionCache if send_proxy == "off" else ProxyHeaderConnections
+        self.pool = Pool(self.table, 1, self.connect, print)
         self.deadlines: list[Deadline] = []
+        self.movable: list[UpstreamRequest] = []
         assert config.outlier_detection is not None
         self.watch = StallWatch(
-            self.pool, self, config.outlier_detection, lambda request: request.may_move
+            self.pool, self, config.outlier_detection, lambda request: request in self.movable
         )
         self.now = 1_000.0
         self.look(0.1)
+
+    def connect(self, server: Server) -> tuple[ConnectionCache, None]:
+        return self.kind(server.scheme, server.host, server.port, 0), None
 
     def unanswered(self) -> list[Deadline]:
         return [one for one in self.deadlines if one.request is not None]
@@ -74,7 +73,16 @@ class WatchBench(World):
         return connections
 
     def wait(self, number: int = 0, may_move: bool = True) -> Deadline:
-        self.deadlines.append(Deadline(Request(self.cache(number), self.now, may_move)))
+        """A request that was sent just now, with send_proxy over connections of its client alone."""
+        connections: Any = self.cache(number)
+        if isinstance(connections, ProxyHeaderConnections):
+            connections = connections.lane(b"PROXY UNKNOWN\r\n")
+        unused: Any = None
+        request = UpstreamRequest(b"GET", b"", b"", connections, unused, 3.0, 60.0)
+        request.sent_at = self.now
+        if may_move:
+            self.movable.append(request)
+        self.deadlines.append(Deadline(request))
         return self.deadlines[-1]
 
     def answers(self, seconds: float, count: int = 1, number: int = 0) -> None:
@@ -129,6 +137,19 @@ def test_a_worker_tells_for_whom_it_waits_too_long() -> None:
         deadline.request = None
     bench.look()
     assert (bench.cell(UNANSWERED), bench.pool.cells[SUSPECTS]) == (0, 0)
+
+
+@pytest.mark.parametrize("send_proxy", ["off", "v1", "v2"])
+def test_whoever_the_connection_belongs_to(send_proxy: str) -> None:
+    """With send_proxy a request has its client's connections, not all of the backend's."""
+    bench = WatchBench(send_proxy)
+    bench.answers(0.004, KNOWN_ANSWERS)
+    waiting = bench.wait()
+    bench.look(times=100)
+    assert (bench.cell(UNANSWERED), bench.pool.cells[SUSPECTS]) == (1, 1)
+    bench.stall()
+    bench.look()
+    assert isinstance(waiting.thrown, Stalled)
 
 
 def test_what_is_usual_is_not_suspicious() -> None:
