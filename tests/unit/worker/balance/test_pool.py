@@ -10,7 +10,7 @@ from typing import Any
 
 import gevent
 import pytest
-from fakes.pool import PoolBench, server
+from fakes.pool_bench import PoolBench, server
 from fakes.world import url
 
 from app import config as configuration

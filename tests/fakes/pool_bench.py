@@ -11,8 +11,7 @@ from app.errors import NoBackend
 from app.shared.table import IN_FLIGHT
 from app.worker.balance.backend import Backend
 from app.worker.balance.pool import Pool
-
-from .world import Entry, World, url
+from fakes.world import Entry, World, url
 
 SLOT = 1  # the pool's own
 OTHER_SLOT = 2  # another worker's
