@@ -1,1 +1,1 @@
-"""The one process that judges: active health checks, outliers, stalls. It never touches a request."""
+"""The one process that judges servers: health checks, outliers, stalls. It never touches a request."""

@@ -1,8 +1,17 @@
-"""The control process: the one child of the master that is not a worker. It checks the servers' health.
+"""The life of the control process: the one child of the master that is not a worker, and judges the servers.
 
-Owns the life of that process after the fork: becoming the only one, following the configuration that the
-master proposes, and ending with its master. Under gevent from its first import on; nothing here is ever
-imported by the master. Must never know how checks are made or what they mean (app.control.health).
+1. The master forks it, and forks another whenever nobody holds the control lock.
+2. It takes that lock, tells the master through a pipe, and ends at once where another has the lock: at any
+   time there is one (docs/decisions/0002-control-process-holds-a-record-lock.md).
+3. It patches the standard library for gevent, which the master never does: everything that needs gevent is
+   imported after that, inside of functions.
+4. Twenty times a second it shows that it is alive (the heartbeat cell), takes over the configuration that
+   the master has proposed last, and gives each of those that judge by the table their turn. Health checks
+   run beside that, in greenlets of their own (app.control.health.checker).
+5. It ends when its master is gone, or when the master of another release owns the configuration. What it
+   knows is in the table: its successor goes on with that.
+
+Must never know how servers are checked, or what makes one unfit (app.control.health, app.control.outliers).
 """
 
 from __future__ import annotations
@@ -14,14 +23,15 @@ from app.config import Config, ConfigError, from_json
 from app.shared import descriptors
 from app.shared.table import HEARTBEAT, OWNER, PROPOSED, Table
 
-# How soon a proposal, a new owner or the master's death is noticed; 20 wake-ups a second cost 0.1 % CPU.
+# How soon a proposal, a new owner or the master's death is noticed; 20 looks a second cost 0.1 % CPU.
 FOLLOW_SECONDS = 0.05
 
 
 def run(table: Table, ready: int) -> None:
     """Be the control process until the master is gone or no longer owns the configuration.
 
-    ``ready`` is a pipe: one byte says that the control lock is taken, its end that another has it.
+    ``ready`` is the end of a pipe that the master reads: one byte says that this process has the control
+    lock, the pipe's end without it that another has.
     """
     master = os.getppid()
     try:
@@ -32,7 +42,7 @@ def run(table: Table, ready: int) -> None:
         os.write(ready, b"1")
     finally:
         os.close(ready)
-    # Before all imports that it has to patch. The master has gevent in memory, since gunicorn imports the
+    # Before the imports of what it patches. The master has gevent in memory, since gunicorn imports the
     # worker class there, but has never patched anything nor made a hub.
     from gevent import monkey
 
@@ -44,6 +54,7 @@ def run(table: Table, ready: int) -> None:
 
 
 def _watch(table: Table, master: int) -> None:
+    """Judge the servers of the newest proposal, again and again, until it is time to end."""
     import gevent
 
     from app.control.health.checker import Checker
@@ -61,10 +72,15 @@ def _watch(table: Table, master: int) -> None:
     slow_start = SlowStart(table)
     checker = Checker(table, slow_start)
     ejector = Ejector(table, checker.hasten, slow_start)
-    staller = StallDetector(table, ejector, checker.question)
+    stall_detector = StallDetector(table, ejector, checker.question)
     panic_log = PanicLog(table)
     ticks: Ticks[int] = Ticks()
-    for function in (ejector.tick, staller.tick, slow_start.tick, lambda _: panic_log.tick()):
+    for function in (
+        ejector.tick,
+        stall_detector.tick,
+        slow_start.tick,
+        lambda _: panic_log.tick(),
+    ):
         ticks.add(function)
     adopted = 0
     # A predecessor may have been killed between a change and its bump.
@@ -77,7 +93,7 @@ def _watch(table: Table, master: int) -> None:
                 slow_start.adopt(adopting)
                 checker.adopt(adopted, adopting)
                 ejector.adopt(adopting)
-                staller.adopt(adopting)
+                stall_detector.adopt(adopting)
                 panic_log.adopt(adopting)
         ticks.run(time.monotonic_ns() // 1_000_000)
         log.stdout().flush()
@@ -87,10 +103,11 @@ def _watch(table: Table, master: int) -> None:
 
 
 def proposal(table: Table) -> tuple[int, Config | None]:
-    """The proposal's sequence and configuration; None, and a log line, if it cannot be read here.
+    """The sequence and the configuration of what the master has proposed last.
 
-    Then it is of a master of another release, which starts a control process of its own, and what we have
-    is checked until we step down. It is not acknowledged: nothing of it was checked.
+    The configuration is None, and a log line says why, where this release cannot read it: it is that of a
+    master of another release, which starts a control process of its own. Until then this one goes on with
+    the servers it has. Nothing of the proposal was checked, so it is not acknowledged.
     """
     from app.telemetry import log
 
@@ -109,11 +126,12 @@ def proposal(table: Table) -> tuple[int, Config | None]:
 
 
 def _beat(table: Table) -> None:
+    """Show the master that this process does not hang."""
     table.cells[HEARTBEAT] = time.monotonic_ns() // 1_000_000
 
 
 def _rename() -> None:
-    """Be told apart from workers in ps and top."""
+    """Have a name in ps and top that tells this process from workers."""
     try:
         with open("/proc/self/comm", "w") as comm:
             comm.write("lb-control")

@@ -1,1 +1,1 @@
-"""Certificates and contexts, towards clients and towards backends. No sockets."""
+"""Certificates, and the contexts of connections with clients and with backends. No sockets."""

@@ -1,8 +1,8 @@
-"""TLS towards backends: whom we trust, under which name, and who we are.
+"""TLS towards backends: whose certificates are accepted, under which name, and which we show.
 
-One set of settings for the requests and for the health checks, so that both see the same server. Runs in
-the master and in ``check`` (``require``), in workers and in the control process (``BackendTrust``). Knows no
-socket; whoever connects brings the kind of context that its sockets need.
+The same for requests and for health checks, so that both see the same server. ``require`` runs in the master
+and in ``check``, before anything is started or replaced; ``BackendTrust`` in workers and in the control
+process. Knows no socket: who connects brings the kind of context that its sockets need.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from app.config import BackendTls, ConfigError
 from app.telemetry import log
 from app.tls.files import VERSIONS, WatchedContext, load_authorities, load_chain
 
-# What a server says of a client's certificate (RFC 8446 §6.2), in OpenSSL's words.
+# The alerts by which a server refuses a client's certificate (RFC 8446 §6.2), as OpenSSL names them.
 _REFUSALS = frozenset(
     (
         "SSLV3_ALERT_BAD_CERTIFICATE",
@@ -33,13 +33,13 @@ _REFUSALS = frozenset(
 
 
 def require(settings: BackendTls) -> None:
-    """Raise ConfigError if the files are not fit for what they are named for."""
+    """Raise ConfigError if a file cannot be used for what the configuration names it for."""
     make_context(settings)
 
 
 def make_context(settings: BackendTls, kind: type[ssl.SSLContext] | None = None) -> ssl.SSLContext:
-    """A client's context from the settings. ConfigError names the file and the remedy."""
-    # Looked up now: gevent may have replaced it since this module was loaded.
+    """A client's context from the settings. Raises ConfigError, which names the file and the remedy."""
+    # ssl.SSLContext is looked up now: gevent may have replaced it since this module was loaded.
     context = (kind or ssl.SSLContext)(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = VERSIONS[settings.minimum_version]
     # What we speak is said: a server that speaks only something else refuses here, and by name.
@@ -57,10 +57,10 @@ def make_context(settings: BackendTls, kind: type[ssl.SSLContext] | None = None)
 
 
 class BackendTrust:
-    """The context for connections to backends, following its files; ``server_name`` where one is set.
+    """The context for new connections to backends, made anew when its files change.
 
-    The files were fit when the configuration was taken over. Where they are not any more when a process
-    starts later, nothing is trusted until they are again.
+    The files were fit when the configuration was taken over. A process that starts later, when they are not
+    any more, trusts nobody until they are again.
     """
 
     def __init__(self, settings: BackendTls, kind: type[ssl.SSLContext] | None = None) -> None:
@@ -71,7 +71,7 @@ class BackendTrust:
         self._follow()
 
     def context(self, now: float) -> ssl.SSLContext:
-        """The context that holds now. Raises SSLError where the files allow none."""
+        """The context to connect with at ``now`` (monotonic). Raises SSLError while the files allow none."""
         if self._followed is None:
             self._follow()
         if self._followed is None:
@@ -80,10 +80,11 @@ class BackendTrust:
         return self._followed.context
 
     def name(self, host: str) -> str:
-        """The name that a server must prove, and is asked for by (SNI)."""
+        """The name that the certificate of ``host`` must bear, and that is sent as SNI."""
         return self.settings.server_name or host
 
     def _follow(self) -> None:
+        """Make the first context; where the files allow none, log why, once for each reason."""
         settings = self.settings
         make = partial(make_context, settings, self._kind)
         files = (settings.ca, settings.certificate, settings.key)
@@ -107,13 +108,13 @@ def is_refusal(error: ssl.SSLError) -> bool:
 
 
 def reason(error: ssl.SSLError) -> str:
-    """The slug for a handshake that failed: whether the certificate is to blame, or anything else."""
+    """The slug for a handshake that failed: "certificate_invalid", or "tls_error" for anything else."""
     is_certificate = isinstance(error, ssl.SSLCertVerificationError)
     return "certificate_invalid" if is_certificate else "tls_error"
 
 
 def words(error: ssl.SSLError) -> str:
-    """What went wrong in a handshake, for an operator: the library's words without its source lines."""
+    """What went wrong in a handshake, in words for an operator: OpenSSL's, without its source lines."""
     message: Any = getattr(error, "verify_message", None)  # of a certificate that was not accepted
     if isinstance(message, str) and message:
         return message

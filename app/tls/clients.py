@@ -1,7 +1,7 @@
-"""TLS in front: the certificate of the configuration as a context.
+"""TLS towards clients: the certificate that is shown to them, and what is accepted of their handshakes.
 
-Owns what is accepted of a client's handshake. ``require`` runs in the master and in ``check``, before
-anything is started or replaced; ``certificates`` in workers. Knows no socket.
+``require`` runs in the master and in ``check``, before anything is started or replaced; ``certificates`` in
+workers. Knows no socket.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from app.tls.files import VERSIONS, WatchedContext, load_authorities, load_chain
 
 
 def require(config: Config) -> None:
-    """Raise ConfigError if TLS is wanted, on either side, and its files are not fit for it."""
+    """Raise ConfigError if TLS is configured, on either side, and a file of it cannot be used."""
     if config.tls is not None:
         make_context(config.tls)
         if config.tls.http2 and find_spec("h2") is None:
@@ -27,7 +27,7 @@ def require(config: Config) -> None:
 
 
 def make_context(tls: Tls, offers_http2: bool = False) -> ssl.SSLContext:
-    """A server's context from the files. ConfigError names the file and the remedy."""
+    """A server's context from the files. Raises ConfigError, which names the file and the remedy."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = VERSIONS[tls.minimum_version]
     # CVE-2009-3555 and its kin: renegotiation costs the server more than the client.
@@ -41,6 +41,6 @@ def make_context(tls: Tls, offers_http2: bool = False) -> ssl.SSLContext:
 
 
 def certificates(tls: Tls, offers_http2: bool) -> WatchedContext:
-    """The context for new connections, which follows its files."""
+    """The context for new connections of clients, made anew when its files change."""
     files = (tls.certificate, tls.key, tls.client_ca)
     return WatchedContext(partial(make_context, tls, offers_http2), "tls", files)

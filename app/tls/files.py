@@ -1,8 +1,8 @@
-"""Files in PEM: what is wrong with them and how to mend it, and contexts that follow them.
+"""Certificates, keys and authorities in files: how they are read, and taken over when they are replaced.
 
-Owns reading certificates, keys and authorities for both sides, clients and backends, and taking over files
-that were replaced while serving. Every complaint names the key of the configuration, the file and the
-remedy. Runs in the master, in ``check``, in workers and in the control process; knows no socket.
+For both sides, clients and backends. Every complaint names the key of the configuration, the file, what is
+wrong with it and the remedy. Runs in the master, in ``check``, in workers and in the control process. Knows
+no socket.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from typing import NoReturn
 from app.config import ConfigError, Problem
 from app.telemetry import log
 
-# Two looks that agree come before a change is taken over: certificate and key are two files, and whoever
-# replaces them (certbot, cert-manager) writes one after the other.
+# Between two looks at the files. Two that agree come before a change is taken over: certificate and key are
+# two files, and whoever replaces them (certbot, cert-manager) writes one after the other.
 LOOK_SECONDS = 1.0
 
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-Stamp = tuple[tuple[int, int, int] | None, ...]
+Stamp = tuple[tuple[int, int, int] | None, ...]  # changes when one of the files does
 
 
 def load_chain(context: ssl.SSLContext, section: str, certificate: str, key: str) -> None:
-    """Put a certificate with its key into ``context``. ConfigError names the file and the remedy."""
+    """Put a certificate with its key into ``context``. Raises ConfigError.
+
+    ``section`` is where the configuration names the files: "tls" or "backend_tls".
+    """
     _check(f"{section}.certificate", certificate, b"-----BEGIN CERTIFICATE-----", "certificate")
     _check(f"{section}.key", key, b"PRIVATE KEY-----", "private key")
     try:
@@ -46,7 +49,10 @@ def load_chain(context: ssl.SSLContext, section: str, certificate: str, key: str
 
 
 def load_authorities(context: ssl.SSLContext, path: str, file: str) -> None:
-    """Have ``context`` trust the certificates in ``file``; ``path`` is its key in the configuration."""
+    """Have ``context`` trust the certificates in ``file``. Raises ConfigError.
+
+    ``path`` is its key in the configuration, "tls.client_ca" for one.
+    """
     _check(path, file, b"-----BEGIN CERTIFICATE-----", "certificate")
     try:
         context.load_verify_locations(file)
@@ -57,8 +63,8 @@ def load_authorities(context: ssl.SSLContext, path: str, file: str) -> None:
 class WatchedContext:
     """The context for new connections, made anew when its files have changed.
 
-    Connections that exist keep the one they began with. Bad new files are refused, said once, and the old
-    context stays. ``section`` is where the configuration names the files.
+    Connections that exist keep the one they began with. New files that cannot be used are logged once, and
+    the old context stays.
     """
 
     def __init__(
@@ -72,7 +78,7 @@ class WatchedContext:
         self.context = make()
 
     def look(self, now: float) -> None:
-        """Take over files that have changed and have been the same for two looks. Never raises."""
+        """Take over files that have changed, once two looks agree. ``now`` is monotonic. Never raises."""
         if now < self._next_look:
             return
         self._next_look = now + LOOK_SECONDS
@@ -104,7 +110,7 @@ class WatchedContext:
 
 
 def _stamp_of(path: str) -> tuple[int, int, int] | None:
-    """Changes with the content, also where a link is turned (Kubernetes) or a file is moved in."""
+    """Of one file; also differs where a link was turned (Kubernetes) or another file was moved there."""
     try:
         status = os.stat(path)
     except OSError:
@@ -117,11 +123,12 @@ class _EncryptedError(Exception):
 
 
 def _refuse_password() -> NoReturn:
-    """OpenSSL would ask on the terminal."""
+    """Given to OpenSSL, which would ask for the password of an encrypted key on the terminal."""
     raise _EncryptedError
 
 
 def _check(path: str, file: str, mark: bytes, what: str) -> None:
+    """Refuse a file that is not there, cannot be read, or holds no ``what``: OpenSSL's words say less."""
     try:
         with open(file, "rb") as opened:
             data = opened.read(1 << 20)

@@ -1,8 +1,9 @@
-"""When servers are checked, and what becomes of the results: health cells, epoch, log.
+"""Checks every server of the configuration again and again, and writes down what comes of it.
 
-Runs in the control process only, one greenlet for each server, so that a slow check delays no other. The
-only writer of the table's health cells. Must never know how a check is made (probe) or what a streak of
-results means (verdicts), and never decides which configuration is in use: adopt() is told.
+Owns when a server is checked, the health cells of the table, of which it is the only writer, and the log
+lines about health. Runs in the control process, one greenlet for each server, so that a slow check delays no
+other. Must never know how a check is made (probe) or what results in a row mean (verdicts), and never decides
+which configuration is in use: ``adopt`` is told.
 """
 
 from __future__ import annotations
@@ -45,12 +46,18 @@ START_PACE_SECONDS = 0.0003
 # A rack that goes down turns many verdicts at once; each bump makes every worker rebuild its snapshot.
 BUMP_SECONDS = 0.005
 
+# Prepares the checks of one server; each call of what it returns makes one.
 Check = Callable[[Server, Config], Callable[[], Outcome]]
 Later = Callable[..., gevent.Greenlet]  # (seconds, function, *arguments)
 
 
 class Watch:
-    """One server under check: its row, and the greenlet that checks it."""
+    """One server under check: its row, and the greenlet that checks it.
+
+    ``terms``: what of the configuration its checks depend on. ``failures``: checks failed since it was found
+    unhealthy. ``soon`` is set to have it checked now. ``is_failing_locally``: it was logged that it cannot be
+    checked for reasons of our own.
+    """
 
     __slots__ = (
         "check",
@@ -75,11 +82,12 @@ class Watch:
         self.terms = _terms(config)
         self.check = check(server, config)
         self.is_failing_locally = False
-        self.failures = 0  # since it was found unhealthy
-        self.soon = Event()  # somebody wants to know now
+        self.failures = 0
+        self.soon = Event()
         self.greenlet: gevent.Greenlet | None = None
 
     def stop(self) -> None:
+        """End its greenlet, and with it a check that is under way."""
         if self.greenlet is not None:
             self.greenlet.kill(block=False)
 
@@ -94,23 +102,27 @@ class Checker:
         check: Check | None = None,
         later: Later = gevent.spawn_later,
     ) -> None:
+        """``check`` prepares the checks of a server, ``later`` starts a greenlet after some seconds."""
         self._table = table
         self._slow_start = slow_start
         self._later = later
         self._check = check or _checks()
-        self._watches: dict[int, Watch] = {}
+        self._watches: dict[int, Watch] = {}  # by the servers' identities, as the three sets
         self._by_row: dict[int, Watch] = {}
-        self._sequence = 0
-        self._unchecked: set[int] = set()
+        self._sequence = 0  # of the configuration that was adopted last
+        self._unchecked: set[int] = set()  # without a verdict yet
         self._healthy: set[int] = set()
-        self._hurried: set[int] = set()  # those whose next check comes sooner than an interval
+        self._hurried: set[int] = set()  # the next check comes sooner than an interval
         self._bumping = self._is_bump_due = False
 
     def __repr__(self) -> str:
         return f"<Checker {len(self._watches)} servers, {len(self._unchecked)} unchecked>"
 
     def adopt(self, sequence: int, config: Config) -> None:
-        """Check these servers from now on, new ones at once; CHECKED tells when all have a verdict."""
+        """Check the servers of ``config`` from now on, new ones at once.
+
+        Once all of them have a verdict, ``sequence`` stands in the cell CHECKED, for which the master waits.
+        """
         index = self._table.row_index()
         # One without a row was in a proposal that has been replaced: the next one is here at once.
         rows = {s.url: index[i] for s in config.servers if (i := identity_of(s.url)) in index}
@@ -123,21 +135,22 @@ class Checker:
         self._acknowledge()
 
     def question(self, row: int) -> Callable[[], Outcome] | None:
-        """How the server of a row can be asked at once, beside its checks.
+        """A check of the server in ``row`` that can be made at any time, beside those that are due.
 
-        None if it is not checked, or by a connect alone: the kernel of a process that hangs passes that.
+        None where its result would not tell whether the server hangs: it is not checked, or by a connect
+        alone, which the kernel completes for a process that hangs.
         """
         watch = self._by_row.get(row)
         return watch.check if watch is not None and watch.health_check.type == "http" else None
 
     def hasten(self, row: int) -> None:
-        """Something has happened to the server of a row that its next check should not wait for."""
+        """Check the server in ``row`` now, and not when it is due; nothing happens if it is not watched."""
         watch = self._by_row.get(row)
         if watch is not None:
             watch.soon.set()
 
     def record(self, watch: Watch, outcome: Outcome) -> None:
-        """Take one result into account, unless the row has been given to another server meanwhile."""
+        """Take one result into account, unless the row was given to another server meanwhile."""
         at = self._table.server(watch.row)
         if self._table.cells[at + IDENTITY] == watch.identity:
             if outcome.ok is None:
@@ -151,6 +164,7 @@ class Checker:
     def _watch_all(
         self, config: Config, health_check: HealthCheck, rows: dict[str, int]
     ) -> dict[int, Watch]:
+        """A watch for each server that is to be checked; one that nothing has changed for is kept."""
         watches: dict[int, Watch] = {}
         for server in config.servers:
             if server.url not in rows:
@@ -166,7 +180,7 @@ class Checker:
         return watches
 
     def _keep(self, watches: dict[int, Watch]) -> None:
-        """Stop what is no longer wanted, start what is new."""
+        """Have these watches and no others: stop those that are not among them, start the new ones."""
         for identity, watch in self._watches.items():
             if watches.get(identity) is not watch:
                 watch.stop()
@@ -192,6 +206,7 @@ class Checker:
             watch.greenlet = self._later(delay, self._run, watch)
 
     def _run(self, watch: Watch) -> None:
+        """The greenlet of a watch: check, wait, check again."""
         interval, jitter = watch.health_check.interval, watch.health_check.jitter
         # The first round starts all at once; the second is spread over one interval, and stays so.
         longest = random.uniform(0, interval)
@@ -206,15 +221,15 @@ class Checker:
     def pause(self, watch: Watch) -> float:
         """Seconds from the start of the last check to that of the next, before jitter."""
         cells, at = self._table.cells, self._table.server(watch.row)
-        doubt = CheckState(
+        state = CheckState(
             is_open=cells[at + STREAK] > 0 or cells[at + EJECTION] != TRUSTED,
             is_unhealthy=cells[at + STATE] == UNHEALTHY,
             failures=watch.failures,
             nobody_is_healthy=not self._healthy,
         )
-        (self._hurried.add if doubt.hurries else self._hurried.discard)(watch.identity)
+        (self._hurried.add if state.hurries else self._hurried.discard)(watch.identity)
         limits = watch.health_check
-        return pause(doubt, limits.interval, limits.fast_interval, len(self._hurried))
+        return pause(state, limits.interval, limits.fast_interval, len(self._hurried))
 
     def _attempt(self, watch: Watch) -> Outcome:
         try:
@@ -223,11 +238,12 @@ class Checker:
             return Outcome(None, "internal_error", detail=repr(error))
 
     def _judge(self, watch: Watch, at: int, outcome: Outcome, ok: bool) -> None:
+        """Write down what a result makes of a server; a verdict that turns is logged, and workers told."""
         cells = self._table.cells
         now_ms = time.time_ns() // 1_000_000
         before = Health(cells[at + STATE], cells[at + STREAK], cells[at + CHANGED_MS])
         limits = watch.health_check
-        # Where nobody serves, one pass is enough: a server that may be well is better than none.
+        # While no server is healthy, one pass is enough: a server that may be well is better than none.
         needed = limits.healthy_threshold if self._healthy else 1
         thresholds = Thresholds(needed, limits.unhealthy_threshold)
         health, turned = observe(before, ok, now_ms, thresholds)
@@ -245,7 +261,7 @@ class Checker:
             _log_turn(watch, outcome, ok, before.streak + 1)
 
     def _excuse(self, watch: Watch, outcome: Outcome) -> None:
-        """A check that could not be made says nothing about the server; logged once until one can be."""
+        """Log that a check could not be made, once until one can be; about the server it says nothing."""
         if not watch.is_failing_locally:
             watch.is_failing_locally = True
             log.event(
@@ -266,11 +282,15 @@ class Checker:
         self._table.bump()
 
     def _acknowledge(self) -> None:
+        """Tell the master when every server of the configuration has a verdict."""
         if not self._unchecked:
             self._table.cells[CHECKED] = self._sequence
 
     def _bump(self) -> None:
-        """At once, then at most once in BUMP_SECONDS: the last change is always followed by a bump."""
+        """Have the workers look at the table: now, but not again within BUMP_SECONDS.
+
+        A change within that time is told at its end, so that none is missed.
+        """
         if self._bumping:
             self._is_bump_due = True
             return
@@ -286,16 +306,15 @@ class Checker:
 
 
 def _terms(config: Config) -> tuple[object, ...]:
-    """What of a configuration a check depends on: another one makes another check."""
+    """What of a configuration the checks of a server depend on."""
     return config.health_check, config.backend_tls, config.send_proxy, config.mend_responses
 
 
 def _checks() -> Check:
-    """How servers are checked: over one session, with a request made once for each of them."""
+    """Real checks: all over one session, with one request for each server that is prepared once."""
     session = ProbeSession()
-    trusts: dict[
-        BackendTls, BackendTrust
-    ] = {}  # reading the authorities costs 20 ms: once for all servers
+    # Of the settings in use: reading the authorities costs 20 ms, once for all servers.
+    trusts: dict[BackendTls, BackendTrust] = {}
 
     def prepare(server: Server, config: Config) -> Callable[[], Outcome]:
         assert config.health_check is not None

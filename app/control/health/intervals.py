@@ -13,7 +13,10 @@ FAST_CHECKS_PER_SECOND = 500
 
 
 class CheckState(NamedTuple):
-    """What is uncertain about a server. ``failures``: checks failed since it was found unhealthy."""
+    """What of a server says how soon to check it again.
+
+    ``failures``: checks failed since it was found unhealthy.
+    """
 
     is_open: bool = False  # the last result contradicts the verdict, or the server is set aside
     is_unhealthy: bool = False
@@ -26,11 +29,11 @@ class CheckState(NamedTuple):
         return self.is_open or self.is_unhealthy
 
 
-def pause(doubt: CheckState, interval: float, fast: float, crowd: int) -> float:
-    """Seconds to the next check, while ``crowd`` servers are in a hurry."""
+def pause(state: CheckState, interval: float, fast: float, crowd: int) -> float:
+    """Seconds to the next check. ``crowd``: how many servers, this one among them, are checked sooner."""
     fast = min(interval, max(fast, crowd / FAST_CHECKS_PER_SECOND))
-    if doubt.is_open or (doubt.is_unhealthy and doubt.nobody_is_healthy):
+    if state.is_open or (state.is_unhealthy and state.nobody_is_healthy):
         return fast
-    if doubt.is_unhealthy:
-        return min(interval, fast * 2.0 ** min(doubt.failures, 30))
+    if state.is_unhealthy:
+        return min(interval, fast * 2.0 ** min(state.failures, 30))
     return interval

@@ -1,8 +1,8 @@
-"""Says that too few servers are healthy: the control process's part of ``panic_threshold``.
+"""Logs when fewer servers are healthy than ``panic_threshold`` asks for, and when that is over.
 
-Workers decide by the same function of the same cells whom they use (app.shared.availability), each when it
-looks; this is only where the change is logged, once for the whole balancer and not once for each worker. Runs
-in the control process. Must never know how health is found out.
+In a panic all servers are used, healthy or not. Each worker finds that out for itself, by the same function
+of the same cells (app.shared.availability); here it is found out once more, to be logged once for the whole
+balancer. Runs in the control process. Must never know how health is found out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PanicLog:
         return f"<PanicLog {len(self._servers)} servers, panic: {self._is_panic}>"
 
     def adopt(self, config: Config) -> None:
-        """Watch these servers from now on."""
+        """Count the servers of ``config`` from now on."""
         rows = self._table.row_index()
         found = ((server, rows.get(identity_of(server.url), -1)) for server in config.servers)
         self._servers = [(server, self._table.server(row)) for server, row in found if row >= 0]
@@ -36,7 +36,7 @@ class PanicLog:
         self._epoch = 0
 
     def tick(self) -> None:
-        """Look again if anything has changed, and all have had their first check."""
+        """Count again if anything has changed, once all have had their first check."""
         cells = self._table.cells
         epoch = cells[EPOCH]
         if epoch == self._epoch or not (self._threshold or self._is_panic):

@@ -1,7 +1,8 @@
-"""The body of an answer to a check: read up to a bound, and searched within a time.
+"""The body of an answer to a check: how much of it is read, and how long it is searched.
 
 Runs in the control process, under gevent. A user's regular expression may need exponential time, and while
-one searches nothing else runs there: a timer of CPU time ends the search. Must never know what a match means.
+one searches nothing else runs in the process: a timer of CPU time ends the search. Must never know what it
+means that something is found.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def is_found(expression: str, text: str) -> bool:
 
 
 def _give_up(*_: object) -> None:
+    """What SIGVTALRM does while an expression searches."""
     raise SearchTooSlow("the expression takes too long on this body")
 
 

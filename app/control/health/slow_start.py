@@ -1,10 +1,10 @@
-"""Brings a server that is fit again up to its weight step by step: the control process's part of slow_start.
+"""Raises the weight of a server that is fit (again) step by step, over the time that ``slow_start`` gives.
 
 Envoy's rule, rounded down to tenths: weight × max(1/10, time since it is fit / slow_start). The step stands
-in the server's RAMP cell, of which this is the only writer, so all workers have the same weights at the same
-time and none looks at a clock; what changes is told with one bump of the epoch. Steps of many servers are
-taken together, at most LOOKS times in a window, because each bump makes every worker build its snapshot
-anew. Runs in the control process. Must never know why a server is fit: ``begin`` is told.
+in the server's RAMP cell, of which this is the only writer: so all workers have the same weights at the same
+time, and none looks at a clock. Steps of many servers are taken together, at most LOOKS times in that time,
+because each change of the table makes every worker build its snapshot anew. Runs in the control process.
+Must never know why a server is fit: ``begin`` is told.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ class SlowStart:
         return f"<SlowStart over {self._window_ms} ms, {len(self._rows)} rows below their weight>"
 
     def adopt(self, config: Config) -> None:
-        """Go on with what a predecessor began; without slow_start all have their weight at once."""
+        """Take over a configuration, and the servers that a predecessor left below their weight.
+
+        Without slow_start all have their whole weight at once.
+        """
         self._window_ms = int(config.slow_start * 1000)
         rows, cells = self._table.row_index(), self._table.cells
         known = (rows.get(identity_of(server.url), -1) for server in config.servers)
@@ -42,7 +45,10 @@ class SlowStart:
             self._table.bump()
 
     def begin(self, row: int) -> None:
-        """A server is about to be used (again). To be called before workers can see that."""
+        """Give the server in ``row`` a tenth of its weight, to begin with.
+
+        To be called before the workers can see that it is fit: they would use it with all of its weight.
+        """
         if self._window_ms:
             at = self._table.server(row)
             self._table.cells[at + SINCE_MS] = time.monotonic_ns() // 1_000_000
@@ -70,5 +76,5 @@ class SlowStart:
 
 
 def step_after(elapsed_ms: int, window_ms: int) -> int:
-    """Tenths of the weight, 1 to FULL_RAMP."""
+    """How many tenths of its weight a server has, 1 to FULL_RAMP."""
     return min(max(1, elapsed_ms * FULL_RAMP // window_ms), FULL_RAMP)

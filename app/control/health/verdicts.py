@@ -1,8 +1,8 @@
-"""What a check result means for a server, as one pure function.
+"""What the result of a check means for a server, as one pure function.
 
-Results in, verdict out: no clock, no table, no log. Several results in a row must contradict the verdict
-before it turns (HAProxy's fall and rise); the first result ever decides alone, so that a start neither
-sends traffic to a dead server nor keeps a living one waiting.
+Several results in a row must contradict the verdict before it turns (HAProxy's fall and rise). The first
+result ever decides alone, so that a start neither sends traffic to a dead server nor keeps a living one
+waiting. Pure: no clock, no table, no log.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ class Thresholds(NamedTuple):
 
 
 class Health(NamedTuple):
-    """What is known of a server. ``streak``: results in a row that contradict the verdict."""
+    """What is known of a server.
+
+    ``streak``: results in a row that contradict the verdict. ``changed_ms``: when the verdict last turned.
+    """
 
     verdict: int = UNCHECKED
     streak: int = 0

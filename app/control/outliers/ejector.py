@@ -1,10 +1,12 @@
-"""Sets servers aside that fail real requests, and takes them back: the control process's part of it.
+"""Sets servers aside that fail real requests, and takes them back on trial.
 
-Workers count (app.worker.balance.pool writes streaks into its slot); this process alone decides and writes
-the ejection cells, so no two writers share one, and a bump of the epoch tells all workers. ``tick`` is called
-20 times a second and looks at nothing but one cell of each worker until one of them reports trouble. An
-ejected server comes back on trial: one request at a time, and the first outcome decides. Must never know
-HTTP.
+Workers count what fails (app.worker.balance.outcome_counter), each in its own cells. Here all of that is put
+together, judged by the rules (app.control.outliers.rules), and written into the ejection cells, of which this
+is the only writer; workers are told by a change of the epoch. On trial a server gets one request at a time:
+a failure ejects it again, for longer, and enough good answers bring it back.
+
+Runs in the control process. ``tick`` is called 20 times a second, and reads one cell of each worker as long
+as none of them reports trouble. Must never know HTTP.
 """
 
 from __future__ import annotations
@@ -50,7 +52,11 @@ from app.telemetry import log
 
 
 class OutlierSubject:
-    """One server under observation."""
+    """What is known of one server beside its cells.
+
+    ``kind``: the trouble that it was ejected for. ``ejected_at_ms``: when that was, by the wall clock, as the
+    times of checks are. ``failures`` and ``recoveries``: what all workers had counted when its trial began.
+    """
 
     __slots__ = ("ejected_at_ms", "failures", "kind", "recoveries", "row", "server", "suspicion")
 
@@ -58,24 +64,25 @@ class OutlierSubject:
         self.server = server
         self.row = row
         self.suspicion = Suspicion()
-        self.kind = ""  # of the trouble it was ejected for
-        self.ejected_at_ms = 0  # wall clock, as the times of checks
-        self.failures = self.recoveries = 0  # when its trial began
+        self.kind = ""
+        self.ejected_at_ms = 0
+        self.failures = self.recoveries = 0
 
 
 class Ejector:
-    """Watches the servers of the configuration it adopted last."""
+    """Judges the servers of the configuration that it adopted last."""
 
     def __init__(self, table: Table, hasten: Callable[[int], None], slow_start: SlowStart) -> None:
+        """``hasten`` has the server of a row checked now."""
         self._table = table
-        self._hasten = hasten  # have the server of a row checked now
+        self._hasten = hasten
         self._slow_start = slow_start
         self._subjects: dict[int, OutlierSubject] = {}
         self._settings: OutlierDetection | None = None
         self._limits: tuple[int, ...] = ()
         self._is_checked = False
         self._out: set[int] = set()  # rows of ejected servers
-        self._troubles: list[int] = []
+        self._troubles: list[int] = []  # the cell TROUBLES of each worker, when last looked at
         self._seen: dict[int, tuple[list[int], list[int]]] = {}  # a slot's failures, recoveries
 
     def __repr__(self) -> str:
@@ -83,7 +90,7 @@ class Ejector:
         return f"<Ejector {len(self._subjects)} servers, out or on trial: {out}>"
 
     def adopt(self, config: Config) -> None:
-        """Watch these servers from now on; without outlier detection all are trusted."""
+        """Judge the servers of ``config`` from now on; without outlier detection all are trusted."""
         index = self._table.row_index()
         settings = self._settings = config.outlier_detection
         self._is_checked = config.health_check is not None
@@ -105,7 +112,10 @@ class Ejector:
             self._limits = (settings.connect_failures, settings.resets, settings.server_errors)
 
     def tick(self, now_ms: int) -> None:
-        """Look for trouble, and for ejections that are over. ``now_ms`` is monotonic."""
+        """Judge the servers that workers report trouble with, and try those whose ejection is over.
+
+        ``now_ms`` is monotonic.
+        """
         if self._settings is None:
             return
         troubles = self._table.troubles()
@@ -118,19 +128,21 @@ class Ejector:
             if self._is_over(self._subjects[row], self._settings, now_ms):
                 self._try(self._subjects[row], now_ms)
 
-    # -- stalls (app.control.outliers.stall_detector finds them)
-    # ----------------------------------------------------
+    # -- stalls, which app.control.outliers.stall_detector finds ----------------------------------
 
     def rows(self) -> tuple[int, ...]:
-        """The rows of the servers that are watched."""
+        """The rows of the servers that are judged."""
         return tuple(self._subjects)
 
     def state_of(self, row: int) -> int:
-        """What its ejection cell says; trusted if it is not watched."""
+        """TRUSTED, EJECTED, STALLED or TRIAL; TRUSTED of a row that is not judged."""
         return self._state(self._subjects[row]) if row in self._subjects else TRUSTED
 
     def stall(self, row: int, now_ms: int, figures: dict[str, int]) -> bool:
-        """Set a server aside that answers nobody, within the bounds of any ejection; whether it was."""
+        """Set a server aside that answers nobody. False where the bounds of ejections forbid it.
+
+        ``figures`` are logged with it.
+        """
         subject = self._subjects[row]
         state = self._state(subject)
         if state != TRIAL and not (state == TRUSTED and self._may_eject(subject)):
@@ -140,14 +152,17 @@ class Ejector:
         return True
 
     def unstall(self, row: int, reason: str, now_ms: int) -> None:
-        """Take it back; what failed because of the stall says nothing about what comes."""
+        """Take a stalled server back; what it failed meanwhile does not count against it."""
         subject = self._subjects[row]
         subject.suspicion.excuse(self._streaks(subject))
         self._change(subject, TRUSTED, now_ms)
         self._log(subject, "info", "backend returned", reason)
 
     def retry_stalled(self, row: int, now_ms: int) -> None:
-        """Put it on trial once its time is over: nobody waits for it and no check can ask it."""
+        """Put a stalled server on trial once it was out for ``ejection_time``.
+
+        For one that no check can ask and no request waits for: nothing else would show that it answers again.
+        """
         assert self._settings is not None
         since = self._table.cells[self._table.server(row) + EJECTION_MS]
         if now_ms >= since + self._settings.ejection_time * 1000:
@@ -156,7 +171,7 @@ class Ejector:
     # -- looking -----------------------------------------------------------------------------------
 
     def _changed_rows(self, troubles: list[int]) -> set[int]:
-        """Rows of which a worker that reported trouble has counted something."""
+        """The rows where a worker that reports trouble has counted something since the last look."""
         rows: set[int] = set()
         for number, count in enumerate(troubles):
             if number < len(self._troubles) and self._troubles[number] == count:
@@ -179,6 +194,7 @@ class Ejector:
     # -- deciding ----------------------------------------------------------------------------------
 
     def _judge(self, subject: OutlierSubject, settings: OutlierDetection, now_ms: int) -> None:
+        """Eject a server, end its trial, or leave it as it is, by what all workers have counted."""
         table = self._table
         recoveries = table.count(subject.row, RECOVERIES)
         verdict = subject.suspicion.judge(self._streaks(subject), recoveries, self._limits)
@@ -199,13 +215,13 @@ class Ejector:
 
     def _fails_often(self, subject: OutlierSubject, settings: OutlierDetection) -> bool:
         mine = self._outcomes(subject)
-        if mine[1] < RATE_MINIMUM:  # the others are looked at only where it matters
+        if mine[1] < RATE_MINIMUM:  # a verdict without a look at all the others
             return False
         others = [self._outcomes(one) for one in self._tier(subject) if one is not subject]
         return is_failing_often(settings.failure_rate, mine, others)
 
     def _outcomes(self, subject: OutlierSubject) -> tuple[int, int]:
-        """How many outcomes all workers remember, and how many bad."""
+        """How many outcomes of its last ones the workers remember, and how many of them were bad."""
         stamp = self._table.cells[self._table.server(subject.row) + EJECTION_MS]
         cells = self._table.counts(subject.row, OUTCOMES)
         counts = [outcome_bits.count(cell, stamp) for cell in cells if cell]
@@ -215,14 +231,16 @@ class Ejector:
         return TRIAL_ANSWERS.get(subject.kind, TRIAL_ANSWERS_OTHERWISE)
 
     def _may_eject(self, subject: OutlierSubject) -> bool:
-        """By the bounds of may_eject, among those that serve: what is down anyway is no reason to keep
-        sending requests to a server that fails them."""
+        """Whether the bounds of rules.may_eject allow it, counted among the servers that could serve.
+
+        Servers that checks found ill do not count: they are no reason to go on with one that fails.
+        """
         tier = self._tier(subject)
         out = sum(self._state(one) != TRUSTED for one in tier)
         return may_eject(len(tier), out, len(tier) - out - 1)
 
     def _tier(self, subject: OutlierSubject) -> list[OutlierSubject]:
-        """Itself and those that serve beside it: primaries or backups, ready, and well by their checks."""
+        """Itself and the servers that share its work: also primaries (or backups), ready, and healthy."""
         is_backup = subject.server.backup
         return [
             one
@@ -260,20 +278,25 @@ class Ejector:
         )
 
     def _is_over(self, subject: OutlierSubject, settings: OutlierDetection, now_ms: int) -> bool:
-        """Whether it may be tried: its time is over and its last check passed, or a check is news enough."""
+        """Whether an ejected server may be tried.
+
+        Without health checks: once its time is over. With them a check must have passed since, and then the
+        time need not be over where that check refutes what it was ejected for.
+        """
         cells, at = self._table.cells, self._table.server(subject.row)
         is_due = now_ms >= cells[at + EJECTION_MS] + self._duration_ms(subject, settings)
         if not self._is_checked:
             return is_due
         if not self._table.is_healthy(subject.row) or cells[at + STREAK]:
             return False
-        if cells[at + CHANGED_MS] > subject.ejected_at_ms:  # it was found ill, and well again
+        if cells[at + CHANGED_MS] > subject.ejected_at_ms:  # it was found ill since, and well again
             return True
         is_checked = cells[at + CHECKED_MS] > subject.ejected_at_ms
-        # That it can be connected to is what a check shows; that it answers our users well is not.
+        # A check shows that it can be connected to, not that it answers our users well.
         return is_checked and (is_due or subject.kind == REASONS[0])
 
     def _try(self, subject: OutlierSubject, now_ms: int) -> None:
+        """Begin a trial: from now on workers send it one request at a time."""
         subject.failures = self._table.count(subject.row, FAILURES)
         subject.recoveries = self._table.count(subject.row, RECOVERIES)
         subject.suspicion.excuse(self._streaks(subject))
@@ -287,13 +310,14 @@ class Ejector:
                 self._change(subject, TRUSTED, 0)
                 self._log(subject, "info", "backend returned", "outlier_detection_off")
 
-    # ----------------------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------
 
     def _duration_ms(self, subject: OutlierSubject, settings: OutlierDetection) -> int:
         times = self._table.cells[self._table.server(subject.row) + EJECTIONS]
         return ejection_ms(times, settings.ejection_time, settings.max_ejection_time)
 
     def _change(self, subject: OutlierSubject, state: int, now_ms: int) -> None:
+        """Write its ejection cells, and tell the workers."""
         at = self._table.server(subject.row)
         self._table.cells[at + EJECTION_MS] = now_ms
         self._table.cells[at + EJECTION] = state

@@ -1,9 +1,10 @@
-"""Passive outlier detection: what the fate of real requests says about a server, as pure functions.
+"""The rules of outlier detection: what failed requests say about a server, as pure functions.
 
-Counts in, decisions out: no clock, no table, no log. A worker counts failures in a row for itself (a streak,
-ended by a good answer); here the streaks of all workers are judged together. Sources: consecutive counts and
-the growing ejection time are Envoy's (outlier_detection.proto), the one trial request is that of circuit
-breakers; "never the last, at most half, but one of two" avoids Envoy's small clusters that eject nobody.
+A streak is a number of failures in a row that one worker has counted, ended by a good answer; here the
+streaks of all workers are judged together. Streaks and ejection times that grow are Envoy's
+(outlier_detection.proto), the trial with one request at a time is that of circuit breakers. "At most half,
+never the last, but one of two or three" is ours: Envoy's share lets a small cluster eject nobody. Pure:
+counts in, decisions out; no clock, no table, no log.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ REASONS = ("connect_failures", "resets", "server_errors", "failure_rate")
 RATE_MINIMUM = 5
 # A server that fails like all others is not the one to blame.
 TIMES_OTHERS = 3
-# Good answers in a row that end a trial: half of the answers of one that was ejected for its answers may be
-# good, but one that can be connected to can be connected to.
+# Good answers that end a trial. Every second answer of a server that was ejected for its answers may be good;
+# one that was ejected because nobody could connect has shown all with the first.
 TRIAL_ANSWERS = {REASONS[CONNECT]: 1}
 TRIAL_ANSWERS_OTHERWISE = 3
 
@@ -28,8 +29,9 @@ TRIAL_ANSWERS_OTHERWISE = 3
 class Suspicion:
     """The streaks of one server in all workers, judged as one.
 
-    A streak in one worker counts as it is. Streaks of several workers are added up only as far as they grew
-    since any worker last had a good answer: failures before that are not in a row with those after.
+    The streak of one worker counts as it is. Those of several workers are added up only as far as they have
+    grown since any of them last had a good answer: what failed before that is not in a row with what failed
+    after.
     """
 
     __slots__ = ("_counted", "_excused", "_recoveries")
@@ -42,9 +44,10 @@ class Suspicion:
     def judge(
         self, streaks: Sequence[Sequence[int]], recoveries: int, limits: Sequence[int]
     ) -> tuple[int, int] | None:
-        """The kind whose limit is reached and how many in a row; None if there is none.
+        """The kind of trouble whose limit is reached, and how many failures in a row; None if there is none.
 
-        ``streaks[kind][slot]``, good answers after failures (a running count), and the limit of each kind.
+        ``streaks[kind][slot]`` are failures in a row, ``recoveries`` counts the good answers after failures
+        in all workers, ``limits`` has one number for each kind, 0 for none.
         """
         if self._recoveries not in (None, recoveries):
             self._counted = _positive(streaks)
@@ -59,13 +62,14 @@ class Suspicion:
         return None
 
     def excuse(self, streaks: Sequence[Sequence[int]]) -> None:
-        """Start anew: what is counted up to now says nothing about what comes."""
+        """Forget what was counted up to now: only further failures count."""
         self._excused = _positive(streaks)
         self._counted = dict(self._excused)
 
     def _since(
         self, before: dict[tuple[int, int], int], kind: int, row: Sequence[int]
     ) -> list[int]:
+        """How much each worker's streak of a kind has grown since ``before``, which is kept up to date."""
         grown = []
         for slot, count in enumerate(row):
             known = before.get((kind, slot), 0)
@@ -88,9 +92,10 @@ def _positive(streaks: Sequence[Sequence[int]]) -> dict[tuple[int, int], int]:
 def is_failing_often(
     percent: int, mine: tuple[int, int], others: Sequence[tuple[int, int]]
 ) -> bool:
-    """Whether so many percent of the last outcomes were bad, and others do much better.
+    """Whether at least so many percent of a server's last outcomes were bad, and others do much better.
 
-    Outcomes as (how many, how many bad); of a server without any nothing was bad.
+    ``mine`` and each of ``others`` are (outcomes, bad ones among them). A server that had none counts as one
+    with good ones only.
     """
     seen, bad = mine
     if not percent or bad < RATE_MINIMUM or bad * 100 < percent * seen:
@@ -103,17 +108,16 @@ def is_failing_often(
 def may_eject(servers: int, out: int, others_available: int) -> bool:
     """Whether one more of ``servers`` may be set aside while ``out`` are: at most half, one of two or three.
 
-    Servers that checks have found ill do not count at all: they are no loss that we make. Never the last one
-    that could serve: a server that fails is better than none.
+    Never the last one that could serve: a server that fails is better than none.
     """
     return others_available > 0 and out < max(1, servers // 2)
 
 
 def ejection_ms(times: int, base: float, most: float) -> int:
-    """How long the ``times``-th ejection lasts."""
+    """How long the ``times``-th ejection lasts, in milliseconds; ``base`` and ``most`` are seconds."""
     return int(min(base * times, max(base, most)) * 1000)
 
 
 def times_ejected(times: int, trusted_ms: int, base: float) -> int:
-    """How often a server counts as ejected after so long in service: one less for each base time."""
+    """How often a server counts as ejected: once less for each ``base`` seconds in service since the last."""
     return max(0, times - int(trusted_ms / (base * 1000)))

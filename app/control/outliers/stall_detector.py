@@ -1,9 +1,10 @@
-"""Sets servers aside that answer nobody any more, and takes them back at their first answer.
+"""Has servers set aside that answer nobody any more, and taken back at their first answer.
 
-The control process's part of stall detection: workers tell for whom they wait (app.worker.stalls), here all
-of them are put together, the server is asked by a check of its own, and its ejection cell is written, within
-the same bounds as for any ejection (app.control.outliers.ejector). ``tick`` looks at one cell of each worker
-until one of them waits for too long. Must never know HTTP.
+Workers tell how long they have waited for which server (app.worker.stalls). Here all of that is put together;
+a server that is silent for too long is sent a health check out of its turn, and if it leaves that unanswered
+too, the ejector sets it aside, within the bounds of any ejection. Runs in the control process. ``tick`` is
+called 20 times a second, and reads one cell of each worker as long as none waits for too long. Must never
+know HTTP, nor write a cell.
 """
 
 from __future__ import annotations
@@ -34,27 +35,31 @@ BELIEVED_MS = 500
 # Between the end of one question and the next; a stalled server has at most one to answer.
 ASK_AGAIN_MS = 200
 
-Ask = Callable[[], Outcome]
+Ask = Callable[[], Outcome]  # makes one health check
 
 
 class StallSuspect:
-    """One server that keeps workers waiting."""
+    """One server that keeps workers waiting, and the checks that it is sent for that.
+
+    ``asked_ms``: since when it leaves them unanswered, 0 if it does not. ``outcome``: of the last one, until
+    that was taken into account.
+    """
 
     __slots__ = ("ask_next_ms", "asked_ms", "is_asking", "outcome")
 
     def __init__(self) -> None:
         self.is_asking = False
-        self.asked_ms = 0  # since when it has not answered our questions
+        self.asked_ms = 0
         self.ask_next_ms = 0
-        self.outcome: Outcome | None = None  # of the last question
+        self.outcome: Outcome | None = None
 
     def is_silent(self, now_ms: int, limit: int) -> bool:
-        """Whether it has left our questions unanswered for so long."""
+        """Whether it has left checks unanswered for ``limit`` ms."""
         return bool(self.asked_ms) and now_ms - self.asked_ms >= limit
 
 
 class StallDetector:
-    """Looks for stalls among the servers that the ejector watches."""
+    """Looks for stalls among the servers that the ejector judges."""
 
     def __init__(
         self,
@@ -63,11 +68,10 @@ class StallDetector:
         ask: Callable[[int], Ask | None],
         spawn: Callable[..., object] = gevent.spawn,
     ) -> None:
+        """``ask`` gives a check of the server in a row, None where its result would tell nothing."""
         self._table = table
         self._ejector = ejector
-        self._ask = (
-            ask  # how the server of a row is asked, None where its answer would tell nothing
-        )
+        self._ask = ask
         self._spawn = spawn
         self._after = 0.0
         self._requests = 0
@@ -78,7 +82,7 @@ class StallDetector:
         return f"<StallDetector {len(self._suspects)} suspects, {len(self._stalled)} stalled>"
 
     def adopt(self, config: Config) -> None:
-        """After the ejector; with detection switched off none stays stalled."""
+        """Take over a configuration, after the ejector did. Without stall detection none stays stalled."""
         settings = config.outlier_detection
         self._after = settings.stall_after if settings is not None else 0.0
         self._requests = settings.stall_requests if settings is not None else 0
@@ -89,7 +93,10 @@ class StallDetector:
                 self._back(row, "outlier_detection_off", 0)
 
     def tick(self, now_ms: int) -> None:
-        """Look at the servers that somebody waits for, and at those that were set aside."""
+        """Look at the servers that keep workers waiting, and at those that were set aside.
+
+        ``now_ms`` is monotonic.
+        """
         if not self._after:
             return
         slots = self._table.suspicious_slots(now_ms - BELIEVED_MS)
@@ -106,6 +113,7 @@ class StallDetector:
     # ----------------------------------------------------------------------------------------------
 
     def _look(self, row: int, now_ms: int) -> None:
+        """Ask a server that is silent, and set it aside once all that makes a stall is there."""
         silence = self._silence(row, now_ms)
         suspect = self._suspects.setdefault(row, StallSuspect())
         if row in self._stalled:
@@ -127,6 +135,7 @@ class StallDetector:
     def _look_for_life(
         self, row: int, suspect: StallSuspect, silence: Silence, now_ms: int
     ) -> None:
+        """Take a stalled server back if it has answered anybody, or put it on trial where nobody asks it."""
         since = self._table.cells[self._table.server(row) + EJECTION_MS]
         if self._state(row) != STALLED:
             self._stalled.discard(row)
@@ -139,13 +148,13 @@ class StallDetector:
             self._back(row, "answered", now_ms)
 
     def _question(self, row: int, suspect: StallSuspect, ask: Ask, now_ms: int) -> bool:
-        """Have it asked unless it is being asked; whether it has answered since the last time we looked."""
+        """Send it a check if it is time for one; whether it has answered one since the last look."""
         outcome, suspect.outcome = suspect.outcome, None
         has_answered = outcome is not None and outcome.status is not None
         if outcome is not None:
             suspect.ask_next_ms = now_ms + ASK_AGAIN_MS
             if outcome.reason != "timeout":
-                # An answer, a refusal or a fault of our own: whatever it is, it is not silence.
+                # An answer, a refusal or a fault of our own: none of them is silence.
                 suspect.asked_ms = 0
         if not suspect.is_asking and now_ms >= suspect.ask_next_ms:
             suspect.is_asking = True
@@ -154,10 +163,14 @@ class StallDetector:
         return has_answered
 
     def _others_answer(self, silence: Silence) -> bool:
-        """Whether others have answered since it fell silent: else it is our network, or all wait for one."""
+        """Whether other servers have answered since this one fell silent.
+
+        Otherwise our network hangs, or something that all servers depend on.
+        """
         return max(self._table.of_each_slot(ANSWERED_MS)) > max(silence.oldest_ms, silence.heard_ms)
 
     def _silence(self, row: int, now_ms: int) -> Silence:
+        """What all workers know of a server; of one that stands still itself, not for whom it waits."""
         columns = (UNANSWERED, OLDEST_MS, HEARD_MS, USUAL_MS)
         cells = zip(*(self._table.counts(row, cell) for cell in columns), strict=True)
         looked = self._table.of_each_slot(LOOKED_MS)
@@ -184,6 +197,7 @@ class StallDetector:
 
 
 def _put_question(suspect: StallSuspect, ask: Ask) -> None:
+    """The greenlet of one check."""
     try:
         suspect.outcome = ask()
     except Exception as error:  # noqa: BLE001 - a dead question would leave the server unasked for good

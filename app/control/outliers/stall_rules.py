@@ -1,9 +1,9 @@
-"""When a server has stopped answering altogether, as pure functions over what the workers wait for.
+"""The rule of stall detection: when a server has stopped answering altogether, as pure functions.
 
-No peer has this rule. A hung process keeps its connections, and its kernel goes on taking requests, so that
-neither a refused connect nor a reset tells of it: others learn by the read timeout or the third failed
-check. Here silence does, measured by what this server usually takes, and only while others answer. No clock,
-no table, no log.
+A process that hangs keeps its connections, and its kernel goes on taking requests, so that neither a refused
+connect nor a reset tells of it; other balancers learn of it by the read timeout, or the third failed check.
+Here its silence tells: compared with what this server usually takes, and only while others answer
+(docs/decisions/0008-stalled-by-silence.md). Pure: no clock, no table, no log.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-# Well beyond usual: the slowest answer of the last minute, and three times as long on top.
+# Silence is a stall from so many times the slowest answer of the last minute.
 TIMES_USUAL = 4
-# Without a check that confirms it, silence must be longer still.
+# Where no check can confirm it, silence must last so many times longer.
 TIMES_UNCONFIRMED = 3
-# The share of the limit after which the server is asked: unanswered when the limit is reached, it is stalled.
+# The share of the limit after which the server is sent a check: it has the rest of the time to answer that.
 ASK_SHARE = 0.5
 
 
@@ -24,16 +24,16 @@ class Silence(NamedTuple):
 
     waiting: int = 0  # requests without a byte of an answer
     oldest_ms: int = 0  # since when the first of them waits
-    heard_ms: int = 0  # when the last answer began
-    usual_ms: int = 0  # the slowest answer of late
+    heard_ms: int = 0  # when an answer last began
+    usual_ms: int = 0  # what its slowest answer of late took
 
     def lasts_ms(self, now_ms: int) -> int:
-        """For how long somebody has waited and nobody was answered."""
+        """For how long requests have waited and none was answered; 0 if none waits."""
         return now_ms - max(self.oldest_ms, self.heard_ms) if self.waiting else 0
 
 
 def together(parts: Iterable[Silence]) -> Silence:
-    """What all workers know: an answer to any of them ends the silence."""
+    """What all workers know together: an answer to any of them ends the silence."""
     known = list(parts)
     return Silence(
         waiting=sum(one.waiting for one in known),
@@ -44,7 +44,10 @@ def together(parts: Iterable[Silence]) -> Silence:
 
 
 def limit_ms(usual_ms: int, after: float, can_ask: bool) -> int:
-    """The silence that makes a server stalled; 0 while nothing is known of what is usual."""
+    """After how many ms of silence a server is stalled; 0 while it is not known what is usual.
+
+    ``after`` is the least, in seconds; ``can_ask``: a check can confirm it.
+    """
     if not usual_ms:
         return 0
     limit = max(int(after * 1000), TIMES_USUAL * usual_ms)
