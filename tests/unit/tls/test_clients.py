@@ -9,8 +9,10 @@ import pytest
 import trustme
 
 from app.config import ConfigError, Tls, parse
+from app.telemetry import log
 from app.tls import clients as tls_module
-from app.tls.clients import make_context, require
+from app.tls.clients import certificates, make_context, require
+from app.tls.files import LOOK_SECONDS
 
 AUTHORITY = trustme.CA()
 FIRST = AUTHORITY.issue_cert("first.example")
@@ -35,6 +37,18 @@ def test_a_context_is_as_strict_as_configured(tmp_path: Path) -> None:
     assert context.verify_mode == ssl.CERT_REQUIRED
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("crt", "tls.certificate"), ("key", "tls.key"), ("ca", "tls.client_ca")],
+)
+def test_a_bad_file_is_named_with_its_key(tmp_path: Path, name: str, key: str) -> None:
+    """As the configuration calls it (app.tls.files has the words)."""
+    tls = store(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(ConfigError, match=rf"{key}: {tmp_path}/{name}: there is no such file"):
+        make_context(Tls(tls.certificate, tls.key, "1.2", str(tmp_path / "ca"), http2=True))
+
+
 def test_only_wanted_tls_is_required(tmp_path: Path) -> None:
     """Without ``tls`` nothing is opened; with it the files are."""
     require(parse("{}"))
@@ -52,3 +66,14 @@ def test_http2_wants_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     require(parse(text % "false"))
     with pytest.raises(ConfigError, match=r"tls\.http2: the package h2 is not installed: "):
         require(parse(text % "true"))
+
+
+def test_certificates_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Key and certificate are replaced: the next connections have the new ones."""
+    monkeypatch.setattr(log, "event", lambda *args, **fields: None)
+    followed = certificates(store(tmp_path), offers_http2=False)
+    first = followed.context
+    store(tmp_path, SECOND)
+    for turn in range(1, 4):
+        followed.look(turn * LOOK_SECONDS)
+    assert followed.context is not first

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import os
 import ssl
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 
-from app.config import ConfigError, Tls
+from app.config import ConfigError
 from app.telemetry import log
-from app.tls.clients import certificates, make_context
-from app.tls.files import LOOK_SECONDS
+from app.tls.files import LOOK_SECONDS, WatchedContext, load_authorities, load_chain
 
 AUTHORITY = trustme.CA()
-
-
 FIRST = AUTHORITY.issue_cert("first.example")
-
-
 SECOND = AUTHORITY.issue_cert("second.example")
 
 
-def store(folder: Path, certificate: trustme.LeafCert = FIRST) -> Tls:
+@pytest.fixture(name="folder")
+def _folder(tmp_path: Path) -> Path:
     """Certificate, key and authority as files."""
-    (folder / "crt").write_bytes(b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
-    (folder / "key").write_bytes(certificate.private_key_pem.bytes())
-    (folder / "ca").write_bytes(AUTHORITY.cert_pem.bytes())
-    return Tls(str(folder / "crt"), str(folder / "key"), "1.2", None, http2=True)
+    (tmp_path / "crt").write_bytes(b"".join(pem.bytes() for pem in FIRST.cert_chain_pems))
+    (tmp_path / "key").write_bytes(FIRST.private_key_pem.bytes())
+    (tmp_path / "ca").write_bytes(AUTHORITY.cert_pem.bytes())
+    return tmp_path
+
+
+def context_of(folder: Path) -> ssl.SSLContext:
+    """One that has all of the files."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    load_chain(context, "tls", str(folder / "crt"), str(folder / "key"))
+    load_authorities(context, "tls.client_ca", str(folder / "ca"))
+    return context
 
 
 @pytest.mark.parametrize(
@@ -50,26 +55,24 @@ def store(folder: Path, certificate: trustme.LeafCert = FIRST) -> Tls:
     ],
 )
 def test_a_bad_file_is_named_with_its_remedy(
-    tmp_path: Path, name: str, content: bytes | None, problem: str
+    folder: Path, name: str, content: bytes | None, problem: str
 ) -> None:
     """Which key of the configuration, which file, what is wrong with it, what to do."""
-    tls = store(tmp_path)
-    (tmp_path / name).unlink()
+    (folder / name).unlink()
     if content is not None:
-        (tmp_path / name).write_bytes(content)
+        (folder / name).write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        make_context(Tls(tls.certificate, tls.key, "1.2", str(tmp_path / "ca"), http2=True))
-    files = {file: tmp_path / file for file in ("crt", "key", "ca")}
+        context_of(folder)
+    files = {file: folder / file for file in ("crt", "key", "ca")}
     assert str(caught.value).startswith(problem.format(**files))
 
 
-def test_an_encrypted_key_is_refused_without_a_question(tmp_path: Path) -> None:
+def test_an_encrypted_key_is_refused_without_a_question(folder: Path) -> None:
     """OpenSSL would ask for the password on the terminal, and a service would wait for ever."""
     from cryptography.hazmat.primitives import serialization
 
-    tls = store(tmp_path)
     plain: Any = serialization.load_pem_private_key(FIRST.private_key_pem.bytes(), None)
-    (tmp_path / "key").write_bytes(
+    (folder / "key").write_bytes(
         plain.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
@@ -77,15 +80,16 @@ def test_an_encrypted_key_is_refused_without_a_question(tmp_path: Path) -> None:
         )
     )
     with pytest.raises(ConfigError, match=r"tls\.key: .*key: is encrypted: store it without"):
-        make_context(tls)
+        context_of(folder)
 
 
 class Watched:
-    """Certificates whose files a test replaces, the looks that it takes, and what is logged."""
+    """A context whose files a test replaces, the looks that it takes, and what is logged."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
-        self.certificates = certificates(store(folder), offers_http2=False)
+        files = [str(folder / name) for name in ("crt", "key", "ca")]
+        self.followed = WatchedContext(partial(context_of, folder), "tls", [*files, None])
         self.events: list[tuple[str, str]] = []
         self._now = 100.0
         monkeypatch.setattr(
@@ -101,13 +105,13 @@ class Watched:
         """Look that many times, each after the interval."""
         for _ in range(times):
             self._now += LOOK_SECONDS
-            self.certificates.look(self._now)
-        return self.certificates.context
+            self.followed.look(self._now)
+        return self.followed.context
 
 
 @pytest.fixture(name="watched")
-def _watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
-    return Watched(tmp_path, monkeypatch)
+def _watched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(folder, monkeypatch)
 
 
 def test_files_that_stay_keep_the_context(watched: Watched) -> None:
@@ -149,5 +153,5 @@ def test_looks_are_coarse(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> 
         os, "stat", lambda path: looks.append(path) or (_ for _ in ()).throw(OSError)
     )
     for tick in range(31):
-        watched.certificates.look(1000 + tick / 10)
-    assert len(looks) == 2 * 4
+        watched.followed.look(1000 + tick / 10)
+    assert len(looks) == 3 * 4
