@@ -8,7 +8,7 @@ import pytest
 
 from app import config as configuration
 from app.errors import NoBackend
-from app.shared.table import IN_FLIGHT
+from app.shared.table import FAILURES, IN_FLIGHT, RECOVERIES, STREAKS
 from app.worker.balance.backend import Backend
 from app.worker.balance.pool import Pool
 from fakes.world import Entry, World, url
@@ -37,6 +37,11 @@ class PoolBench(World):
         """Requests in flight that another worker has at a server."""
         cells, at = self.counters(port, slot)
         cells[at + IN_FLIGHT] = count
+
+    def counted(self, port: int) -> list[int]:
+        """What the pool's worker has counted of a server: three streaks, failures, recoveries."""
+        cells, at = self.counters(port, SLOT)
+        return [cells[at + cell] for cell in (*STREAKS, FAILURES, RECOVERIES)]
 
     def backend(self, port: int) -> Backend:
         return next(one for one in self.pool.backends if one.server.port == port)

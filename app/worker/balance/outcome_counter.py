@@ -1,7 +1,8 @@
-"""What requests meet at the backends: counted here, where the control process sees it and judges.
+"""Counts what the backends do to requests, in cells that the control process reads and judges by.
 
-Runs in workers; writes only its own worker's cells, and what a Backend keeps between two failures. Decides
-which errors say something about the backend, and nothing else: never that it is set aside.
+Owns which errors and statuses count against a backend. Runs in workers; writes only its own worker's cells,
+and what a Backend keeps between two failures. Must never set a backend aside (app.control.outliers.ejector
+does).
 """
 
 from __future__ import annotations
@@ -35,14 +36,17 @@ from app.shared.table import (
 )
 from app.worker.balance.backend import Backend
 
-# Failures further apart are not "in a row", whatever came between them in other workers.
+# Failures further apart than this are not in a row, whatever came between them in other workers.
 _STREAK_SECONDS = 30.0
 # Statuses that say something about the server and not about what it was asked (RFC 9110 §15.6).
 _NOT_ITS_FAULT = (501, 505)
 
 
 class OutcomeCounter:
-    """The failures and recoveries that this worker has seen. ``measures``: answers' times are wanted."""
+    """The failures and recoveries that this worker has seen.
+
+    ``measures``: the algorithm goes by latency, so that every answer's time is wanted.
+    """
 
     def __init__(self, table: Table, cells: memoryview) -> None:
         self.cells = cells
@@ -59,11 +63,14 @@ class OutcomeCounter:
         self._counted = _counted(settings)
 
     def watches(self, backend: Backend) -> bool:
-        """Whether all its answers are to be told, not only the bad ones."""
+        """Whether all answers of a backend are to be told (``answered``), not only the bad ones."""
         return self.measures or backend.is_on_trial or backend.troubled_at != 0.0
 
     def answered(self, backend: Backend, status: int, seconds: float) -> None:
-        """A whole answer, its head after that time: told of each 5xx, and of all of a watched backend."""
+        """Count a whole answer whose head came after so many seconds.
+
+        To be called for each 5xx, and for every answer of a backend that ``watches`` is true of.
+        """
         if self.measures:
             backend.latency.observe(seconds, monotonic())
         if status >= 500 and status not in _NOT_ITS_FAULT and ERROR_STREAK in self._counted:
@@ -78,7 +85,7 @@ class OutcomeCounter:
             cells[TROUBLES] += 1
 
     def failed(self, backend: Backend, error: ProxyError) -> None:
-        """An attempt has ended without a whole answer; whether the backend is to blame is found here."""
+        """Count an attempt that ended without a whole answer, if the backend is to blame for it."""
         if isinstance(error, (ConnectFailed, ConnectTimeout)):
             if not faults.is_ours(error.__context__):
                 self._count_failure(backend, CONNECT_STREAK)
@@ -89,7 +96,7 @@ class OutcomeCounter:
             self._count_failure(backend, RESET_STREAK)
 
     def _count_failure(self, backend: Backend, streak: int) -> None:
-        """Write it where the control process sees it."""
+        """Count a failure into ``streak``, unless the configuration has no limit for that kind."""
         if streak not in self._counted:
             return
         cells, at = self.cells, SLOT_HEADER + backend.row * ROW_STRIDE
@@ -105,7 +112,7 @@ class OutcomeCounter:
         backend.is_watched = True  # its next good answers end the streak, and thin out the failures
 
     def _remember(self, backend: Backend, at: int, is_bad: bool) -> tuple[int, int]:
-        """Add to the last outcomes; how many there are, and how many bad."""
+        """Add one to the last outcomes; how many there are now, and how many of them bad."""
         stamp = self._table.cells[self._table.server(backend.row) + EJECTION_MS]
         recent = self.cells[at + OUTCOMES] = outcome_bits.add(
             self.cells[at + OUTCOMES], stamp, is_bad
@@ -113,7 +120,7 @@ class OutcomeCounter:
         return outcome_bits.count(recent, stamp)
 
     def _calm(self, backend: Backend) -> None:
-        """Nothing bad is left in its last outcomes."""
+        """End the watch of a backend that has nothing bad left in its last outcomes."""
         backend.troubled_at = 0.0
         backend.is_watched = self.measures or backend.is_on_trial
 
@@ -123,7 +130,7 @@ class OutcomeCounter:
 
 
 def _counted(settings: OutlierDetection | None) -> frozenset[int]:
-    """The streaks that can get a backend ejected."""
+    """The streaks that have a limit in the configuration."""
     if settings is None:
         return frozenset()
     limits = (settings.connect_failures, settings.resets, settings.server_errors)

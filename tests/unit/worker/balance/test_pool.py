@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections import Counter
 from types import SimpleNamespace
@@ -15,40 +14,21 @@ from fakes.world import url
 
 from app import config as configuration
 from app.errors import (
-    Aborted,
-    BackendReset,
     BadRequest,
-    BadResponse,
-    BodyTimeout,
-    ClientGone,
-    ConnectFailed,
-    ConnectTimeout,
     NoBackend,
-    ProxyError,
-    ResponseTimeout,
-    ShuttingDown,
-    StaleConnection,
 )
-from app.shared import outcome_bits
 from app.shared.table import (
     ADMIN,
     CHECKED_MS,
     DRAIN,
     EJECTED,
     EJECTION,
-    EJECTION_MS,
-    FAILURES,
     HEALTHY,
     MAINT,
-    OUTCOMES,
     RAMP,
     READY,
-    RECOVERIES,
-    ROW_STRIDE,
-    SLOT_HEADER,
     STATE,
     STREAK,
-    STREAKS,
     TRIAL,
     TRUSTED,
     UNCHECKED,
@@ -58,7 +38,7 @@ from app.shared.table import (
 )
 from app.telemetry import log
 from app.worker.balance import algorithm as algorithms
-from app.worker.balance import outcome_counter as tallies
+from app.worker.balance import outcome_counter
 from app.worker.balance import pool as pools
 from app.worker.balance.pool import Pool
 
@@ -569,7 +549,7 @@ def test_peak_ewma_prefers_the_faster_and_forgets(monkeypatch: pytest.MonkeyPatc
     """Answers are watched, and a server that was slow once is tried again after a rest."""
     bench = PoolBench(1, 2, algorithm="peak_ewma")
     clock = SimpleNamespace(now=100.0)
-    for module in (algorithms, tallies):
+    for module in (algorithms, outcome_counter):
         monkeypatch.setattr(module, "monotonic", lambda: clock.now)
     assert all(backend.is_watched for backend in bench.pool.backends)
     bench.pool.answered(bench.backend(1), 200, 1.0)
@@ -625,117 +605,7 @@ def test_a_class_that_is_gone_when_a_worker_wants_it_is_round_robin(
     assert [fields["reason"] for fields in told] == ["load_failed"]
 
 
-# --- trouble -------------------------------------------------------------------------------------
-
-
-def counts(bench: PoolBench, port: int) -> list[int]:
-    """This worker's streaks, failures and recoveries of a server."""
-    at = SLOT_HEADER + bench.row(port) * ROW_STRIDE
-    return [bench.pool.cells[at + cell] for cell in (*STREAKS, FAILURES, RECOVERIES)]
-
-
-def window(bench: PoolBench, port: int) -> tuple[int, int]:
-    """How many of its last outcomes this worker remembers, and how many bad."""
-    at = SLOT_HEADER + bench.row(port) * ROW_STRIDE
-    return outcome_bits.count(bench.pool.cells[at + OUTCOMES], bench.read(port, EJECTION_MS))
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (ConnectFailed(), [1, 0, 0, 1, 0]),
-        (ConnectTimeout(), [1, 0, 0, 1, 0]),
-        (BackendReset(), [0, 1, 0, 1, 0]),
-        (BadResponse(), [0, 1, 0, 1, 0]),
-        (ResponseTimeout(), [0, 1, 0, 1, 0]),
-        (Aborted(), [0, 1, 0, 1, 0]),
-        (StaleConnection(), [0] * 5),
-        (ClientGone(), [0] * 5),
-        (BodyTimeout(), [0] * 5),
-        (ShuttingDown(), [0] * 5),
-    ],
-)
-def test_who_is_to_blame(error: ProxyError, expected: list[int]) -> None:
-    """A failure of the client's, of ours or of nobody never counts against a backend."""
-    bench = PoolBench(1, 2)
-    bench.pool.failed(bench.backend(1), error)
-    assert counts(bench, 1) == expected
-    assert counts(bench, 2) == [0] * 5
-
-
-def test_our_own_lack_of_descriptors_is_not_the_backends_fault() -> None:
-    """Or one busy minute would eject half of the servers."""
-    bench = PoolBench(1, 2)
-    try:
-        try:
-            raise OSError(errno.EMFILE, "too many open files")
-        except OSError as failure:
-            raise ConnectFailed(str(failure)) from None
-    except ConnectFailed as error:
-        bench.pool.failed(bench.backend(1), error)
-    assert counts(bench, 1) == [0] * 5
-
-
-def test_a_good_answer_ends_the_streaks() -> None:
-    """The backend is watched only as long as there is something to end."""
-    bench = PoolBench(1, 2)
-    backend = bench.backend(1)
-    bench.pool.failed(backend, ConnectFailed())
-    bench.pool.answered(backend, 503, 0.1)
-    assert counts(bench, 1) == [1, 0, 1, 2, 0]
-    assert backend.is_watched
-    bench.pool.answered(backend, 200, 0.1)
-    assert counts(bench, 1) == [0, 0, 0, 2, 1]
-    assert window(bench, 1) == (3, 2)
-    for _ in range(outcome_bits.WINDOW - 2):
-        assert backend.is_watched
-        bench.pool.answered(backend, 200, 0.1)
-    assert window(bench, 1) == (outcome_bits.WINDOW, 1)
-    bench.pool.answered(backend, 200, 0.1)
-    assert not backend.is_watched
-
-
-@pytest.mark.parametrize("status", [200, 404, 499, 501, 505])
-def test_statuses_that_are_not_the_servers_fault(status: int) -> None:
-    """They are good answers."""
-    bench = PoolBench(1, 2)
-    bench.pool.failed(bench.backend(1), ConnectFailed())
-    bench.pool.answered(bench.backend(1), status, 0.1)
-    assert counts(bench, 1) == [0, 0, 0, 1, 1]
-
-
-def test_a_kind_that_is_switched_off_is_not_counted() -> None:
-    """And then a 500 is an answer like any other."""
-    bench = PoolBench(1, 2, outlier_detection={"server_errors": 0, "resets": 0})
-    bench.pool.failed(bench.backend(1), BackendReset())
-    assert counts(bench, 1) == [0] * 5
-    bench.pool.failed(bench.backend(1), ConnectFailed())
-    bench.pool.answered(bench.backend(1), 500, 0.1)
-    assert counts(bench, 1) == [0, 0, 0, 1, 1]
-
-
-def test_failures_far_apart_are_not_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that is hardly used: one failure an hour is no streak."""
-    clock = SimpleNamespace(now=100.0)
-    for module in (algorithms, tallies):
-        monkeypatch.setattr(module, "monotonic", lambda: clock.now)
-    bench = PoolBench(1, 2)
-    for pause in (0.0, 10.0, 31.0):
-        clock.now += pause
-        bench.pool.failed(bench.backend(1), ConnectFailed())
-    assert counts(bench, 1) == [1, 0, 0, 3, 0]
-    assert window(bench, 1) == (1, 1)
-
-
-def test_outcomes_from_before_an_ejection_are_forgotten() -> None:
-    """They say nothing about the server that came back."""
-    bench = PoolBench(1, 2)
-    for _ in range(4):
-        bench.pool.failed(bench.backend(1), BackendReset())
-    bench.write(1, EJECTION_MS, 77)
-    assert window(bench, 1) == (0, 0)
-    bench.pool.failed(bench.backend(1), BackendReset())
-    assert window(bench, 1) == (1, 1)
+# --- set aside -----------------------------------------------------------------------------------
 
 
 def test_an_ejected_server_is_left_out_unless_there_is_no_other() -> None:
@@ -771,7 +641,7 @@ def test_on_trial_it_gets_one_request_at_a_time() -> None:
     bench.load(1, 1)
     assert bench.available() == {2}
     bench.pool.answered(bench.backend(1), 200, 0.1)
-    assert counts(bench, 1) == [0, 0, 0, 0, 1]
+    assert bench.counted(1) == [0, 0, 0, 0, 1]
     bench.write(1, EJECTION, TRUSTED)
     assert bench.available() == {1, 2}
     assert not bench.backend(1).is_watched
