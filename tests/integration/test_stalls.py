@@ -76,6 +76,22 @@ def test_a_stopped_server_is_left_alone_until_it_goes_on(
         assert {(one["server"], one["reason"]) for one in first} == {(hung.address, "stalled")}
 
 
+def test_with_send_proxy_too(servers: list[SeparateBackend]) -> None:
+    """Each connection is a client's own there, the server's silence is the same."""
+    hung = servers[0]
+    with (
+        balancer_for(servers, send_proxy="v1") as balancer,
+        Load(balancer.address) as load,
+    ):
+        load.wait_for_more(200)
+        hung.stop()
+        wait_until(lambda: STALLED in said(balancer, hung), seconds(10))
+        load.wait_for_more(50)
+        hung.go_on()
+        wait_until(lambda: BACK in said(balancer, hung), seconds(10))
+        assert load.failures == []
+
+
 def test_under_the_stock_worker_too(servers: list[SeparateBackend]) -> None:
     """The plain WSGI application has the same clock and the same eyes."""
     hung = servers[0]

@@ -11,7 +11,8 @@ from .balancer import free_port
 from .client import Client
 from .timing import wait_until
 
-# ``/seconds/0.5`` is answered after that time, ``/health`` and everything else at once.
+# ``/seconds/0.5`` is answered after that time, ``/health`` and everything else at once. A connection may
+# begin with a header of the PROXY protocol, version 1.
 SERVER = r"""
 import sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = -1
+
+    def handle(self):
+        if self.rfile.peek(6)[:6] == b"PROXY ":
+            self.rfile.readline()
+        super().handle()
 
     def do_GET(self):
         if self.path.startswith("/seconds/"):
