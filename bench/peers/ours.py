@@ -25,6 +25,19 @@ from bench.peers.candidate import (
     said,
 )
 
+VERSIONS = """
+import gevent, gunicorn
+from importlib.metadata import version
+print("gunicorn", gunicorn.__version__, "gevent", gevent.__version__, "requests", version("requests"))
+"""
+FORM = """
+from app import compiled
+from app.wire import parser
+print("compiled" if compiled.is_used else "not compiled", end="")
+print(", heads read in Python" if parser.is_python else "")
+"""
+"""What is run in the project's root to say in which form it is."""
+
 
 class Ours(Candidate):
     """As it is installed: default settings, apart from what is the same for all."""
@@ -45,20 +58,11 @@ class Ours(Candidate):
 
     def version(self) -> str:
         python = sys.version.split()[0]
-        versions = said(
-            sys.executable,
-            "-c",
-            "import gevent, gunicorn; from importlib.metadata import version as v;"
-            "print('gunicorn', gunicorn.__version__, 'gevent', gevent.__version__,"
-            "'requests', v('requests'))",
-        )
         commit = said("git", "-C", str(self.root), "describe", "--always", "--dirty")
+        versions = said(sys.executable, "-c", VERSIONS)
         form = said(
-            "env", "-C", str(self.root), f"LB_COMPILED={self.compiled}", sys.executable, "-c",
-            "from app import compiled; from app.wire import parser;"
-            "print('compiled' if compiled.is_used else 'not compiled', end='')"
-            "print(', heads read in Python' if parser.is_python else '')",
-        )  # fmt: skip
+            "env", "-C", str(self.root), f"LB_COMPILED={self.compiled}", sys.executable, "-c", FORM
+        )
         return f"{commit}, {form} (Python {python}, {versions})"
 
     def config(self, setup: Setup, port: int, folder: Path) -> str:

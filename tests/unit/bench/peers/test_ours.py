@@ -10,7 +10,7 @@ import pytest
 
 from app import config
 from bench.peers.candidate import Candidate, Setup
-from bench.peers.ours import Ours, OursInterpreted, OursStock, OursTuned
+from bench.peers.ours import FORM, VERSIONS, Ours, OursInterpreted, OursStock, OursTuned
 
 TWO = ("127.0.0.1:7001", "127.0.0.1:7002")
 ROOT = Path("/project")
@@ -64,6 +64,15 @@ def test_each_form_is_a_command_of_its_own() -> None:
         assert launch.env["LB_CONFIG"] == str(path)
         assert launch.env["WEB_CONCURRENCY"] == "2"
         assert launch.stop_signal == signal.SIGINT
+
+
+def test_what_it_asks_for_its_version_can_be_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """In this tree: a traceback would stand in the report instead."""
+    for code in (VERSIONS, FORM):
+        exec(code, {})
+    versions, form = capsys.readouterr().out.splitlines()
+    assert versions.startswith("gunicorn ")
+    assert form.startswith(("compiled", "not compiled"))
 
 
 def test_a_folder_without_the_product_is_noticed(tmp_path: Path) -> None:
