@@ -13,8 +13,10 @@ SITE = "venv/lib/python3.11/site-packages"
 
 @pytest.fixture(autouse=True)
 def _tools(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All commands are there, as far as the bench can see."""
+    """All commands are there, as far as the bench can see; whoever installs anything fails."""
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("venv.create", lambda *_, **__: pytest.fail("it makes an environment"))
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("it runs an installer"))
 
 
 def test_nothing_is_installed_twice(tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ def test_arrivals_come_as_a_poisson_process_does() -> None:
     assert deviation == pytest.approx(mean, rel=0.05)
 
 
-@pytest.mark.parametrize(("share", "expected"), [(0.5, 51), (0.99, 100), (0.999, 100), (0, 1)])
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.5, 51), (0.99, 100), (0.999, 100), (1, 100), (0, 1)]
+)
 def test_percentiles(share: float, expected: float) -> None:
     """Of 1 to 100."""
     assert schedule.percentile([float(value) for value in range(1, 101)], share) == expected
