@@ -55,7 +55,6 @@ class Process:
         env: Mapping[str, str] | None = None,
         stop_signal: int = signal.SIGTERM,
     ) -> None:
-        self.name = Path(command[0]).name
         self.log = log
         self._stop_signal = stop_signal
         # Appending, so that truncating the file between two measurements leaves no hole.

@@ -48,14 +48,13 @@ def requests(rate: float, seconds: float) -> tuple[list[float], list[bool]]:
 class Exchange:
     """One connection and the request it carries, -1 when idle."""
 
-    __slots__ = ("data", "number", "request", "sock", "used")
+    __slots__ = ("data", "number", "request", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.number = -1
         self.data = b""
         self.request = b""
-        self.used = False
 
 
 class Client:
@@ -182,7 +181,6 @@ class Client:
         self.server[number] = int(fields.get(b"x-server", b"-1"))
         self._done(number, outcome)
         exchange.number = -1
-        exchange.used = True
         if fields.get(b"connection", b"").lower() == b"close" or len(self.idle) >= MOST_IDLE:
             self._close(exchange)
         else:
