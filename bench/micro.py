@@ -138,8 +138,8 @@ def _configured(servers: int) -> Any:
 
 
 def _pool(servers: int) -> Any:
+    from app.worker.application import standalone_table
     from app.worker.balance.pool import Pool
-    from app.worker.client.wsgi import standalone_table
 
     configured = _configured(servers)
     # The adapter's type is what the session looks at.

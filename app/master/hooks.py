@@ -21,7 +21,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,8 +30,10 @@ from gunicorn.errors import HaltServer
 from app import compiled
 from app import config as configuration
 from app.config import Config, ConfigError
+from app.config.secrets import MADE_HERE, with_secret
 from app.master import privileges, trial
 from app.master import reload as reloading
+from app.shared.inherited import Inheritance, bequeath
 from app.shared.table import (
     CHECKED,
     GENERATION,
@@ -51,9 +52,6 @@ from app.wire import parser
 EX_FAILED = 1
 EX_CONFIG = 78  # sysexits.h
 TABLE_FD = "LB_TABLE_FD"  # environment: where a re-executed master (USR2) finds the segment
-
-# A secret of sticky sessions that begins like this was made by a master: its successor goes on with it.
-MADE_HERE = "made at start: "
 
 MIN_ROWS = 256
 MIN_BLOB_BYTES = 1 << 20
@@ -84,7 +82,6 @@ _ENDS_THE_MASTER = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
 _loaded: Config | None = None  # what gunicorn's settings come from
 _judged: Config | None = None  # what they are to come from, while a HUP is at work
 _master: Master | None = None
-_slot = -1  # of this process, if it is a worker
 
 
 def load_config() -> Config:
@@ -158,16 +155,6 @@ def ssl_context(_config: Any, _default: Any) -> Any:
     return tls.make_context(_loaded.tls)
 
 
-def inheritance() -> tuple[Table, int] | None:
-    """In a worker: the table, and the number of the worker's slot. None if gunicorn did not start us."""
-    return None if _master is None else (_master.table, _slot)
-
-
-def own_config() -> Config:
-    """In a worker: the configuration that its own master stands for, whatever is published."""
-    return _the_master().complete_config()
-
-
 # -- hooks, in the order in which gunicorn calls them ----------------------------------------------
 
 
@@ -215,12 +202,12 @@ def pre_fork(arbiter: Any, worker: Any) -> None:
 
 def post_fork(_arbiter: Any, worker: Any) -> None:
     """In the worker: let signals end it while it boots, and take possession of the slot."""
-    global _slot
     for number in _ENDS_A_BOOTING_WORKER:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDS_A_BOOTING_WORKER)
-    _slot = worker.slot
-    slot = _the_master().table.slot(_slot)
+    master = _the_master()
+    bequeath(Inheritance(master.table, worker.slot, master.own_form))
+    slot = master.table.slot(worker.slot)
     slot[PID] = os.getpid()
     slot[GENERATION] = worker.age
     slot[STARTED_MS] = time.time_ns() // 1_000_000
@@ -318,7 +305,7 @@ class Master:
 
     def publish(self) -> bool:
         """Have the configuration's new servers checked, then make it the one that workers use."""
-        blob = self._published_form(self.config)
+        blob = self.own_form()
         if self._owns() and self.table.published()[1] == blob:
             return True
         try:
@@ -333,9 +320,9 @@ class Master:
     def _published_form(self, config: Config) -> bytes:
         return configuration.to_json(with_secret(config, self._secret))
 
-    def complete_config(self) -> Config:
-        """With the secret that every process has to have."""
-        return with_secret(self.config, self._secret)
+    def own_form(self) -> bytes:
+        """What this master would publish, whatever is published: its configuration, with the secret."""
+        return self._published_form(self.config)
 
     def supervise(self) -> None:
         """At least once a second: there is exactly one control process, and it runs."""
@@ -607,13 +594,6 @@ def _has_given_up(pid: int) -> bool:
     except ChildProcessError:
         return False
     return end is not None and end.si_code == os.CLD_EXITED and end.si_status != 0
-
-
-def with_secret(config: Config, secret: str) -> Config:
-    """The configuration with a secret for sticky sessions, if it wants one and has none."""
-    if config.sticky is None or config.sticky.secret is not None:
-        return config
-    return replace(config, sticky=replace(config.sticky, secret=secret))
 
 
 def _secret_of(table: Table) -> str | None:

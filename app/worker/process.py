@@ -66,9 +66,8 @@ class Worker(GeventWorker):
 
     def run(self) -> None:
         """Serve until told to stop, then drain."""
-        from app.worker.client.wsgi import (
-            Application,  # loads requests: not before gevent has patched
-        )
+        # Loads requests: not before gevent has patched.
+        from app.worker.application import Application
 
         log.install_gevent()
         deadlines.start()

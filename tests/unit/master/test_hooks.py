@@ -20,6 +20,7 @@ from gunicorn.errors import HaltServer
 
 from app import config as configuration
 from app.master import hooks as master
+from app.shared import inherited
 from app.shared.table import (
     CHECKED,
     HEARTBEAT,
@@ -120,7 +121,7 @@ class House:
         monkeypatch.delenv("LB_PORT", raising=False)
         monkeypatch.setattr(master, "_loaded", None)
         monkeypatch.setattr(master, "_master", None)
-        monkeypatch.setattr(master, "_slot", -1)
+        monkeypatch.setattr(inherited, "_inheritance", None)
         monkeypatch.setattr(
             log, "event", lambda logger, level, message, **_: self.events.append((level, message))
         )
@@ -511,7 +512,7 @@ def test_a_worker_takes_possession_and_the_master_takes_it_back(house: House) ->
     worker = SimpleNamespace(age=3)
     master.pre_fork(arbiter, worker)
     master.post_fork(arbiter, worker)
-    assert master.inheritance() == (house.table, 1)
+    assert inherited.inheritance() == (house.table, 1, master._the_master().own_form)
     slot = house.table.slot(1)
     slot[SLOT_HEADER + IN_FLIGHT] = 2
     assert slot[PID] == os.getpid()
@@ -532,7 +533,7 @@ def test_worker_exit_releases_the_slot_in_the_master_only(house: House) -> None:
 
 
 def test_there_is_nothing_to_inherit_without_gunicorn(house: House) -> None:
-    assert master.inheritance() is None
+    assert inherited.inheritance() is None
 
 
 # -- supervision -----------------------------------------------------------------------------------
@@ -748,16 +749,6 @@ def test_a_secret_of_sticky_sessions_is_taken_over_if_a_master_made_it(
     assert master._secret_of(table) is None
     table.publish(table.propose(configuration.to_json(config), []))
     assert master._secret_of(table) == (secret if is_taken_over else None)
-
-
-def test_a_secret_is_made_only_where_one_is_wanted() -> None:
-    """Not without sticky sessions, and not beside the operator's own."""
-    for text in ("{}", '{"sticky": {"secret": "chosen by the operator"}}'):
-        config = configuration.parse(text)
-        assert master.with_secret(config, "made") is config
-    made = master.with_secret(configuration.parse('{"sticky": {}}'), "made").sticky
-    assert made is not None
-    assert made.secret == "made"
 
 
 def test_a_secret_of_another_release_s_configuration_is_left_alone() -> None:
