@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.config import checks
-from app.config.model import Algorithm, HealthCheck, Server
+from app.config.model import Algorithm, BackendTls, HealthCheck, Server
 from app.config.problems import (
     ConfigError,
     Problem,
@@ -206,3 +206,11 @@ class Delay:
     @property
     def _seconds(self) -> Number:
         return Number(self.low, self.high)
+
+
+def backend_tls_from(**values: Any) -> BackendTls:
+    """Certificate and key come together."""
+    for one, other in (("certificate", "key"), ("key", "certificate")):
+        if values[one] is not None and values[other] is None:
+            raise ConfigError([Problem(other, f"is required with backend_tls.{one}")])
+    return BackendTls(**values)
