@@ -11,7 +11,9 @@ import os
 import time
 
 from app.config import Config, ConfigError, from_json
-from app.shared.table import HEARTBEAT, OWNER, PROPOSED, Table
+from app.shared import publication
+from app.shared.layout import HEARTBEAT, OWNER, PROPOSED
+from app.shared.table import Table
 
 # How soon a proposal, a new owner or the master's death is noticed; 20 wake-ups a second cost 0.1 % CPU.
 FOLLOW_SECONDS = 0.05
@@ -93,7 +95,7 @@ def proposal(table: Table) -> tuple[int, Config | None]:
     """
     from app.telemetry import log
 
-    sequence, blob = table.proposed()
+    sequence, blob = publication.proposed(table)
     try:
         return sequence, from_json(blob)
     except ConfigError as error:

@@ -16,7 +16,8 @@ from typing import Any
 
 from gunicorn import util as gunicorn_util
 
-from app.shared.table import HEARTBEAT, Table
+from app.shared.layout import HEARTBEAT
+from app.shared.table import Table
 from app.telemetry import log
 
 LOCK_SECONDS = 2.0  # a fresh control process takes its lock within milliseconds

@@ -16,7 +16,7 @@ from app.master import preflight, privileges, segment
 from app.master.supervisor import Master
 from app.master.workers import let_signals_end_it
 from app.shared.inherited import Inheritance, bequeath
-from app.shared.table import GENERATION, PID, STARTED_MS
+from app.shared.layout import GENERATION, PID, STARTED_MS
 from app.telemetry import log
 from app.tls import clients as tls
 from app.wire import parser

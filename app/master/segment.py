@@ -14,6 +14,7 @@ from collections.abc import MutableMapping
 from app import config as configuration
 from app.config import Config, ConfigError
 from app.config.secrets import MADE_HERE
+from app.shared import publication, slots
 from app.shared.table import Table, TableError
 from app.telemetry import log
 
@@ -48,7 +49,10 @@ def inherited_table(workers: int, config: Config) -> Table | None:
         problem = str(error)
     else:
         blob = configuration.to_json(config)
-        if table.fits(len(config.servers), len(blob)) and table.free_slots() >= 2 * workers:
+        if (
+            publication.fits(table, len(config.servers), len(blob))
+            and slots.count_free(table) >= 2 * workers
+        ):
             return table
         problem = "it is too small"
         os.close(table.fd)
@@ -64,7 +68,7 @@ def hand_over(table: Table, environ: MutableMapping[str, str]) -> None:
 
 def refuse_misfit(table: Table, config: Config, blob_bytes: int) -> None:
     """ConfigError if there is no room for this configuration, whose published form has ``blob_bytes``."""
-    if not table.fits(len(config.servers), blob_bytes):
+    if not publication.fits(table, len(config.servers), blob_bytes):
         raise _no_room("servers", table.rows)
     room = (table.slots - 1) // 2  # the new workers boot beside the old ones
     if config.workers > room:
@@ -79,7 +83,7 @@ def secret_for(table: Table) -> str:
 def secret_of(table: Table) -> str | None:
     """The secret that an earlier master has made."""
     try:
-        sticky = configuration.from_json(table.published()[1]).sticky
+        sticky = configuration.from_json(publication.published(table)[1]).sticky
     except ConfigError:  # nothing yet, or another release's that we cannot read
         return None
     if sticky is None or sticky.secret is None or not sticky.secret.startswith(MADE_HERE):

@@ -26,7 +26,9 @@ from app.config.secrets import with_secret
 from app.master import preflight, reload, segment
 from app.master.control_process import WAIT_STEP_SECONDS, ControlProcess
 from app.master.workers import Workers
-from app.shared.table import CHECKED, OWNER, TableError, identity_of
+from app.shared import publication, slots
+from app.shared.layout import CHECKED, OWNER
+from app.shared.table import TableError, identity_of
 from app.telemetry import log
 
 EX_FAILED = 1
@@ -69,16 +71,17 @@ class Master:
     def publish(self) -> bool:
         """Have the configuration's new servers checked, then make it the one that workers use."""
         blob = self.own_form()
-        if self._owns() and self.table.published()[1] == blob:
+        if self._owns() and publication.published(self.table)[1] == blob:
             return True
+        identities = [identity_of(server.url) for server in self.config.servers]
         try:
-            sequence = self.table.propose(blob, [identity_of(s.url) for s in self.config.servers])
+            sequence = publication.propose(self.table, blob, identities)
         except TableError as error:
             log.event(
                 "config", "error", "configuration not changed", path="servers", problem=str(error)
             )
             return False
-        return self._wait_for_sweep(sequence) and self.table.publish(sequence)
+        return self._wait_for_sweep(sequence) and publication.publish(self.table, sequence)
 
     def own_form(self) -> bytes:
         """What this master would publish, whatever is published: its configuration, with the secret."""
@@ -86,11 +89,11 @@ class Master:
 
     def claim_slot(self) -> int:
         """A slot for a worker about to be forked, never a live one's of any master; -1 if none is free."""
-        return self.table.claim_slot(self._workers.slots())
+        return slots.claim(self.table, self._workers.slots())
 
     def release_slot(self, number: int) -> None:
         """Take back the slot of a worker that was reaped: nothing of it is in flight any more."""
-        self.table.release_slot(number)
+        slots.release(self.table, number)
 
     def supervise(self) -> None:
         """At least once a second: there is exactly one control process, and it runs."""
@@ -99,7 +102,7 @@ class Master:
                 return
             self.publish()
         self._control.keep()
-        self.table.release_dead_slots(self._workers.slots())
+        slots.release_dead(self.table, self._workers.slots())
 
     def reload(self) -> None:
         """What HUP does. Whatever is wrong, and whatever raises, leaves all as it was: it serves on."""
@@ -174,7 +177,7 @@ class Master:
     def _has_room_to_reload(self) -> bool:
         """Whether there are slots for one set of workers more; if not, the reload waits for those that go."""
         is_possible = (
-            self.table.free_slots() >= self._arbiter.num_workers or not self._workers.to_go()
+            slots.count_free(self.table) >= self._arbiter.num_workers or not self._workers.to_go()
         )
         if not is_possible and not self._is_reload_due:
             log.event("config", "warning", "reload waits until workers of earlier ones have gone")

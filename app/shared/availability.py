@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from app.config import Server
-from app.shared.table import ADMIN, DRAIN, EJECTED, EJECTION, HEALTHY, MAINT, READY, STALLED, STATE
+from app.shared.layout import ADMIN, DRAIN, EJECTED, EJECTION, HEALTHY, MAINT, READY, STALLED, STATE
 
 _OUT = (EJECTED, STALLED)
 _ADMIN = {"ready": READY, "drain": DRAIN, "maint": MAINT}  # each keeps out more than the one before

@@ -18,8 +18,10 @@ from app import config as configuration
 from app.config import Config, Server
 from app.config.secrets import with_secret
 from app.errors import InternalError, ProxyError
+from app.shared import publication
 from app.shared.inherited import inheritance
-from app.shared.table import HEALTHY, STATE, Table, identity_of
+from app.shared.layout import HEALTHY, STATE
+from app.shared.table import Table, identity_of
 from app.telemetry import log
 from app.tls.backends import BackendTrust
 from app.worker.balance.pool import Pool
@@ -128,7 +130,8 @@ def make_application() -> Application:
     if inherited is not None:
         table, slot, own_form = inherited
         try:
-            return Application(configuration.from_json(table.published()[1]), table, slot)
+            config = configuration.from_json(publication.published(table)[1])
+            return Application(config, table, slot)
         except configuration.ConfigError:  # another release's; the pool says so in the log
             application = Application(configuration.from_json(own_form()), table, slot)
             application.pool.start_with(application.config)
@@ -142,7 +145,8 @@ def standalone_table(config: Config) -> Table:
     """A table without a master: no one checks health, so every server counts as healthy."""
     blob = configuration.to_json(config)
     table = Table.create(rows=max(1, len(config.servers)), slots=2, blob_bytes=len(blob))
-    table.publish(table.propose(blob, [identity_of(server.url) for server in config.servers]))
+    identities = [identity_of(server.url) for server in config.servers]
+    publication.publish(table, publication.propose(table, blob, identities))
     for row in table.row_index().values():
         table.cells[table.server(row) + STATE] = HEALTHY
     return table

@@ -24,7 +24,7 @@ from gunicorn import sock as gunicorn_sock
 from gunicorn.workers.ggevent import GeventWorker
 
 from app.errors import NoBackend, ProxyError, TooManyConnections
-from app.shared.table import CONNECTIONS
+from app.shared.layout import CONNECTIONS
 from app.telemetry import log
 from app.tls.clients import certificates
 from app.tls.files import WatchedContext

@@ -186,7 +186,7 @@ BROKEN = {
     "value": ("workers = -1\n", "gunicorn.conf.py", ["ValueError"]),
     "hook": ("on_reload = 7\n", "gunicorn.conf.py", ["TypeError"]),
     "hook raises": (
-        "def on_reload(server):\n    master.on_reload(server)\n    raise OSError('full')\n",
+        "def on_reload(server):\n    hooks.on_reload(server)\n    raise OSError('full')\n",
         "on_reload",
         ["OSError: full"],
     ),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from app.config import Config, Server
 from app.shared.availability import choose, standing_of
-from app.shared.table import CHECKED, EPOCH, PROPOSED, READY, Table, identity_of
+from app.shared.layout import CHECKED, EPOCH, PROPOSED, READY
+from app.shared.table import Table, identity_of
 from app.telemetry import log
 
 

@@ -23,17 +23,10 @@ from app.errors import (
     NoBackend,
 )
 from app.policies import KeyMissing, Policy
+from app.shared import publication
 from app.shared.availability import choose, standing_of
-from app.shared.table import (
-    CHECKED_MS,
-    EJECTION,
-    EPOCH,
-    READY,
-    STREAK,
-    TRIAL,
-    Table,
-    identity_of,
-)
+from app.shared.layout import CHECKED_MS, EJECTION, EPOCH, READY, STREAK, TRIAL
+from app.shared.table import Table, identity_of
 from app.telemetry import log
 from app.worker.balance import retry_after
 from app.worker.balance.algorithm import PolicyFactory
@@ -220,7 +213,7 @@ class Pool:
     def refresh(self) -> None:
         """Build the snapshot anew from the table."""
         self._epoch = self._epoch_cells[EPOCH]  # before reading: a change while we read comes again
-        sequence, blob = self.table.published()
+        sequence, blob = publication.published(self.table)
         if sequence != self._sequence:
             try:
                 self._adopt(configuration.from_json(blob) if blob else None)

@@ -25,7 +25,7 @@ from app.errors import (
     LoopDetected,
     ProxyError,
 )
-from app.shared.table import INSTANCE
+from app.shared.layout import INSTANCE
 from app.telemetry import log
 from app.telemetry.log import AccessLog
 from app.telemetry.redact import redactor

@@ -9,6 +9,7 @@ import pytest
 
 from app import config as configuration
 from app.control import process
+from app.shared import publication
 from app.shared.table import Table
 from app.telemetry import log
 
@@ -103,7 +104,7 @@ def test_a_file_is_still_read_strictly() -> None:
 
 def proposed(blob: bytes) -> Table:
     table = Table.create(rows=4, slots=2, blob_bytes=20_000)
-    table.propose(blob, [])
+    publication.propose(table, blob, [])
     return table
 
 

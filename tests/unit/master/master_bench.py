@@ -16,12 +16,9 @@ from gunicorn import config as gunicorn_config
 
 from app.master import hooks, preflight
 from app.master.control_process import ControlProcess
-from app.shared import inherited
-from app.shared.table import (
-    CHECKED,
-    PROPOSED,
-    Table,
-)
+from app.shared import inherited, publication
+from app.shared.layout import CHECKED, PROPOSED
+from app.shared.table import Table
 from app.telemetry import log
 
 STRANGER = 2**22 + 1  # above Linux's highest pid
@@ -147,7 +144,7 @@ class MasterBench:
         return hooks._master.table
 
     def published_servers(self) -> int:
-        return self.table.published()[1].count(b'"url"')
+        return publication.published(self.table)[1].count(b'"url"')
 
 
 def beat(*workers: Any) -> None:

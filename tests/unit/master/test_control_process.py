@@ -9,10 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from app.master.supervisor import Master
-from app.shared.table import (
-    HEARTBEAT,
-    Table,
-)
+from app.shared.layout import HEARTBEAT
+from app.shared.table import Table
 from tests.unit.master.master_bench import (
     STRANGER,
     MasterBench,

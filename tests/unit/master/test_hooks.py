@@ -9,11 +9,7 @@ import pytest
 
 from app.master import hooks
 from app.shared import inherited
-from app.shared.table import (
-    IN_FLIGHT,
-    PID,
-    SLOT_HEADER,
-)
+from app.shared.layout import IN_FLIGHT, PID, SLOT_HEADER
 from tests.unit.master.master_bench import (
     STRANGER,
     MasterBench,

@@ -10,10 +10,9 @@ import pytest
 
 from app import config as configuration
 from app.master import hooks, segment
-from app.shared.table import (
-    PUBLISHED,
-    Table,
-)
+from app.shared import publication
+from app.shared.layout import PUBLISHED
+from app.shared.table import Table
 from tests.unit.master.master_bench import (
     Arbiter,
     MasterBench,
@@ -96,11 +95,11 @@ def test_a_secret_of_sticky_sessions_is_taken_over_if_a_master_made_it(
     config = configuration.parse(json.dumps({"sticky": {"secret": secret}}))
     table = Table.create(rows=1, slots=1, blob_bytes=10_000)
     assert segment.secret_of(table) is None
-    table.publish(table.propose(configuration.to_json(config), []))
+    publication.publish(table, publication.propose(table, configuration.to_json(config), []))
     assert segment.secret_of(table) == (secret if is_taken_over else None)
 
 
 def test_a_secret_of_another_release_s_configuration_is_left_alone() -> None:
     table = Table.create(rows=1, slots=1, blob_bytes=10_000)
-    table.publish(table.propose(b'{"form": 99, "config": {}}', []))
+    publication.publish(table, publication.propose(table, b'{"form": 99, "config": {}}', []))
     assert segment.secret_of(table) is None

@@ -13,15 +13,9 @@ from app import config as configuration
 from app.master import hooks, preflight
 from app.master.control_process import ControlProcess
 from app.master.supervisor import Master
-from app.shared.table import (
-    CHECKED,
-    OWNER,
-    PID,
-    PROPOSED,
-    PUBLISHED,
-    Table,
-    TableError,
-)
+from app.shared import publication
+from app.shared.layout import CHECKED, OWNER, PID, PROPOSED, PUBLISHED
+from app.shared.table import TableError
 from tests.unit.master.master_bench import (
     ONE_MORE,
     STRANGER,
@@ -35,10 +29,10 @@ def test_a_bad_configuration_at_a_reload_changes_nothing(
     bench: MasterBench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arbiter = bench.start()
-    before = bench.table.published()
+    before = publication.published(bench.table)
     bench.write("{")
     bench.reload(arbiter)
-    assert bench.table.published() == before
+    assert publication.published(bench.table) == before
     assert bench.events[-1] == ("error", "configuration not changed, the last good one stays")
     assert capsys.readouterr().err == ""
 
@@ -63,7 +57,7 @@ def test_a_reload_that_finds_no_free_row_keeps_the_last_good_configuration(
     def refuse(*_: Any) -> int:
         raise TableError("rows are still in use")
 
-    monkeypatch.setattr(Table, "propose", refuse)
+    monkeypatch.setattr(publication, "propose", refuse)
     bench.write('{"servers": ["http://127.0.0.1:1"]}')
     bench.reload(arbiter)
     assert preflight._in_use == hooks._the_master().config == good
@@ -195,8 +189,8 @@ def test_when_the_other_generation_is_gone_our_configuration_is_in_use_again(
     bench: MasterBench, owner: int
 ) -> None:
     arbiter = bench.start()
-    theirs = bench.table.propose(b'{"servers":[]}', [])
-    bench.table.publish(theirs)
+    theirs = publication.propose(bench.table, b'{"servers":[]}', [])
+    publication.publish(bench.table, theirs)
     bench.table.cells[OWNER] = owner
     arbiter.manage_workers()
     assert bench.table.cells[OWNER] == os.getpid()

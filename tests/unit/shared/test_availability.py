@@ -10,8 +10,9 @@ import pytest
 from app import config as configuration
 from app.control.health import panic as panics
 from app.control.health.panic import PanicLog
+from app.shared import publication
 from app.shared.availability import Choice, Standing, choose, standing_of
-from app.shared.table import (
+from app.shared.layout import (
     ADMIN,
     CHECKED,
     DRAIN,
@@ -25,9 +26,8 @@ from app.shared.table import (
     TRIAL,
     UNCHECKED,
     UNHEALTHY,
-    Table,
-    identity_of,
 )
+from app.shared.table import Table, identity_of
 
 # One letter a server: a fine one, and what is wrong with it; capitals are backups.
 LETTERS = {
@@ -132,7 +132,7 @@ class House:
         urls = [f"http://127.0.0.1:{port}" for port in (1, 2, 3)]
         self.table = Table.create(rows=4, slots=2, blob_bytes=20_000)
         self.adopted = self.config(urls, check)
-        sequence = self.table.propose(b"", [identity_of(url) for url in urls])
+        sequence = publication.propose(self.table, b"", [identity_of(url) for url in urls])
         self.table.cells[CHECKED] = sequence
         self.said: list[tuple[Any, ...]] = []
         monkeypatch.setattr(panics.log, "event", self.event)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app import config as configuration
-from app.shared import inherited
+from app.shared import inherited, publication
 from app.shared.inherited import Inheritance
 from app.shared.table import identity_of
 from app.telemetry import log
@@ -36,7 +36,9 @@ def test_a_worker_boots_though_what_is_published_cannot_be_read(
     """Another release's master has published it: this worker's own master says what to do meanwhile."""
     config = configuration.parse('{"servers": ["http://127.0.0.1:1"], "health_check": false}')
     table = standalone_table(config)
-    table.publish(table.propose(b'{"form": 99}', [identity_of("http://127.0.0.1:1")]))
+    publication.publish(
+        table, publication.propose(table, b'{"form": 99}', [identity_of("http://127.0.0.1:1")])
+    )
     own = Inheritance(table, 1, lambda: configuration.to_json(config))
     monkeypatch.setattr(inherited, "_inheritance", own)
     monkeypatch.setattr(log, "event", lambda *_, **__: None)

@@ -20,18 +20,9 @@ from app.control.health.checker import BUMP_SECONDS, START_PACE_SECONDS, Checker
 from app.control.health.intervals import FAST_CHECKS_PER_SECOND
 from app.control.health.probe import BadHead, Outcome, ProbeRequest, ProbeSession, probe
 from app.control.health.slow_start import SlowStart
-from app.shared.table import (
-    CHECKED,
-    EJECTED,
-    EJECTION,
-    EPOCH,
-    IDENTITY,
-    STATE,
-    TRUSTED,
-    UNCHECKED,
-    Table,
-    identity_of,
-)
+from app.shared import publication
+from app.shared.layout import CHECKED, EJECTED, EJECTION, EPOCH, IDENTITY, STATE, TRUSTED, UNCHECKED
+from app.shared.table import Table, identity_of
 from app.telemetry import log
 
 OK = Outcome(True, "ok", 200, 1.5)
@@ -83,16 +74,16 @@ class House:
     def adopt(self, *ports: int, **health_check: Any) -> int:
         config = configure(*ports, **health_check)
         identities = [identity_of(server.url) for server in config.servers]
-        sequence = self.table.propose(configuration.to_json(config), identities)
+        sequence = publication.propose(self.table, configuration.to_json(config), identities)
         self.checker.adopt(sequence, config)
-        self.table.publish(sequence)
+        publication.publish(self.table, sequence)
         return sequence
 
     def watch(self, port: int) -> Watch:
         return self.later.watches()[url(port)]
 
     def healthy(self, port: int) -> bool:
-        return self.table.is_healthy(self.table.find_row(identity_of(url(port))))
+        return self.table.is_healthy(self.table.row_index()[identity_of(url(port))])
 
 
 @pytest.fixture
@@ -572,9 +563,11 @@ def test_a_server_in_maintenance_is_not_checked_and_begins_anew_afterwards(house
     house.checker.record(house.watch(1), OK)
     entry = {"url": url(1), "state": "maint"}
     config = configuration.parse(json.dumps({"servers": [entry]}))
-    sequence = house.table.propose(configuration.to_json(config), [identity_of(url(1))])
+    sequence = publication.propose(
+        house.table, configuration.to_json(config), [identity_of(url(1))]
+    )
     house.checker.adopt(sequence, config)
-    house.table.publish(sequence)
+    publication.publish(house.table, sequence)
     assert house.later.killed == 1
     assert not house.healthy(1)
     assert house.table.cells[CHECKED] == sequence

@@ -10,7 +10,9 @@ import pytest
 from app import config as configuration
 from app.control.health import slow_start as module
 from app.control.health.slow_start import SlowStart, step_after
-from app.shared.table import EPOCH, FULL_RAMP, RAMP, SINCE_MS, Table, identity_of
+from app.shared import publication
+from app.shared.layout import EPOCH, FULL_RAMP, RAMP, SINCE_MS
+from app.shared.table import Table, identity_of
 
 URLS = [f"http://127.0.0.1:{port}" for port in (1, 2, 3)]
 
@@ -22,7 +24,7 @@ class House:
         self.ms = 50_000
         monkeypatch.setattr(module.time, "monotonic_ns", lambda: self.ms * 1_000_000)
         self.table = Table.create(rows=4, slots=2, blob_bytes=20_000)
-        self.table.propose(b"", [identity_of(url) for url in URLS])
+        publication.propose(self.table, b"", [identity_of(url) for url in URLS])
         self.slow_start = self.controller(seconds)
 
     def controller(self, seconds: float) -> SlowStart:

@@ -23,8 +23,8 @@ from app.control.outliers.rules import (
     may_eject,
     times_ejected,
 )
-from app.shared import outcome_bits
-from app.shared.table import (
+from app.shared import outcome_bits, publication
+from app.shared.layout import (
     CHANGED_MS,
     CHECKED_MS,
     CONNECT_STREAK,
@@ -38,17 +38,15 @@ from app.shared.table import (
     OUTCOMES,
     RECOVERIES,
     RESET_STREAK,
-    ROW_STRIDE,
-    SLOT_HEADER,
     STATE,
     STREAKS,
     TRIAL,
     TROUBLES,
     TRUSTED,
     UNHEALTHY,
-    Table,
-    identity_of,
+    counters_at,
 )
+from app.shared.table import Table, identity_of
 from app.telemetry import log
 
 LIMITS = (3, 5, 4)
@@ -210,14 +208,16 @@ class House:
         }
         config = configuration.parse(json.dumps({**document, **settings}))
         identities = [identity_of(server.url) for server in config.servers]
-        self.table.publish(self.table.propose(configuration.to_json(config), identities))
+        publication.publish(
+            self.table, publication.propose(self.table, configuration.to_json(config), identities)
+        )
         for port in range(1, count + 1):
             self.table.cells[self.at(port) + STATE] = HEALTHY
         self.ejector.adopt(config)
         self.tick()
 
     def row(self, port: int) -> int:
-        return self.table.find_row(identity_of(url(port)))
+        return self.table.row_index()[identity_of(url(port))]
 
     def at(self, port: int) -> int:
         return self.table.server(self.row(port))
@@ -227,14 +227,14 @@ class House:
 
     def fail(self, port: int, streak: int = CONNECT_STREAK, count: int = 1, slot: int = 1) -> None:
         """What app.worker.balance.pool writes for failures."""
-        cells, at = self.table.slot(slot), SLOT_HEADER + self.row(port) * ROW_STRIDE
+        cells, at = self.table.slot(slot), counters_at(self.row(port))
         for counter in (at + streak, at + FAILURES, TROUBLES):
             cells[counter] += count
         self.tick()
 
     def alternate(self, port: int, count: int, slot: int = 1) -> None:
         """A failure and a good answer, again and again."""
-        at = SLOT_HEADER + self.row(port) * ROW_STRIDE + OUTCOMES
+        at = counters_at(self.row(port)) + OUTCOMES
         cells, stamp = self.table.slot(slot), self.table.cells[self.at(port) + EJECTION_MS]
         for number in range(count):
             is_bad = number % 2 == 0
@@ -243,7 +243,7 @@ class House:
 
     def answer(self, port: int, slot: int = 1) -> None:
         """What a pool writes for a good answer of a backend that was in trouble or on trial."""
-        cells, at = self.table.slot(slot), SLOT_HEADER + self.row(port) * ROW_STRIDE
+        cells, at = self.table.slot(slot), counters_at(self.row(port))
         for streak in STREAKS:
             cells[at + streak] = 0
         cells[at + RECOVERIES] += 1

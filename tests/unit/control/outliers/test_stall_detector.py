@@ -15,7 +15,8 @@ from app.control.outliers.ejector import Ejector
 from app.control.outliers.stall_detector import ASK_AGAIN_MS, BELIEVED_MS, StallDetector
 from app.control.outliers.stall_rules import TIMES_UNCONFIRMED, Silence, limit_ms, together
 from app.errors import Stalled
-from app.shared.table import (
+from app.shared import publication
+from app.shared.layout import (
     ANSWERED_MS,
     EJECTED,
     EJECTION,
@@ -25,8 +26,6 @@ from app.shared.table import (
     LOOKED_MS,
     OLDEST_MS,
     RESET_STREAK,
-    ROW_STRIDE,
-    SLOT_HEADER,
     STALLED,
     STATE,
     SUSPECTS,
@@ -35,9 +34,9 @@ from app.shared.table import (
     TRUSTED,
     UNANSWERED,
     USUAL_MS,
-    Table,
-    identity_of,
+    counters_at,
 )
+from app.shared.table import Table, identity_of
 from app.telemetry import log
 from app.worker import stalls
 from app.worker.balance.pool import Pool
@@ -118,14 +117,16 @@ class House:
             document["outlier_detection"] = False
         config = configuration.parse(json.dumps(document))
         identities = [identity_of(server.url) for server in config.servers]
-        self.table.publish(self.table.propose(configuration.to_json(config), identities))
+        publication.publish(
+            self.table, publication.propose(self.table, configuration.to_json(config), identities)
+        )
         for port in range(1, count + 1):
             self.table.cells[self.at(port) + STATE] = HEALTHY
         self.ejector.adopt(config)
         self.staller.adopt(config)
 
     def row(self, port: int) -> int:
-        return self.table.find_row(identity_of(url(port)))
+        return self.table.row_index()[identity_of(url(port))]
 
     def at(self, port: int) -> int:
         return self.table.server(self.row(port))
@@ -149,7 +150,7 @@ class House:
         slot: int = 1,
     ) -> None:
         """What app.worker.stalls writes; ``since`` and ``heard`` as milliseconds ago."""
-        cells, at = self.table.slot(slot), SLOT_HEADER + self.row(port) * ROW_STRIDE
+        cells, at = self.table.slot(slot), counters_at(self.row(port))
         cells[at + UNANSWERED] = waiting
         cells[at + OLDEST_MS] = self.now_ms - since
         cells[at + HEARD_MS] = self.now_ms - heard
@@ -320,7 +321,7 @@ def test_the_first_answer_to_a_request_brings_it_back(house: House) -> None:
     """At once, whole, and what failed meanwhile is forgotten."""
     house.silence(1, 300)
     assert house.state(1) == STALLED
-    cells, at = house.table.slot(1), SLOT_HEADER + house.row(1) * ROW_STRIDE
+    cells, at = house.table.slot(1), counters_at(house.row(1))
     for counter in (at + RESET_STREAK, at + FAILURES, TROUBLES):
         cells[counter] += 9
     house.ejector.tick(house.now_ms)
@@ -439,7 +440,9 @@ class Desk:
         self.table = Table.create(rows=8, slots=2, blob_bytes=20_000)
         config = configuration.parse(json.dumps({"servers": [url(port) for port in (1, 2, 3)]}))
         identities = [identity_of(server.url) for server in config.servers]
-        self.table.publish(self.table.propose(configuration.to_json(config), identities))
+        publication.publish(
+            self.table, publication.propose(self.table, configuration.to_json(config), identities)
+        )
         for row in range(3):
             self.table.cells[self.table.server(row) + STATE] = HEALTHY
         self.pool = Pool(
@@ -479,7 +482,7 @@ class Desk:
             self.waits.look(self.now)
 
     def cell(self, cell: int, number: int = 0) -> int:
-        at = SLOT_HEADER + self.pool.backends[number].row * ROW_STRIDE
+        at = counters_at(self.pool.backends[number].row)
         return self.pool.cells[at + cell]
 
     def stall(self, number: int = 0) -> None:

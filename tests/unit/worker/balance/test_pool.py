@@ -27,8 +27,8 @@ from app.errors import (
     ShuttingDown,
     StaleConnection,
 )
-from app.shared import outcome_bits
-from app.shared.table import (
+from app.shared import outcome_bits, publication
+from app.shared.layout import (
     ADMIN,
     CHECKED_MS,
     DRAIN,
@@ -43,8 +43,6 @@ from app.shared.table import (
     RAMP,
     READY,
     RECOVERIES,
-    ROW_STRIDE,
-    SLOT_HEADER,
     STATE,
     STREAK,
     STREAKS,
@@ -52,9 +50,9 @@ from app.shared.table import (
     TRUSTED,
     UNCHECKED,
     UNHEALTHY,
-    Table,
-    identity_of,
+    counters_at,
 )
+from app.shared.table import Table, identity_of
 from app.telemetry import log
 from app.worker.balance import algorithm as algorithms
 from app.worker.balance import outcome_counter as tallies
@@ -87,14 +85,14 @@ class House:
         document = {"servers": entries, "queue": False, **settings}
         config = configuration.parse(json.dumps(document))
         identities = [identity_of(server.url) for server in config.servers]
-        sequence = self.table.propose(configuration.to_json(config), identities)
+        sequence = publication.propose(self.table, configuration.to_json(config), identities)
         for port in [server.port for server in config.servers]:
             if self.read(port, STATE) == 0:
                 self.write(port, STATE, HEALTHY)
-        self.table.publish(sequence)
+        publication.publish(self.table, sequence)
 
     def row(self, port: int) -> int:
-        return self.table.find_row(identity_of(url(port)))
+        return self.table.row_index()[identity_of(url(port))]
 
     def read(self, port: int, cell: int) -> int:
         return self.table.cells[self.table.server(self.row(port)) + cell]
@@ -105,7 +103,7 @@ class House:
 
     def load(self, port: int, count: int, slot: int = OTHER_SLOT) -> None:
         """Requests in flight that another worker has at a server."""
-        self.table.slot(slot)[SLOT_HEADER + self.row(port) * ROW_STRIDE + IN_FLIGHT] = count
+        self.table.slot(slot)[counters_at(self.row(port)) + IN_FLIGHT] = count
 
     def backend(self, port: int) -> Backend:
         return next(one for one in self.pool.backends if one.server.port == port)
@@ -699,13 +697,13 @@ def test_a_class_that_is_gone_when_a_worker_wants_it_is_round_robin(
 
 def counts(house: House, port: int) -> list[int]:
     """This worker's streaks, failures and recoveries of a server."""
-    at = SLOT_HEADER + house.row(port) * ROW_STRIDE
+    at = counters_at(house.row(port))
     return [house.pool.cells[at + cell] for cell in (*STREAKS, FAILURES, RECOVERIES)]
 
 
 def window(house: House, port: int) -> tuple[int, int]:
     """How many of its last outcomes this worker remembers, and how many bad."""
-    at = SLOT_HEADER + house.row(port) * ROW_STRIDE
+    at = counters_at(house.row(port))
     return outcome_bits.count(house.pool.cells[at + OUTCOMES], house.read(port, EJECTION_MS))
 
 
@@ -988,7 +986,7 @@ def publish_blob(house: House, envelope: dict[str, Any], *ports: int) -> None:
     """As a master of another release does."""
     blob = json.dumps(envelope).encode()
     identities = [identity_of(url(port)) for port in ports]
-    house.table.publish(house.table.propose(blob, identities))
+    publication.publish(house.table, publication.propose(house.table, blob, identities))
 
 
 @pytest.fixture
