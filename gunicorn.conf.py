@@ -49,7 +49,7 @@ keepalive = math.ceil(_config.timeouts.keepalive)
 _memory = "/dev/shm"  # noqa: S108 - gunicorn makes an unlinked file there
 worker_tmp_dir = _memory if os.access(_memory, os.W_OK) else None
 
-logger_class = "app.telemetry.log.Logger"
+logger_class = "app.telemetry.gunicorn.Logger"
 loglevel = _config.logging.level
 # Access lines are written by the worker, in JSON and in batches.
 accesslog = None

@@ -230,7 +230,7 @@ def _null_sink() -> Any:
 
 
 def _proxy(session: Any, log: bool = True) -> Any:
-    from app.telemetry.log import AccessLog
+    from app.telemetry.access_log import AccessLog
     from app.worker.proxy.handler import Proxy
 
     access = AccessLog(_null_sink()) if log else None

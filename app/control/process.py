@@ -38,9 +38,9 @@ def run(table: Table, ready: int) -> None:
     from gevent import monkey
 
     monkey.patch_all()
-    from app.telemetry import log
+    from app.telemetry.interpreter import install_gevent
 
-    log.install_gevent()
+    install_gevent()
     _watch(table, master)
 
 

@@ -18,6 +18,7 @@ from app.master.workers import let_signals_end_it
 from app.shared.inherited import Inheritance, bequeath
 from app.shared.layout import GENERATION, PID, STARTED_MS
 from app.telemetry import log
+from app.telemetry.interpreter import install_gevent
 from app.tls import clients as tls
 from app.wire import parser
 
@@ -69,7 +70,7 @@ def post_fork(_arbiter: Any, worker: Any) -> None:
 
 def post_worker_init(_worker: Any) -> None:
     """In the worker, gevent is loaded: what it would print becomes log lines."""
-    log.install_gevent()
+    install_gevent()
 
 
 def child_exit(_arbiter: Any, worker: Any) -> None:

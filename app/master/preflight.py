@@ -17,6 +17,7 @@ from app import config as configuration
 from app.config import Config, ConfigError
 from app.master import trial
 from app.telemetry import log
+from app.telemetry.gunicorn import set_redact
 from app.tls import clients as tls
 
 EX_CONFIG = 78  # sysexits.h
@@ -75,7 +76,7 @@ def adopt(config: Config) -> None:
     for problem in configuration.warnings(config):
         log.event("config", "warning", str(problem), path=problem.path, problem=problem.message)
     _in_use = config
-    log.set_redact(config.logging.redact)
+    set_redact(config.logging.redact)
 
 
 def report(error: ConfigError) -> None:

@@ -23,6 +23,7 @@ from app.shared.inherited import inheritance
 from app.shared.layout import HEALTHY, STATE
 from app.shared.table import Table, identity_of
 from app.telemetry import log
+from app.telemetry.access_log import AccessLog
 from app.tls.backends import BackendTrust
 from app.worker.balance.pool import Pool
 from app.worker.client.wsgi import StartResponse, WsgiExchange, close_after, start_answer
@@ -46,7 +47,7 @@ class Application:
         self._client_timeout = config.timeouts.client or NEVER
         self.pool = Pool(table, slot, self._connect, self._disconnect)
         self.session.on_mount = self._ask_for_adapters
-        access_log = log.AccessLog(self._sink) if config.logging.access else None
+        access_log = AccessLog(self._sink) if config.logging.access else None
         self.proxy = Proxy(config, self.pool, self.session, access_log)
         for function in (self._sweep, self.proxy.tick, self._flush_log):
             deadlines.every_tick(function)

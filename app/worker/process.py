@@ -26,6 +26,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from app.errors import NoBackend, ProxyError, TooManyConnections
 from app.shared.layout import CONNECTIONS
 from app.telemetry import log
+from app.telemetry.interpreter import install_gevent
 from app.tls.clients import certificates
 from app.tls.files import WatchedContext
 from app.wire.forwarded import trust_in
@@ -69,7 +70,7 @@ class Worker(GeventWorker):
         # Loads requests: not before gevent has patched.
         from app.worker.application import Application
 
-        log.install_gevent()
+        install_gevent()
         deadlines.start()
         self.connections: set[OpenConnection] = set()
         self.parked: dict[Http1Connection, float] = {}
