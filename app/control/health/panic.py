@@ -45,7 +45,9 @@ class PanicLog:
         if cells[CHECKED] != cells[PROPOSED]:
             return
         self._epoch = epoch
-        standings = [standing_of(server, cells, at) for server, at in self._servers]
+        standings = [
+            standing_of(server.state, server.backup, cells, at) for server, at in self._servers
+        ]
         is_panic = choose(standings, self._threshold).is_panic
         if is_panic != self._is_panic:
             self._is_panic = is_panic

@@ -304,7 +304,8 @@ class Pool:
         standings = []
         for backend in backends:
             at = server(backend.row)
-            standings.append(standing_of(backend.server, cells, at))
+            configured = backend.server
+            standings.append(standing_of(configured.state, configured.backup, cells, at))
             backend.is_on_trial = cells[at + EJECTION] == TRIAL
             backend.limit = 1 if backend.is_on_trial else backend.server.max_connections
             backend.is_watched = self._tally.watches(backend)
@@ -338,7 +339,7 @@ class Pool:
             checks = (
                 (cells[at + CHECKED_MS], cells[at + STREAK])
                 for one, at in starts
-                if standing_of(one.server, cells, at).admin == READY
+                if standing_of(one.server.state, one.server.backup, cells, at).admin == READY
             )
             interval, threshold = check.interval, check.healthy_threshold
             estimate = retry_after.until_healthy(

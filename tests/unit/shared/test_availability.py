@@ -170,7 +170,8 @@ def test_the_facts_are_in_the_cells(
     house = House(monkeypatch)
     at = house.table.server(1)
     house.table.cells[at + cell] = value
-    assert standing_of(house.adopted.servers[1], house.table.cells, at) == expected
+    server = house.adopted.servers[1]
+    assert standing_of(server.state, server.backup, house.table.cells, at) == expected
 
 
 @pytest.mark.parametrize(
@@ -181,11 +182,9 @@ def test_of_two_wishes_of_operators_the_stricter_counts(
     state: str, cell: int, expected: int
 ) -> None:
     """The configuration's and the table's."""
-    document = {"servers": [{"url": "http://127.0.0.1:1", "state": state}]}
-    server = configuration.parse(json.dumps(document)).servers[0]
     cells = memoryview(bytearray(8 * 16)).cast("Q")
     cells[ADMIN] = cell
-    assert standing_of(server, cells, 0).admin == expected
+    assert standing_of(state, False, cells, 0).admin == expected
 
 
 # --- what is said of it ----------------------------------------------------------------------------
