@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
-from app.config.model import bracketed
 from app.config.problems import Problem, got, key_path, kind_of, plain_text, refuse, suggest
 from app.policies import Definition
+from app.wire.authority import bracketed
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 SECRET_LENGTH = 16

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.policies import POLICIES
+from app.wire.authority import authority
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Server:
         """What logs call it: always with its port, "127.0.0.1:8001/prefix" or "unix:/path"."""
         if self.scheme == "unix":
             return f"unix:{self.host}"
-        return f"{bracketed(self.host)}:{self.port}{self.prefix}"
+        return authority(self.host, self.port) + self.prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,3 @@ class Config:
     server_header: str
     upgrade: tuple[str, ...]
     graceful_timeout: float
-
-
-def bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -19,6 +19,7 @@ from app.master import trial
 from app.telemetry import log
 from app.telemetry.gunicorn import set_redact
 from app.tls import clients as tls
+from app.wire.authority import authority
 
 EX_CONFIG = 78  # sysexits.h
 
@@ -90,5 +91,4 @@ def report(error: ConfigError) -> None:
 
 def bind_address(config: Config) -> str:
     """Where gunicorn is to listen, in its notation: IPv6 addresses in brackets."""
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    return f"{host}:{config.port}"
+    return authority(config.host, config.port)

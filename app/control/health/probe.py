@@ -31,7 +31,8 @@ from app.config import HealthCheck, Server
 from app.control.health.probe_body import BadBody, SearchTooSlow, is_found, read_body
 from app.tls import backends
 from app.tls.backends import BackendTrust
-from app.wire import announce
+from app.wire import proxy_protocol
+from app.wire.authority import bracketed
 from app.wire.parser import IncompleteError, ParseError, parse_response
 
 USER_AGENT = "load-balancer-health-check"
@@ -204,7 +205,7 @@ def _headers(server: Server, check: HealthCheck) -> dict[str, str]:
 def _authority(server: Server) -> str:
     if server.scheme == "unix":
         return "localhost"
-    host = f"[{server.host}]" if ":" in server.host else server.host
+    host = bracketed(server.host)
     default = 443 if server.scheme == "https" else 80
     return host if server.port == default else f"{host}:{server.port}"
 
@@ -230,8 +231,8 @@ def _connect(request: ProbeRequest) -> Any:
             connection.connect(request.address)
         if request.send_proxy != "off":
             source, target = connection.getsockname(), connection.getpeername()
-            ends = announce.endpoint(source), announce.endpoint(target)
-            connection.sendall(announce.of_probe(request.send_proxy, *ends))
+            ends = proxy_protocol.endpoint(source), proxy_protocol.endpoint(target)
+            connection.sendall(proxy_protocol.probe_header(request.send_proxy, *ends))
         if request.trust is None:
             return connection
         context = request.trust.context(time.monotonic())
