@@ -6,12 +6,14 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
 
 from app import config as configuration
 from app.control import process
 from app.shared import publication
 from app.shared.table import Table
 from app.telemetry import log
+from tests.unit.config.documents import documents
 
 WHOLE = {
     "servers": ["http://127.0.0.1:8001", {"url": "http://127.0.0.1:8002", "weight": 3}],
@@ -124,3 +126,15 @@ def test_the_control_process_survives_a_proposal_that_it_cannot_read(
     assert process.proposal(proposed(encoded({"form": 2}))) == (1, None)
     problems = ["form: is 2, not one up to 1"]
     assert said == [("control", "error", {"sequence": 1, "problems": problems})]
+
+
+@given(documents)
+def test_published_and_described_forms_round_trip(document: dict[str, Any]) -> None:
+    """to_json and describe lose nothing: reading either gives an equal configuration."""
+    config = configuration.parse(json.dumps(document))
+    assert configuration.from_json(configuration.to_json(config)) == config
+    assert configuration.to_json(
+        configuration.from_json(configuration.to_json(config))
+    ) == configuration.to_json(config)
+    assert configuration.parse(configuration.describe(config)) == config
+    assert max(map(len, configuration.describe(configuration.parse("{}")).splitlines())) <= 100
