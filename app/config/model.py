@@ -1,6 +1,6 @@
-"""The configuration as the rest of the program sees it: frozen values, one class an object.
+"""The configuration as the rest of the program sees it: frozen values, one class for each object of the file.
 
-Knows neither JSON nor defaults; app.config.keys has a Key for each field.
+A field has the name of its key in app.config.keys, which has its words and its default. Must never know JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from app.wire.authority import authority
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One backend. ``url`` is normalised and is its identity; for unix, ``host`` is the path."""
+    """One server. ``url`` is normalised and is its identity; for unix:, ``host`` is the socket's path."""
 
     url: str
     scheme: str
@@ -95,7 +95,7 @@ class OutlierDetection:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds; 0 = none."""
+    """Seconds, 0 for none; what each is for says app.config.keys."""
 
     connect: float
     read: float
@@ -133,7 +133,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """0 = unlimited."""
+    """0 for unlimited."""
 
     body: int
     connections: int
@@ -148,6 +148,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Logging:
+    """``redact``: names of query parameters, in small letters, whose values are hidden."""
+
     level: str
     access: bool
     redact: tuple[str, ...]

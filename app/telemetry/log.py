@@ -39,7 +39,7 @@ _sink: Sink | None = None
 
 
 def stdout() -> Sink:
-    """The way to stdout of this process; flushed for up to a second when the process exits."""
+    """The sink for stdout of this process; flushed for up to a second when the process exits."""
     global _sink
     if _sink is None:
         _sink = Sink(STDOUT_FD)
@@ -57,7 +57,7 @@ os.register_at_fork(after_in_child=after_fork)
 
 
 def set_level(level: str) -> None:
-    """Lines below ``level`` are not written; access lines always are."""
+    """From now on, events below ``level`` are not written; access lines always are."""
     global _threshold
     _threshold = LEVELS.get(level.lower(), logging.INFO)
 
@@ -68,7 +68,7 @@ def threshold() -> int:
 
 
 def event(logger: str, level: str, message: str, **fields: object) -> None:
-    """One line, flushed at once: for what happens rarely. A field without a value is None."""
+    """Write one line and flush: for what happens rarely. A field that has no value is given as None."""
     if LEVELS.get(level, logging.INFO) < _threshold:
         return
     now = timestamp(int(time.time() * 1000))
