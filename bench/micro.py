@@ -275,8 +275,8 @@ class _Memory:
 
 def _in_memory() -> Any:
     """A proxy whose backends answer from memory: all of our path but the sockets."""
-    from app.worker.upstream.adapter import Session
     from app.worker.upstream.connections import Connection
+    from app.worker.upstream.session import Session
 
     proxy = _proxy(Session())
     stream: Any = _Memory(ANSWER)

@@ -30,9 +30,9 @@ from app.worker.client.wsgi import StartResponse, WsgiExchange, close_after, sta
 from app.worker.net.deadlines import NEVER, deadlines
 from app.worker.proxy.handler import Proxy
 from app.worker.stalls import StallWatch
-from app.worker.upstream.adapter import Session
 from app.worker.upstream.connections import ConnectionCache
 from app.worker.upstream.send_proxy import ProxyHeaderConnections
+from app.worker.upstream.session import Session
 
 
 class Application:

@@ -44,9 +44,9 @@ from app.worker.proxy.replay import Replay, replay_of
 from app.worker.proxy.retry import HeldResponse, Retrier, RetryState
 from app.worker.proxy.to_backend import ToBackend
 from app.worker.proxy.tunnel import Tunnel
-from app.worker.upstream.adapter import Session
 from app.worker.upstream.request import UpstreamRequest
 from app.worker.upstream.response import UpstreamResponse
+from app.worker.upstream.session import Session
 
 _SERVER: Final = frozenset((b"server",))
 
