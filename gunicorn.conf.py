@@ -1,18 +1,18 @@
 """gunicorn's settings, made from config.json, and its hooks.
 
-Executed in the master, unpatched, at start and again at every HUP: no state here (app.master.hooks keeps it),
-and nothing is imported that loads gevent or requests. Flags on gunicorn's command line win over it.
+Executed in the master, unpatched, at start and again at every HUP: no state here (modules of app.master
+keep it), and nothing is imported that loads gevent or requests. Flags on gunicorn's command line win over it.
 """
 
 import math
 import os
 
-from app.master import hooks as master
+from app.master import hooks, preflight
 
-_config = master.load_config()
+_config = preflight.load_config()
 
 proc_name = "load-balancer"
-bind = master.bind_address(_config)
+bind = preflight.bind_address(_config)
 backlog = 2048
 # Each worker would have a queue of its own, and what waits in it is lost when that worker exits.
 reuse_port = False
@@ -20,7 +20,7 @@ reuse_port = False
 if _config.tls is not None:
     certfile = _config.tls.certificate
     keyfile = _config.tls.key
-    ssl_context = master.ssl_context
+    ssl_context = hooks.ssl_context
 
 if _config.proxy_protocol:
     # For gunicorn's own handlers; our worker reads these headers itself.
@@ -49,20 +49,20 @@ keepalive = math.ceil(_config.timeouts.keepalive)
 _memory = "/dev/shm"  # noqa: S108 - gunicorn makes an unlinked file there
 worker_tmp_dir = _memory if os.access(_memory, os.W_OK) else None
 
-logger_class = "app.telemetry.log.Logger"
+logger_class = "app.telemetry.gunicorn.Logger"
 loglevel = _config.logging.level
 # Access lines are written by the worker, in JSON and in batches.
 accesslog = None
 # It is a thread in the master, and a fork while a thread holds a lock can leave a worker hanging.
 control_socket_disable = True
 
-on_starting = master.on_starting
-when_ready = master.when_ready
-pre_fork = master.pre_fork
-post_fork = master.post_fork
-post_worker_init = master.post_worker_init
-child_exit = master.child_exit
-worker_exit = master.worker_exit
-on_reload = master.on_reload
-pre_exec = master.pre_exec
-on_exit = master.on_exit
+on_starting = hooks.on_starting
+when_ready = hooks.when_ready
+pre_fork = hooks.pre_fork
+post_fork = hooks.post_fork
+post_worker_init = hooks.post_worker_init
+child_exit = hooks.child_exit
+worker_exit = hooks.worker_exit
+on_reload = hooks.on_reload
+pre_exec = hooks.pre_exec
+on_exit = hooks.on_exit

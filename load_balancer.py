@@ -105,10 +105,10 @@ def refuse() -> int:
     number, before it reads that file, so it is not asked.
     """
     try:
-        from app.master import hooks as master
+        from app.master import preflight
     except ImportError as error:
         return fail(not_installed(error))
-    master.load_config()
+    preflight.load_config()
     return EX_CONFIG
 
 

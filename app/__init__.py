@@ -18,7 +18,7 @@ compiled.use()
 
 def __getattr__(name: str) -> Any:
     if name == "application":
-        from app.worker.client.wsgi import make_application
+        from app.worker.application import make_application
 
         globals()["application"] = application = make_application()
         return application

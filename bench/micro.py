@@ -138,8 +138,8 @@ def _configured(servers: int) -> Any:
 
 
 def _pool(servers: int) -> Any:
+    from app.worker.application import standalone_table
     from app.worker.balance.pool import Pool
-    from app.worker.client.wsgi import standalone_table
 
     configured = _configured(servers)
     # The adapter's type is what the session looks at.
@@ -230,7 +230,7 @@ def _null_sink() -> Any:
 
 
 def _proxy(session: Any, log: bool = True) -> Any:
-    from app.telemetry.log import AccessLog
+    from app.telemetry.access_log import AccessLog
     from app.worker.proxy.handler import Proxy
 
     access = AccessLog(_null_sink()) if log else None

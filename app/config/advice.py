@@ -1,4 +1,7 @@
-"""What is valid but looks like a mistake."""
+"""What is valid but looks like a mistake: said at each start and reload, and by ``check``.
+
+Owns the suspicions and their words. Pure: a Config in, Problems out; must never refuse anything.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,12 @@ KEEPALIVE_RACE_S = 5
 
 
 def warnings(config: Config) -> tuple[Problem, ...]:
-    """What is valid but looks like a mistake."""
+    """Everything about a configuration that an operator may want to look at again."""
     return tuple(Problem(path, message) for path, message in suspicions(config))
 
 
 def suspicions(config: Config) -> Iterator[tuple[str, str]]:
+    """Path and message of each."""
     if not config.servers:
         yield "servers", "there are none: every request is answered 503"
     for index, server in enumerate(config.servers):

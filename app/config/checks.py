@@ -1,6 +1,8 @@
 """Checks of single values: each takes what was written and returns it as Config holds it.
 
-Pure functions over strings and numbers, with the exact words of each refusal. Know no key.
+Owns the forms that texts must have (URLs, hosts, networks, names, status codes) and the exact words of each
+refusal: a ConfigError without a path, which the caller puts in front. Runs wherever a configuration is read.
+Pure; must never know which key a value is for.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
-from app.config.model import DEFAULT_PORTS, bracketed
+from app.config.model import DEFAULT_PORTS
 from app.config.problems import Problem, got, key_path, kind_of, plain_text, refuse, suggest
 from app.policies import Definition
+from app.wire.authority import bracketed
 
 SECRET_LENGTH = 16
 UNIX_PATH_BYTES = 107  # sockaddr_un.sun_path holds 108 with its final NUL (unix(7))
@@ -36,6 +39,7 @@ HASH_ON: str = rf"(client_ip|path|header:{HEADER_NAME}|cookie:{HEADER_NAME}|quer
 
 
 def hash_on(text: str) -> str:
+    """What of a request its key is, as config.json names it."""
     if not re.fullmatch(HASH_ON, text):
         kinds = "client_ip, path, header:Name, cookie:name or query:name"
         refuse(f"must be {kinds}, got {got(text)}")
@@ -43,7 +47,7 @@ def hash_on(text: str) -> str:
 
 
 def scalar(value: Any) -> Any:
-    """An option of a user's class; more than a scalar could be changed after it was checked."""
+    """An option of a user's own policy class: a list or object could be changed after it was checked."""
     if not isinstance(value, (str, int, float)):
         refuse(f"must be a string, a number or a boolean, got {got(value)}")
     return value
@@ -52,6 +56,7 @@ def scalar(value: Any) -> Any:
 def option_problems(
     definition: Definition, given: Mapping[str, Any], has_key: bool
 ) -> Iterator[Problem]:
+    """What is wrong with the options of one of our policies; ``has_key``: it takes hash_on too."""
     known = [option.name for option in definition.options] + ["hash_on"] * has_key
     for name, message in definition.problems(given):
         if name in known:
@@ -63,6 +68,7 @@ def option_problems(
 
 
 def listen_host(text: str) -> str:
+    """An address or a name to listen on, addresses in their one spelling."""
     try:
         return str(ipaddress.ip_address(text))
     except ValueError:
@@ -72,12 +78,13 @@ def listen_host(text: str) -> str:
 
 
 def host_field(text: str) -> str:
-    """A Host header's value, kept as written."""
+    """The value of a Host header, with a port if wanted, kept as written."""
     _split_authority(text)
     return text
 
 
 def probe_path(text: str) -> str:
+    """The target of a health check's request."""
     if not text.startswith("/"):
         refuse(f'must begin with "/", got {got(text)}')
     if not re.fullmatch(r'[!"$-~]+', text):
@@ -86,7 +93,7 @@ def probe_path(text: str) -> str:
 
 
 def regex(text: str) -> str:
-    """As written; how long it searches is bounded where it does."""
+    """A regular expression that compiles. How long it may search is bounded where it is used."""
     try:
         re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
@@ -95,6 +102,7 @@ def regex(text: str) -> str:
 
 
 def network(text: str) -> str:
+    """An address or a CIDR block, as the block that it is: 10.0.0.5 becomes 10.0.0.5/32."""
     try:
         return str(ipaddress.ip_network(text))
     except ValueError:
@@ -107,14 +115,14 @@ def network(text: str) -> str:
 
 
 def parameter(text: str) -> str:
-    """The name of a query parameter; they are compared without case."""
+    """The bare name of a query parameter, in small letters: they are compared without case."""
     if re.search(r"[&;=\s\[\]]", text):
         refuse(f"must be the bare name of a query parameter, got {got(text)}")
     return text.lower()
 
 
 def server_header(text: str) -> str:
-    """RFC 9110 §10.2.4 wants product names and comments; what is printable fits a line."""
+    """A Server header's value. RFC 9110 §10.2.4 wants product names; any printable text is taken."""
     if not text.isascii() or text != text.strip():
         refuse(
             f'must be "pass", "none" or printable ASCII without spaces around it, got {got(text)}'
@@ -123,27 +131,28 @@ def server_header(text: str) -> str:
 
 
 def protocol(text: str) -> str:
-    """The name of a protocol in an Upgrade field; names are compared without case (RFC 9110 §7.8)."""
+    """The name of a protocol in an Upgrade field, in small letters: case has no meaning (RFC 9110 §7.8)."""
     if not re.fullmatch(HEADER_NAME, text):
         refuse(f'must be a name such as "websocket", without a version, got {got(text)}')
     return text.lower()
 
 
 def cookie_name(text: str) -> str:
-    """RFC 6265 §4.1.1: a token."""
+    """The name of a cookie: a token (RFC 6265 §4.1.1)."""
     if not re.fullmatch(HEADER_NAME, text):
         refuse(f"must be letters, digits and !#$%&'*+-.^_`|~ only, got {got(text)}")
     return text
 
 
 def cookie_path(text: str) -> str:
+    """The Path attribute of a cookie."""
     if not re.fullmatch(r"/[!-:<-~]*", text):
         refuse(f'must begin with "/" and be ASCII without spaces or ;, got {got(text)}')
     return text
 
 
 def secret(text: str) -> str:
-    """Never repeated in a problem. 16 random characters are 64 bits at least: not to be found by trying."""
+    """A secret, never repeated in a problem. 16 random characters are 64 bits at least: not to be guessed."""
     if len(text) < SECRET_LENGTH:
         refuse(
             f"must have at least {SECRET_LENGTH} characters: openssl rand -hex 32 makes a good one"
@@ -152,6 +161,7 @@ def secret(text: str) -> str:
 
 
 def header_name(text: str) -> str:
+    """The name of a header field that a health check may be given."""
     if not re.fullmatch(HEADER_NAME, text):
         refuse("is not a header name: only letters, digits and !#$%&'*+-.^_`|~")
     if text.lower() == "host":
@@ -162,7 +172,7 @@ def header_name(text: str) -> str:
 
 
 def header_value(value: Any) -> str:
-    """Never repeated in a problem: it may be a credential."""
+    """The value of such a field, never repeated in a problem: it may be a credential."""
     if not isinstance(value, str):
         refuse(f"must be a string, got {kind_of(value)}")
     text = plain_text(value)
@@ -197,6 +207,7 @@ def merged(ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 def normal_url(text: str) -> str:
+    """A server's URL in its one spelling, which is the server's identity."""
     scheme, host, port, prefix = split_url(text)
     if scheme == "unix":
         return f"unix:{host}"
@@ -205,7 +216,10 @@ def normal_url(text: str) -> str:
 
 
 def split_url(text: str) -> tuple[str, str, int, str]:
-    """Scheme, host, port, prefix. By hand: urllib.parse drops tabs and newlines and mends much."""
+    """Scheme, host, port, prefix of a server's URL; for unix: the path as host, and port 0.
+
+    By hand: urllib.parse drops tabs and newlines and mends much.
+    """
     if " " in text:  # the one space that is printable
         refuse("must not contain spaces")
     if text[:5].lower() == "unix:":

@@ -1,4 +1,7 @@
-"""Keys that are more than a list of values: a server, an algorithm, a health check."""
+"""Keys that are more than one value of a type: a server, an algorithm, a health check.
+
+Owns what belongs together in one object. Runs wherever a configuration is read; pure.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.config import checks
-from app.config.model import Algorithm, HealthCheck, Server
+from app.config.model import Algorithm, BackendTls, HealthCheck, Server
 from app.config.problems import (
     ConfigError,
     Problem,
@@ -37,7 +40,7 @@ PERCENTILE = "^p[5-9][0-9]$"
 
 @dataclass(frozen=True)
 class AlgorithmEntry:
-    """A policy's name alone, or an object with its options; the options come from app.policies."""
+    """A key that takes a policy: its name alone, or an object with the options that app.policies declares."""
 
     def read(self, value: Any) -> Algorithm:
         if isinstance(value, str):
@@ -137,7 +140,7 @@ class AlgorithmEntry:
 
 @dataclass(frozen=True)
 class ServerEntry:
-    """A server: its URL alone, or an object with more said about it."""
+    """A key that takes a server: its URL alone, or an object with more said about it."""
 
     members: Object
 
@@ -162,12 +165,13 @@ class ServerEntry:
 
 
 def server_from(url: str, weight: int, backup: bool, max_connections: int, state: str) -> Server:
+    """A server from its keys, its URL taken apart."""
     scheme, host, port, prefix = checks.split_url(url)
     return Server(url, scheme, host, port, prefix, weight, backup, max_connections, state)
 
 
 def health_check_from(**values: Any) -> HealthCheck:
-    """A health check, if its keys go together."""
+    """A health check from its keys. ConfigError if they do not go together."""
     bodiless = {"type": "tcp", "method": "HEAD"}
     problems = [
         Problem(wanted, f"has no use with {key} {json.dumps(value)}: such a check sees no body")
@@ -182,7 +186,7 @@ def health_check_from(**values: Any) -> HealthCheck:
 
 @dataclass(frozen=True)
 class Delay:
-    """Seconds, or a percentile of what answers take."""
+    """A key that takes seconds, or a percentile of the times that answers take."""
 
     low: float
     high: float
@@ -206,3 +210,11 @@ class Delay:
     @property
     def _seconds(self) -> Number:
         return Number(self.low, self.high)
+
+
+def backend_tls_from(**values: Any) -> BackendTls:
+    """What https:// servers are shown, from its keys. ConfigError for a certificate without its key."""
+    for one, other in (("certificate", "key"), ("key", "certificate")):
+        if values[one] is not None and values[other] is None:
+            raise ConfigError([Problem(other, f"is required with backend_tls.{one}")])
+    return BackendTls(**values)

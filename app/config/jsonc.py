@@ -1,7 +1,8 @@
 """The file's text: JSON that may hold comments and trailing commas.
 
-Objects arrive as tuples of pairs (lists stay lists), so that a duplicate key survives until the
-reader that knows its path. Only ``read_text`` opens a file.
+Owns reading it and saying where it is no such text, by line and column. Objects become tuples of pairs (lists
+stay lists), so that a duplicate key survives until the reader that knows its path. Only ``read_text`` opens a
+file.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def strip_comments(text: str) -> str:
 
 
 def read_text(path: str, otherwise: str = "name another with LB_CONFIG") -> str:
+    """The text of a file. ConfigError if it cannot be read; ``otherwise``: a remedy if there is none."""
     if not path:
         refuse("must not be empty: name a file, or unset it")
     try:
@@ -67,6 +69,7 @@ def read_text(path: str, otherwise: str = "name another with LB_CONFIG") -> str:
 
 
 def parse_json(text: str) -> Any:
+    """The value of a text that may have comments and trailing commas. ConfigError if it is no JSON."""
     try:
         bare = strip_comments(text)
         if not bare.strip():

@@ -7,7 +7,7 @@ docs/configuration.md are made from this table (``python -m app.config schema`` 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from app.config import checks
@@ -16,12 +16,12 @@ from app.config.entries import (
     AlgorithmEntry,
     Delay,
     ServerEntry,
+    backend_tls_from,
     health_check_from,
     server_from,
 )
 from app.config.model import (
     Algorithm,
-    BackendTls,
     Config,
     Limits,
     Logging,
@@ -32,7 +32,6 @@ from app.config.model import (
     Timeouts,
     Tls,
 )
-from app.config.problems import ConfigError, Problem
 from app.config.types import (
     SCHEMA_KEY,
     Choice,
@@ -63,16 +62,21 @@ def _config(**values: Any) -> Config:
     return Config(**values)
 
 
-def backend_tls_from(**values: Any) -> BackendTls:
-    """Certificate and key come together."""
-    for one, other in (("certificate", "key"), ("key", "certificate")):
-        if values[one] is not None and values[other] is None:
-            raise ConfigError([Problem(other, f"is required with backend_tls.{one}")])
-    return BackendTls(**values)
+def sections() -> Iterator[tuple[str, Object]]:
+    """Every object of the table below with its path."""
+    yield "", ROOT
+    yield "servers[]", SERVER
+    for key in ROOT.keys:
+        if isinstance(key.type, Object):
+            yield key.name, key.type
+
+
+def _object(make: Callable[..., Any], keys: tuple[Key, ...], or_false: bool = False) -> Object:
+    return Object(make, keys, sections, or_false)
 
 
 # fmt: off
-SERVER = Object(server_from, (
+SERVER = _object(server_from, (
     Key("url", URL, None,
         "Where it is. A path is put in front of the path of every request.",
         examples=("http://127.0.0.1:8001", "https://app.example/base", "http://[::1]:8001",
@@ -88,7 +92,7 @@ SERVER = Object(server_from, (
         "maint: none at all, it is not checked either, and checked before it is used again."),
 ))
 
-HEALTH_CHECK = Object(health_check_from, (
+HEALTH_CHECK = _object(health_check_from, (
     Key("type", Choice(("http", "tcp")), "http",
         "http: the answer to a request decides; tcp: that a connection can be opened is enough, and the keys "
         "about requests and answers have no use."),
@@ -128,7 +132,7 @@ HEALTH_CHECK = Object(health_check_from, (
         "believed to be wrong then (0 = never)."),
 ), or_false=True)
 
-OUTLIER_DETECTION = Object(OutlierDetection, (
+OUTLIER_DETECTION = _object(OutlierDetection, (
     Key("connect_failures", Whole(0, 10_000), 3,
         "Failed connects in a row that set a server aside, over all workers (0 = never)."),
     Key("resets", Whole(0, 10_000), 5,
@@ -149,7 +153,7 @@ OUTLIER_DETECTION = Object(OutlierDetection, (
         "The longest that this time grows to."),
 ), or_false=True)
 
-TIMEOUTS = Object(Timeouts, (
+TIMEOUTS = _object(Timeouts, (
     Key("connect", Number(0, DAY_S), 3.0,
         "To connect to a server (0 = none); over it, another server is tried, or 504."),
     Key("read", Number(0, DAY_S), 60.0,
@@ -172,7 +176,7 @@ TIMEOUTS = Object(Timeouts, (
         "`client`, `read` and `total` do not apply to it."),
 ))
 
-RETRIES = Object(Retries, (
+RETRIES = _object(Retries, (
     Key("attempts", Whole(0, 16), 2,
         "Servers that may be asked for one request, the first included (0 or 1 = never another). Those that "
         "refuse the connection are not counted, up to eight of them."),
@@ -200,14 +204,14 @@ RETRIES = Object(Retries, (
         examples=(0.2, "p95", "p99")),
 ))
 
-QUEUE = Object(Queue, (
+QUEUE = _object(Queue, (
     Key("size", Whole(1, 1_000_000), 1024,
         "Requests of one worker that may wait at once; over it, 503."),
     Key("timeout", Number(0.001, DAY_S), 3.0,
         "How long a request waits for a place; over it, 503. Never longer than `timeouts.total`."),
 ), or_false=True)
 
-LIMITS = Object(Limits, (
+LIMITS = _object(Limits, (
     Key("body", Whole(0, 2**50, "bytes"), 0,
         "Longest request body (0 = unlimited); over it, 413."),
     Key("connections", Whole(0, 1_000_000), 0,
@@ -239,7 +243,7 @@ SECRETS = (
     "x-amz-credential", "x-amz-security-token", "x-amz-signature", "x-goog-credential", "x-goog-signature",
 )
 
-LOGGING = Object(Logging, (
+LOGGING = _object(Logging, (
     Key("level", Choice(("debug", "info", "warning", "error", "critical")), "info",
         "Least level of the messages that are logged; access lines are not affected."),
     Key("access", Flag(), True,
@@ -252,7 +256,7 @@ LOGGING = Object(Logging, (
 
 PEM_FILE = Text(str, "path of a PEM file", r"^.+$")
 
-TLS = Object(Tls, (
+TLS = _object(Tls, (
     Key("certificate", PEM_FILE, None,
         "The certificate, and behind it those between it and the root.", required=True,
         examples=("/etc/load-balancer/tls.crt",)),
@@ -267,7 +271,7 @@ TLS = Object(Tls, (
         "Clients that can speak HTTP/2 do (ALPN); not with `-k gevent`."),
 ), or_false=True)
 
-BACKEND_TLS = Object(backend_tls_from, (
+BACKEND_TLS = _object(backend_tls_from, (
     Key("verify", Flag(), True,
         "Whether a server must show a valid certificate for its name; false: anybody on the way can read and "
         "change what is sent."),
@@ -286,7 +290,7 @@ BACKEND_TLS = Object(backend_tls_from, (
         "Servers that speak only older versions of TLS are not connected to."),
 ))
 
-STICKY = Object(Sticky, (
+STICKY = _object(Sticky, (
     Key("cookie", Text(checks.cookie_name, "cookie name", f"^{checks.HEADER_NAME}$"), "lb",
         "Its name. It is ours alone: servers never see it."),
     Key("secret", Nullable(Text(checks.secret, "at least 16 characters", r"^.{16,}$", True)), None,
@@ -301,7 +305,7 @@ STICKY = Object(Sticky, (
         "How long browsers keep it, from when it was set (0 = until they are closed)."),
 ), or_false=True)
 
-ROOT = Object(_config, (
+ROOT = _object(_config, (
     SCHEMA_KEY,
     Key("host", Text(checks.listen_host, "address or host name"), "0.0.0.0",
         "Address to listen on.", examples=("127.0.0.1", "::")),
@@ -386,12 +390,3 @@ OVERRIDES = (  # environment variable, key that it wins over
     ("WEB_CONCURRENCY", "workers"),
 )
 # fmt: on
-
-
-def sections() -> Iterator[tuple[str, Object]]:
-    """Every object of the table with its path."""
-    yield "", ROOT
-    yield "servers[]", SERVER
-    for key in ROOT.keys:
-        if isinstance(key.type, Object):
-            yield key.name, key.type

@@ -1,6 +1,6 @@
-"""The configuration as the rest of the program sees it: frozen values, one class an object.
+"""The configuration as the rest of the program sees it: frozen values, one class for each object of the file.
 
-Knows neither JSON nor defaults; app.config.keys has a Key for each field.
+A field has the name of its key in app.config.keys, which has its words and its default. Must never know JSON.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.policies import POLICIES
+from app.wire.authority import authority, bracketed
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One backend. ``url`` is normalised and is its identity; for unix, ``host`` is the path."""
+    """One server. ``url`` is normalised and is its identity; for unix:, ``host`` is the socket's path."""
 
     url: str
     scheme: str
@@ -32,7 +33,7 @@ class Server:
         """What logs call it: always with its port, "127.0.0.1:8001/prefix" or "unix:/path"."""
         if self.scheme == "unix":
             return f"unix:{self.host}"
-        return f"{bracketed(self.host)}:{self.port}{self.prefix}"
+        return authority(self.host, self.port) + self.prefix
 
     @property
     def authority(self) -> str:
@@ -107,7 +108,7 @@ class OutlierDetection:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds; 0 = none."""
+    """Seconds, 0 for none; what each is for says app.config.keys."""
 
     connect: float
     read: float
@@ -145,7 +146,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """0 = unlimited."""
+    """0 for unlimited."""
 
     body: int
     connections: int
@@ -160,6 +161,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Logging:
+    """``redact``: names of query parameters, in small letters, whose values are hidden."""
+
     level: str
     access: bool
     redact: tuple[str, ...]
@@ -229,7 +232,3 @@ class Config:
     server_header: str
     upgrade: tuple[str, ...]
     graceful_timeout: float
-
-
-def bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -41,11 +41,12 @@ class ConfigError(Exception):
 
 
 def refuse(message: str) -> NoReturn:
+    """Raise a ConfigError with this one problem; its path is the caller's to say."""
     raise ConfigError([Problem("", message)])
 
 
 def attempt(problems: list[Problem], path: str, read: Callable[[Any], T], value: Any) -> T | None:
-    """Read, or note what is wrong and go on."""
+    """The value that ``read`` gives; if it refuses, None, with its problems noted under ``path``."""
     try:
         return read(value)
     except ConfigError as error:
@@ -54,12 +55,14 @@ def attempt(problems: list[Problem], path: str, read: Callable[[Any], T], value:
 
 
 def members_of(value: Any, otherwise: str = "") -> Sequence[tuple[str, Any]]:
+    """The members of an object, in their order and with duplicates, as app.config.jsonc reads them."""
     if not isinstance(value, tuple):
         refuse(f"must be an object{otherwise}, got {got(value)}")
     return value
 
 
 def plain_text(value: Any) -> str:
+    """A string that is neither empty nor holds control characters."""
     if not isinstance(value, str):
         refuse(f"must be a string, got {got(value)}")
     if not value:
@@ -71,6 +74,7 @@ def plain_text(value: Any) -> str:
 
 
 def check_range(value: float, low: float, high: float) -> None:
+    """Refuse a number outside of ``low`` to ``high``, both included."""
     if value < low:
         refuse(f"must be ≥ {low}, got {got(value)}")
     if value > high:
@@ -78,6 +82,7 @@ def check_range(value: float, low: float, high: float) -> None:
 
 
 def kind_of(value: Any) -> str:
+    """What kind of JSON value it is, in words."""
     kinds = {tuple: "an object", list: "a list", str: "a string", bool: "a boolean"}
     return "null" if value is None else kinds.get(type(value), "a number")
 
@@ -92,15 +97,18 @@ def got(value: Any) -> str:
 
 
 def unquote(value: Any, pattern: str) -> str:
+    """A hint for a number or boolean that was written in quotes; "" if it is none."""
     quoted = isinstance(value, str) and re.fullmatch(pattern, value)
     return " (write it without quotes)" if quoted else ""
 
 
 def key_path(name: str) -> str:
+    """A key as a part of a path, in brackets and quotes where it is no plain word."""
     return name if re.fullmatch(r"[\w$-]+", name) else f"[{got(name)}]"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
+    """A hint at the most similar of the ``known`` names; "" if none is similar."""
     import difflib
 
     close = difflib.get_close_matches(name.lower(), list(known), n=1)

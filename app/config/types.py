@@ -314,10 +314,15 @@ SCHEMA_KEY = Key(
 
 @dataclass(frozen=True)
 class Object:
-    """An object with exactly these keys. With ``or_false``, false stands for None."""
+    """An object with exactly these keys. With ``or_false``, false stands for None.
+
+    ``sections()`` are all objects there are, each with its path: whoever writes a key into the wrong one is
+    told where it belongs.
+    """
 
     make: Callable[..., Any]
     keys: tuple[Key, ...]
+    sections: Callable[[], Iterable[tuple[str, Object]]]
     or_false: bool = False
 
     def read(self, value: Any) -> Any:
@@ -336,7 +341,7 @@ class Object:
             if name in known:
                 values[name] = attempt(problems, path, known[name].type.read, raw)
             else:
-                problems.append(Problem(path, f"unknown key{_where_instead(name, known)}"))
+                problems.append(Problem(path, f"unknown key{self._where_instead(name, known)}"))
         for key in self.keys:
             if key.name not in values:
                 values[key.name] = key.fallback()
@@ -369,17 +374,15 @@ class Object:
     def words(self) -> str:
         return "object or false" if self.or_false else "object"
 
-
-def _where_instead(name: str, known: Iterable[str]) -> str:
-    """A like name among the keys here, else the same name in another object, else what there is."""
-    here = suggest(name, known)
-    if here:
-        return here
-    from app.config.keys import sections  # the table is made of these types: known once it is read
-
-    for path, section in sections():
-        if any(key.name == name for key in section.keys):
-            return (
-                f'; did you mean "{path}.{name}"?' if path else f'; "{name}" belongs at top level'
-            )
-    return f"; there are {', '.join(known)}"
+    def _where_instead(self, name: str, known: Iterable[str]) -> str:
+        """A like name among the keys here, else the same name in another object, else what there is."""
+        here = suggest(name, known)
+        if here:
+            return here
+        for path, section in self.sections():
+            if not any(key.name == name for key in section.keys):
+                continue
+            if not path:
+                return f'; "{name}" belongs at top level'
+            return f'; did you mean "{path}.{name}"?'
+        return f"; there are {', '.join(known)}"

@@ -20,8 +20,9 @@ import os
 import time
 
 from app.config import Config, ConfigError, from_json
-from app.shared import descriptors
-from app.shared.table import HEARTBEAT, OWNER, PROPOSED, Table
+from app.shared import descriptors, publication
+from app.shared.layout import HEARTBEAT, OWNER, PROPOSED
+from app.shared.table import Table
 
 # How soon a proposal, a new owner or the master's death is noticed; 20 looks a second cost 0.1 % CPU.
 FOLLOW_SECONDS = 0.05
@@ -47,9 +48,9 @@ def run(table: Table, ready: int) -> None:
     from gevent import monkey
 
     monkey.patch_all()
-    from app.telemetry import log
+    from app.telemetry.interpreter import install_gevent
 
-    log.install_gevent()
+    install_gevent()
     _watch(table, master)
 
 
@@ -111,7 +112,7 @@ def proposal(table: Table) -> tuple[int, Config | None]:
     """
     from app.telemetry import log
 
-    sequence, blob = table.proposed()
+    sequence, blob = publication.proposed(table)
     try:
         return sequence, from_json(blob)
     except ConfigError as error:

@@ -38,7 +38,7 @@ class Change:
     def open(self, cfg: Any, log: Any, freed: Iterable[int]) -> None:
         """Open what the addresses in ``cfg`` need. CannotListen, with nothing opened, if one cannot be had.
 
-        ``freed``: ports of listeners that were closed before, but may be held by workers that drain.
+        ``freed``: ports whose listeners a reload has closed, but that workers which drain may still hold.
         """
         self._freed = frozenset(freed)
         self.now = []
@@ -56,7 +56,7 @@ class Change:
                 self.now.append(listener)
 
     def undo(self) -> None:
-        """Close what was opened."""
+        """Close what ``open`` has opened, and leave the listeners there were."""
         opened = [listener for listener in self.now if listener not in self.before]
         self.now = list(self.before)
         for listener in opened:
@@ -67,7 +67,7 @@ class Change:
                     os.unlink(path)
 
     def finish(self) -> set[int]:
-        """Close what is not wanted any more; the ports that workers may still hold."""
+        """Close what is not wanted any more; returns the ports that draining workers may still hold."""
         gone = [listener for listener in self.before if listener not in self.now]
         # For good, as a socket that only drains must not keep a later reload from this address.
         _share(gone, True)
@@ -112,7 +112,7 @@ class Change:
 
 
 def in_words(error: Exception, host: str, port: int, elsewhere: str, whose: str = "") -> str:
-    """Why nobody can listen there, and the remedy."""
+    """Why nobody can listen there, with a remedy; ``elsewhere`` is the one that always helps."""
     number = getattr(error, "errno", None)
     if number == errno.EADDRINUSE:
         return (
@@ -134,6 +134,6 @@ def _share(listeners: Iterable[Any], is_shared: bool) -> None:
 
 
 def _port_of(listener: Any) -> int:
-    """0 of a Unix socket."""
+    """The TCP port it listens on; 0 for a Unix socket."""
     at = listener.cfg_addr
     return int(at[1]) if isinstance(at, tuple) else 0

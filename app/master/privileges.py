@@ -1,7 +1,8 @@
 """What the processes may do, and whether that is more or less than they need.
 
-Runs in the master. Ports below 1,024 need a privilege, everything else none; what a client can make a worker
-do should never be done as root. Decisions are functions over values.
+Owns the two questions of a start: may we listen on this port, and do workers have root's rights. Ports below
+1,024 need a privilege, everything else none; what a client can make a worker do should never be done as root.
+Runs in the master. Decisions are functions over values.
 """
 
 from __future__ import annotations

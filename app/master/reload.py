@@ -122,6 +122,7 @@ def _read_settings(arbiter: Any) -> Any:
 
 
 def _open(arbiter: Any, cfg: Any, bind: str, freed: set[int]) -> Change:
+    """The change to the new settings' addresses, already opened; none where they are the same."""
     change = Change(arbiter.LISTENERS)
     if cfg.address == arbiter.cfg.address:
         return change
@@ -148,6 +149,7 @@ def _cannot_listen(error: CannotListen, cfg: Any, bind: str) -> ConfigError:
 
 
 def _write_pidfile(arbiter: Any, cfg: Any) -> Any:
+    """gunicorn's pidfile for the new settings: the old one where its name stays, None where none is named."""
     if cfg.pidfile == arbiter.cfg.pidfile:
         return arbiter.pidfile  # also with the ".2" of a second master
     if cfg.pidfile is None:
@@ -158,6 +160,7 @@ def _write_pidfile(arbiter: Any, cfg: Any) -> Any:
 
 
 def _set_up_again(arbiter: Any, cfg: Any, workers: int) -> None:
+    """Have gunicorn take back the settings of before."""
     arbiter.app.cfg = cfg
     arbiter.setup(arbiter.app)
     arbiter.num_workers = workers
@@ -218,7 +221,7 @@ def _try(name: str, action: Callable[[], Any]) -> Any:
 
 
 def cause_of(error: BaseException, file: str) -> str:
-    """In a line: gunicorn prints what its settings raise, and makes a SystemExit of it."""
+    """Why reading ``file`` failed, in one line; gunicorn makes a SystemExit of all that it raises."""
     cause = error
     if isinstance(error, SystemExit) and error.__context__ is not None:
         cause = error.__context__

@@ -31,7 +31,7 @@ def require(config: Config) -> None:
 
 
 def _try(name: str, options: dict[str, object]) -> str:
-    """What is wrong with the class, "" if nothing is."""
+    """Why the class cannot be trusted, "" if it can."""
     # Found where the workers will find it: gunicorn puts its directory on the path, -m the current one.
     places = [place or os.getcwd() for place in sys.path]
     try:

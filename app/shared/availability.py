@@ -1,9 +1,9 @@
 """Who may get a request: ``available = healthy and not ejected and ready and not full``.
 
 The one place where that is decided. ``choose`` says it for all backends whenever one of the first three facts
-has changed, in workers (app.worker.balance.pool) and, for what is logged, in the control process
-(app.control.health.panic); whether a backend is full is asked when a place is taken (``Pool.take``), because
-it changes with every request. Facts in, indexes out: no clock, no sockets, no log.
+has changed, in workers and, for what is logged, in the control process; whether a backend is full is asked
+when a place is taken (``Pool.claim``), because it changes with every request. Facts in, indexes out: no
+clock, no sockets, no log.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from app.config import Server
-from app.shared.table import ADMIN, DRAIN, EJECTED, EJECTION, HEALTHY, MAINT, READY, STALLED, STATE
+from app.shared.layout import ADMIN, DRAIN, EJECTED, EJECTION, HEALTHY, MAINT, READY, STALLED, STATE
 
 _OUT = (EJECTED, STALLED)
 _ADMIN = {"ready": READY, "drain": DRAIN, "maint": MAINT}  # each keeps out more than the one before
@@ -41,13 +40,13 @@ class Choice(NamedTuple):
     reason: str = ""
 
 
-def standing_of(server: Server, cells: memoryview, at: int) -> Standing:
-    """The facts of a server whose cells begin ``at``."""
+def standing_of(state: str, is_backup: bool, cells: memoryview, at: int) -> Standing:
+    """The facts of a backend whose cells begin ``at``; ``state`` and ``is_backup`` as configured."""
     return Standing(
         cells[at + STATE] == HEALTHY,
         cells[at + EJECTION] in _OUT,
-        max(_ADMIN[server.state], cells[at + ADMIN]),
-        server.backup,
+        max(_ADMIN[state], cells[at + ADMIN]),
+        is_backup,
     )
 
 

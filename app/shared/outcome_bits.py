@@ -13,7 +13,7 @@ _FULL = 1 << WINDOW
 
 
 def add(cell: int, stamp: int, is_bad: bool) -> int:
-    """The cell with one more outcome; the oldest goes when there are more than WINDOW."""
+    """The cell with one more outcome; beyond WINDOW the oldest goes. Of another stamp, it begins anew."""
     bits = _bits(cell, stamp) << 1 | is_bad
     if bits >= _FULL << 1:
         bits = bits & (_FULL - 1) | _FULL
@@ -21,7 +21,7 @@ def add(cell: int, stamp: int, is_bad: bool) -> int:
 
 
 def count(cell: int, stamp: int) -> tuple[int, int]:
-    """How many outcomes there are, and how many of them bad."""
+    """How many outcomes the cell holds, and how many of them are bad; none if it is of another stamp."""
     bits = _bits(cell, stamp)
     return bits.bit_length() - 1, bits.bit_count() - 1
 

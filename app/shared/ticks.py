@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Ticks(Generic[T]):
-    """Callables, each of which has its turn at every tick, with the time as its owner keeps it."""
+    """A list of callables; each is called at every tick, with the time as its owner keeps it."""
 
     def __init__(self) -> None:
         self._callables: list[Callable[[T], object]] = []

@@ -1,7 +1,7 @@
 """One log record in, one line of JSON out: at most 4096 bytes, pure ASCII, never an exception.
 
 Pure: values in, bytes out. It knows neither where lines go (``app.telemetry.sink``) nor who writes them
-(``app.telemetry.log``), and imports nothing of the project.
+(``app.telemetry.log`` and those beside it), and imports nothing of the project.
 
 The limit is PIPE_BUF on Linux: the kernel never mixes such a write with another process's (pipe(7)).
 ASCII, because a client chooses much of an access line: escaped, neither U+2028 nor U+0085 can end a

@@ -19,7 +19,7 @@ _PAIRS = re.compile(r"[^&;]+")
 
 
 def redactor(names: Iterable[str]) -> Callable[[str], str] | None:
-    """A function that hides the values of these query parameters in a target; None where there are none."""
+    """A function that hides the values of these query parameters in a request target; None for no names."""
     hidden = frozenset(name.lower() for name in names)
     if not hidden:
         return None

@@ -25,6 +25,7 @@ from typing import Any, TextIO
 from urllib.parse import parse_qs, urlsplit
 
 from app.config import Config, Server
+from app.wire.authority import bracketed
 
 REVIVE_S = 30.0  # long enough to see three failed checks of the shipped configuration, 5 s apart
 TICK_S = 0.1  # how soon a signal or a death is noticed
@@ -309,7 +310,7 @@ def _wait_until_listening(
 def _reachable(config: Config) -> tuple[str, str]:
     """The listening address as a client names it: in a URL, and for a socket."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
-    return (f"[{host}]" if ":" in host else host), host
+    return bracketed(host), host
 
 
 def _play(server: Server) -> subprocess.Popen[bytes]:

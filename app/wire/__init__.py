@@ -7,5 +7,5 @@ an intermediary · ``lenient`` heads of servers that are mended · ``chunked`` t
 which protocols · ``status`` phrases and methods · ``h2`` a request of HTTP/2 as one of HTTP/1.1, ``h2_guard``
 floods of frames · ``forwarded`` what we tell a backend about the client, ``forwarded_syntax`` the syntax of
 Forwarded · ``via`` Via and Max-Forwards · ``hash_key`` what a request is recognised by · ``proxy_protocol``
-PROXY headers.
+PROXY headers, read and written · ``authority`` a host and a port in one text.
 """

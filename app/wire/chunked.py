@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from app.wire.fields import TOKEN, VALUE
+from app.wire.fields import QUOTED_STRING, TOKEN, VALUE
 
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -22,8 +22,11 @@ _MAX_EXCESS = 16384
 _MAX_TRAILER_BYTES = 8190
 _MAX_TRAILERS = 100
 # RFC 9112 §7.1: 1*HEXDIG, then extensions. 15 digits are an exabyte: more does not fit 64 bits.
-_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
-_EXTENSION = b"[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?" % (TOKEN.pattern, TOKEN.pattern, _QUOTED)
+_EXTENSION = b"[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?" % (
+    TOKEN.pattern,
+    TOKEN.pattern,
+    QUOTED_STRING,
+)
 _SIZE_LINE = re.compile(b"([0-9A-Fa-f]{1,15})(?:%b)*" % _EXTENSION)
 # RFC 9110 §6.5.1: fields that frame, route or authenticate have no place in a trailer.
 FORBIDDEN_TRAILERS = frozenset(

@@ -17,6 +17,8 @@ from app.errors import BadRequest
 TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # RFC 9110 §5.5: HTAB, SP, VCHAR and obs-text
 VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+# RFC 9110 §5.6.4, as a part of larger patterns
+QUOTED_STRING = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 
 PLAIN: Final = 0
 DROP: Final = 1  # hop-by-hop, or a name that two readers could map to the same variable

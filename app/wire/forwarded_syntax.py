@@ -10,11 +10,10 @@ import ipaddress
 import re
 from typing import NamedTuple
 
-from app.wire.fields import TOKEN
+from app.wire.fields import QUOTED_STRING, TOKEN
 
-_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 # RFC 7239 §4 has no space around ";"; those who write one mean nothing by it.
-_PAIR = rb"(%b)=(%b|%b)" % (TOKEN.pattern, TOKEN.pattern, _QUOTED)
+_PAIR = rb"(%b)=(%b|%b)" % (TOKEN.pattern, TOKEN.pattern, QUOTED_STRING)
 _PAIRS = re.compile(rb"[ \t]*%b[ \t]*(?:;[ \t]*(?:%b[ \t]*)?)*" % (_PAIR, _PAIR))
 _ONE_PAIR = re.compile(_PAIR)
 _ESCAPED = re.compile(rb"\\(.)")

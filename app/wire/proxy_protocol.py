@@ -1,13 +1,15 @@
 """The header of the PROXY protocol, versions 1 and 2: who connected to the proxy in front.
 
-Owns what such a header may look like (haproxy.org, doc/proxy-protocol.txt), read in one way or not at all.
-Pure: bytes in, a Header out. Whose header is believed is decided elsewhere.
+Owns what such a header looks like (https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt): read in one
+way or not at all, where a proxy stands before us; written, where a connection to a backend begins. Pure:
+bytes in, a Header out, and addresses in, bytes out. Whose header is believed is decided elsewhere.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
+import struct
 from dataclasses import dataclass
 
 MAX_V1_BYTES = 107  # §2.1, its CRLF included
@@ -21,6 +23,9 @@ _V2_FIXED = 16
 _LOCAL, _PROXY = 0x20, 0x21  # version 2, command
 _ADDRESS_BYTES = {0x0: 0, 0x1: 12, 0x2: 36, 0x3: 216}  # by family: unspecified, IPv4, IPv6, Unix
 _STREAM = 0x1
+# Written as one byte, family and transport. Clients of a Unix socket have the unspecified one: AF_UNIX says
+# nothing more, and gunicorn refuses it.
+_UNSPECIFIED, _TCP4, _TCP6 = 0x00, 0x11, 0x21
 _CRC32C = 0x03  # type of the TLV that has a checksum of the whole header
 # One space between parts, no sign, no leading zero.
 _V1_LINE = re.compile(
@@ -29,7 +34,9 @@ _V1_LINE = re.compile(
 )
 
 
-Ends = tuple[tuple[str, int], tuple[str, int]]
+Endpoint = tuple[str, int]  # address, "" where it is unknown; port
+Ends = tuple[Endpoint, Endpoint]
+_IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class BadProxyHeader(ValueError):
@@ -56,6 +63,44 @@ def read_header(data: bytes) -> Header | None:
     if data[: len(_V1)] == _V1[: len(data)]:
         return _read_v1(data)
     raise BadProxyHeader("no header of the PROXY protocol")
+
+
+def client_header(version: str, source: Endpoint, target: Endpoint) -> bytes:
+    """The header for a client at ``source`` that connected to ``target``; "" for an address nobody knows."""
+    here, there = _parsed(source[0]), _parsed(target[0])
+    if here is None or there is None:
+        return b"PROXY UNKNOWN\r\n" if version == "v1" else _binary(_PROXY, _UNSPECIFIED, b"")
+    if here.version != there.version:
+        # One header has one family: IPv4 can be written as IPv6 (RFC 4291 §2.5.5.2).
+        here, there = _as_ipv6(here), _as_ipv6(there)
+    if version == "v1":
+        text = f"PROXY TCP{here.version} {here} {there} {source[1]} {target[1]}\r\n"
+        return text.encode("ascii")
+    family = _TCP4 if here.version == 4 else _TCP6
+    ports = struct.pack("!HH", source[1], target[1])
+    return _binary(_PROXY, family, here.packed + there.packed + ports)
+
+
+def probe_header(version: str, source: Endpoint, target: Endpoint) -> bytes:
+    """The header for a connection of our own from ``source`` to ``target``."""
+    if version == "v2":
+        return _binary(_LOCAL, _UNSPECIFIED, b"")
+    # Version 1 has no word for it; UNKNOWN is refused by some readers (gunicorn).
+    return client_header(version, source, target)
+
+
+def client_endpoint(address: str, peer: object) -> Endpoint:
+    """The client's endpoint: with the port of the socket's ``peer`` where that is the client itself."""
+    if isinstance(peer, tuple) and _parsed(str(peer[0])) == _parsed(address):
+        return address, int(peer[1])
+    return address, 0
+
+
+def endpoint(name: object) -> Endpoint:
+    """What getsockname() said, as an endpoint; a Unix socket's has no address."""
+    if isinstance(name, tuple) and len(name) >= 2:
+        return str(name[0]), int(name[1])
+    return "", 0
 
 
 def _read_v1(data: bytes) -> Header | None:
@@ -90,7 +135,7 @@ def _address(text: bytes, is_four: bool) -> str:
         raise BadProxyHeader("version 1: malformed address") from None
 
 
-def _written(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+def _written(address: _IpAddress) -> str:
     """The one spelling of an address: also of an IPv4 address that came in an IPv6 one."""
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
@@ -163,3 +208,23 @@ def crc32c(data: bytes) -> int:
     for byte in data:
         crc = crc >> 8 ^ _CRC_TABLE[(crc ^ byte) & 0xFF]
     return crc ^ 0xFFFFFFFF
+
+
+def _binary(command: int, family: int, addresses: bytes) -> bytes:
+    return _V2 + struct.pack("!BBH", command, family, len(addresses)) + addresses
+
+
+def _parsed(text: str) -> _IpAddress | None:
+    try:
+        parsed: _IpAddress = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        return parsed.ipv4_mapped
+    return parsed
+
+
+def _as_ipv6(address: _IpAddress) -> _IpAddress:
+    if isinstance(address, ipaddress.IPv6Address):
+        return address
+    return ipaddress.IPv6Address(b"\0" * 10 + b"\xff\xff" + address.packed)

@@ -24,8 +24,9 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from app.errors import NoBackend, ProxyError, TooManyConnections
 from app.shared import descriptors
-from app.shared.table import CONNECTIONS
+from app.shared.layout import CONNECTIONS
 from app.telemetry import log
+from app.telemetry.interpreter import install_gevent
 from app.tls.clients import certificates
 from app.tls.files import WatchedContext
 from app.wire.forwarded import trust_in
@@ -66,11 +67,10 @@ class Worker(GeventWorker):
 
     def run(self) -> None:
         """Serve until told to stop, then drain."""
-        from app.worker.client.wsgi import (
-            Application,  # loads requests: not before gevent has patched
-        )
+        # Loads requests: not before gevent has patched.
+        from app.worker.application import Application
 
-        log.install_gevent()
+        install_gevent()
         deadlines.start()
         self.connections: set[OpenConnection] = set()
         self.parked: dict[Http1Connection, float] = {}

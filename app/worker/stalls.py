@@ -18,18 +18,17 @@ from math import ceil, exp
 
 from app.config import OutlierDetection
 from app.errors import Stalled
-from app.shared.table import (
+from app.shared.layout import (
     ANSWERED_MS,
     EJECTION,
     HEARD_MS,
     LOOKED_MS,
     OLDEST_MS,
-    ROW_STRIDE,
-    SLOT_HEADER,
     STALLED,
     SUSPECTS,
     UNANSWERED,
     USUAL_MS,
+    counters_at,
 )
 from app.worker.balance.backend import Backend
 from app.worker.balance.pool import Pool
@@ -111,7 +110,7 @@ class StallWatch:
                 if self._tell(backend, waiting[connections], now):
                     told.add(backend.row)
         for row in self._told - told:
-            cells[SLOT_HEADER + row * ROW_STRIDE + UNANSWERED] = 0
+            cells[counters_at(row) + UNANSWERED] = 0
         self._told = told
         cells[SUSPECTS] = len(told)
         cells[LOOKED_MS] = int(now * 1000)
@@ -121,7 +120,7 @@ class StallWatch:
     def _learn(self, backend: Backend, now: float) -> None:
         """Write down when a backend that has answered was last heard, and what it usually takes."""
         connections, cells = backend.connections, self._pool.cells
-        at = SLOT_HEADER + backend.row * ROW_STRIDE
+        at = counters_at(backend.row)
         cells[at + HEARD_MS] = heard_ms = int(connections.heard_at * 1000)
         cells[ANSWERED_MS] = max(cells[ANSWERED_MS], heard_ms)
         slowest, connections.slowest = connections.slowest, 0.0
@@ -139,7 +138,7 @@ class StallWatch:
         usual = self._usual_of(backend.connections, now)
         if silence < max(SUSPICIOUS_SHARE * self._after, SUSPICIOUS_TIMES * usual):
             return False
-        cells, at = self._pool.cells, SLOT_HEADER + backend.row * ROW_STRIDE
+        cells, at = self._pool.cells, counters_at(backend.row)
         cells[at + UNANSWERED] = len(deadlines)
         cells[at + OLDEST_MS] = int(oldest * 1000)
         return True

@@ -8,7 +8,7 @@ import pytest
 
 from app import config as configuration
 from app.errors import NoBackend
-from app.shared.table import FAILURES, IN_FLIGHT, RECOVERIES, STREAKS
+from app.shared.layout import FAILURES, IN_FLIGHT, RECOVERIES, STREAKS
 from app.worker.balance.backend import Backend
 from app.worker.balance.pool import Pool
 from fakes.world import Entry, World, url

@@ -14,16 +14,9 @@ import pytest
 
 from app import config as configuration
 from app.config import Config
-from app.shared.table import (
-    EJECTION,
-    HEALTHY,
-    ROW_STRIDE,
-    SLOT_HEADER,
-    STATE,
-    UNCHECKED,
-    Table,
-    identity_of,
-)
+from app.shared import publication
+from app.shared.layout import EJECTION, HEALTHY, STATE, UNCHECKED, counters_at
+from app.shared.table import Table, identity_of
 from app.telemetry import log
 
 # A server by its port on 127.0.0.1, by its URL, or as its object in a configuration.
@@ -58,7 +51,7 @@ class World:
         entries = [url(server) if isinstance(server, int) else server for server in servers]
         config = configuration.parse(json.dumps({"servers": entries, **settings}))
         identities = [identity_of(server.url) for server in config.servers]
-        return self.table.propose(configuration.to_json(config), identities), config
+        return publication.propose(self.table, configuration.to_json(config), identities), config
 
     def publish(self, *servers: Entry, **settings: Any) -> Config:
         """A configuration in use; servers of which nothing is known are healthy at once."""
@@ -68,7 +61,7 @@ class World:
             state = self.table.server(rows[identity_of(server.url)]) + STATE
             if self.table.cells[state] == UNCHECKED:
                 self.table.cells[state] = HEALTHY
-        self.table.publish(sequence)
+        publication.publish(self.table, sequence)
         return config
 
     # -- the servers' cells
@@ -99,7 +92,7 @@ class World:
 
     def counters(self, port: int, slot: int) -> tuple[memoryview, int]:
         """A worker's cells, and where those about this server begin."""
-        return self.table.slot(slot), SLOT_HEADER + self.row(port) * ROW_STRIDE
+        return self.table.slot(slot), counters_at(self.row(port))
 
 
 def _told(event: dict[str, Any], name: str) -> Any:

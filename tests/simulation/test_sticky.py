@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from app import config as configuration
-from app.shared.table import HEALTHY, STATE, UNHEALTHY, Table, identity_of
+from app.shared import publication
+from app.shared.layout import HEALTHY, STATE, UNHEALTHY
+from app.shared.table import Table, identity_of
 from app.worker.balance.pool import Pool
 
 REQUESTS = 100_000
@@ -35,11 +37,11 @@ class Farm:
         config = configuration.parse(json.dumps(document))
         self.table = Table.create(rows=8, slots=2, blob_bytes=20_000)
         identities = [identity_of(server.url) for server in config.servers]
-        sequence = self.table.propose(configuration.to_json(config), identities)
-        self.rows = [self.table.find_row(identity) for identity in identities]
+        sequence = publication.propose(self.table, configuration.to_json(config), identities)
+        self.rows = [self.table.row_index()[identity] for identity in identities]
         for row in self.rows:
             self.table.cells[self.table.server(row) + STATE] = HEALTHY
-        self.table.publish(sequence)
+        publication.publish(self.table, sequence)
         self.pool = Pool(self.table, 1, lambda server: (None, None), lambda connections: None)
         self.cookies: dict[int, bytes] = {}
         self.homes: dict[int, int] = {}

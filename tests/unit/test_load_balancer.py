@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import load_balancer
-from app.master import hooks as master
+from app.master import preflight
 from load_balancer import EX_CONFIG, EX_FAILED, ROOT
 
 VALID = '{"port": 9999, "servers": ["http://127.0.0.1:8001", "https://far.example"],}'
@@ -74,7 +74,7 @@ def test_a_refused_configuration_is_in_the_log_and_starts_nothing(
 ) -> None:
     """The same lines as from gunicorn.conf.py, without gunicorn, which stumbles over some itself."""
     told: list[str] = []
-    monkeypatch.setattr(master, "load_config", lambda: told.append(os.environ["LB_CONFIG"]))
+    monkeypatch.setattr(preflight, "load_config", lambda: told.append(os.environ["LB_CONFIG"]))
     monkeypatch.setenv("LB_CONFIG", "missing.json")
     assert load_balancer.main(["run"]) == EX_CONFIG
     assert told == [str(at / "missing.json")]

@@ -21,7 +21,7 @@ from app.control.health.intervals import CheckState, pause
 from app.control.health.probe import Outcome, ProbeRequest, ProbeSession, probe
 from app.control.health.slow_start import SlowStart
 from app.control.health.verdicts import Health, Thresholds, observe
-from app.shared.table import (
+from app.shared.layout import (
     CHANGED_MS,
     CHECKED,
     CHECKED_MS,
@@ -34,9 +34,8 @@ from app.shared.table import (
     TRUSTED,
     UNCHECKED,
     UNHEALTHY,
-    Table,
-    identity_of,
 )
+from app.shared.table import Table, identity_of
 from app.telemetry import log
 from app.tls.backends import BackendTrust
 

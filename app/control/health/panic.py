@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from app.config import Config, Server
 from app.shared.availability import choose, standing_of
-from app.shared.table import CHECKED, EPOCH, PROPOSED, READY, Table, identity_of
+from app.shared.layout import CHECKED, EPOCH, PROPOSED, READY
+from app.shared.table import Table, identity_of
 from app.telemetry import log
 
 
@@ -44,7 +45,9 @@ class PanicLog:
         if cells[CHECKED] != cells[PROPOSED]:
             return
         self._epoch = epoch
-        standings = [standing_of(server, cells, at) for server, at in self._servers]
+        standings = [
+            standing_of(server.state, server.backup, cells, at) for server, at in self._servers
+        ]
         is_panic = choose(standings, self._threshold).is_panic
         if is_panic != self._is_panic:
             self._is_panic = is_panic

@@ -33,7 +33,7 @@ from app.errors import BadResponse
 from app.shared import faults
 from app.tls import backends
 from app.tls.backends import BackendTrust
-from app.wire import announce
+from app.wire import proxy_protocol
 from app.wire.lenient import ReadHead, reader
 from app.wire.response import MAX_INTERIM_RESPONSES, ResponseHead
 
@@ -231,8 +231,8 @@ def _connect(request: ProbeRequest) -> Any:
             connection.connect(request.address)
         if request.send_proxy != "off":
             source, target = connection.getsockname(), connection.getpeername()
-            ends = announce.endpoint(source), announce.endpoint(target)
-            connection.sendall(announce.of_probe(request.send_proxy, *ends))
+            ends = proxy_protocol.endpoint(source), proxy_protocol.endpoint(target)
+            connection.sendall(proxy_protocol.probe_header(request.send_proxy, *ends))
         if request.trust is None:
             return connection
         context = request.trust.context(time.monotonic())

@@ -12,7 +12,8 @@ from __future__ import annotations
 import time
 
 from app.config import Config
-from app.shared.table import FULL_RAMP, RAMP, SINCE_MS, Table, identity_of
+from app.shared.layout import FULL_RAMP, RAMP, SINCE_MS
+from app.shared.table import Table, identity_of
 
 LOOKS = 20
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from app.shared.table import HEALTHY, UNCHECKED, UNHEALTHY
+from app.shared.layout import HEALTHY, UNCHECKED, UNHEALTHY
 
 
 class Thresholds(NamedTuple):

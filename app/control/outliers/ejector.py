@@ -30,7 +30,7 @@ from app.control.outliers.rules import (
     times_ejected,
 )
 from app.shared import outcome_bits
-from app.shared.table import (
+from app.shared.layout import (
     CHANGED_MS,
     CHECKED_MS,
     EJECTED,
@@ -45,9 +45,8 @@ from app.shared.table import (
     STREAKS,
     TRIAL,
     TRUSTED,
-    Table,
-    identity_of,
 )
+from app.shared.table import Table, identity_of
 from app.telemetry import log
 
 

@@ -17,7 +17,7 @@ from app.config import Config
 from app.control.health.probe import Outcome
 from app.control.outliers.ejector import Ejector
 from app.control.outliers.stall_rules import ASK_SHARE, Silence, limit_ms, together
-from app.shared.table import (
+from app.shared.layout import (
     ANSWERED_MS,
     EJECTION_MS,
     HEARD_MS,
@@ -27,8 +27,8 @@ from app.shared.table import (
     TRIAL,
     UNANSWERED,
     USUAL_MS,
-    Table,
 )
+from app.shared.table import Table
 
 # A worker looks every 100 ms: one that has not for so long is stopped itself, and what it last said is old.
 BELIEVED_MS = 500

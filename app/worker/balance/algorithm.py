@@ -13,7 +13,8 @@ from typing import Any
 
 from app.config import Algorithm, Config
 from app.policies import POLICIES, Guard, Inputs, Policy, PolicyError, load_custom, make
-from app.shared.table import FULL_RAMP, RAMP, Table
+from app.shared.layout import FULL_RAMP, RAMP
+from app.shared.table import Table
 from app.telemetry import log
 from app.wire.forwarded import client_finder, trust_in
 from app.wire.hash_key import key_reader

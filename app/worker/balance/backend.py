@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.config import Server
-from app.shared.table import IN_FLIGHT, REQUESTS, ROW_STRIDE, SLOT_HEADER
+from app.shared.layout import IN_FLIGHT, REQUESTS, counters_at
 from app.worker.balance.latency import Latency
 
 
@@ -50,8 +50,8 @@ class Backend:
         self.limit = server.max_connections
         self.connections = connections
         self.adapter = adapter
-        self.in_flight = SLOT_HEADER + row * ROW_STRIDE + IN_FLIGHT
-        self.requests = SLOT_HEADER + row * ROW_STRIDE + REQUESTS
+        self.in_flight = counters_at(row) + IN_FLIGHT
+        self.requests = counters_at(row) + REQUESTS
         self.is_available = False  # but for being full
         self.is_watched = False
         self.is_on_trial = False

@@ -20,7 +20,7 @@ from app.errors import (
     Stalled,
 )
 from app.shared import faults, outcome_bits
-from app.shared.table import (
+from app.shared.layout import (
     CONNECT_STREAK,
     EJECTION_MS,
     ERROR_STREAK,
@@ -28,12 +28,11 @@ from app.shared.table import (
     OUTCOMES,
     RECOVERIES,
     RESET_STREAK,
-    ROW_STRIDE,
-    SLOT_HEADER,
     STREAKS,
     TROUBLES,
-    Table,
+    counters_at,
 )
+from app.shared.table import Table
 from app.worker.balance.backend import Backend
 
 # Failures further apart than this are not in a row, whatever came between them in other workers.
@@ -76,7 +75,7 @@ class OutcomeCounter:
         if status >= 500 and status not in _NOT_ITS_FAULT and ERROR_STREAK in self._counted:
             self._count_failure(backend, ERROR_STREAK)
         elif backend.troubled_at or backend.is_on_trial:
-            cells, at = self.cells, SLOT_HEADER + backend.row * ROW_STRIDE
+            cells, at = self.cells, counters_at(backend.row)
             self._end_streaks(at)
             _, bad = self._remember(backend, at, False)
             if not bad:
@@ -99,7 +98,7 @@ class OutcomeCounter:
         """Count a failure into ``streak``, unless the configuration has no limit for that kind."""
         if streak not in self._counted:
             return
-        cells, at = self.cells, SLOT_HEADER + backend.row * ROW_STRIDE
+        cells, at = self.cells, counters_at(backend.row)
         now = monotonic()
         if now - backend.troubled_at > _STREAK_SECONDS:
             self._end_streaks(at)

@@ -22,15 +22,10 @@ from app.errors import (
     NoBackend,
 )
 from app.policies import KeyMissing
+from app.shared import publication
 from app.shared.availability import standing_of
-from app.shared.table import (
-    CHECKED_MS,
-    EPOCH,
-    READY,
-    STREAK,
-    Table,
-    identity_of,
-)
+from app.shared.layout import CHECKED_MS, EPOCH, READY, STREAK
+from app.shared.table import Table, identity_of
 from app.telemetry import log
 from app.worker.balance import retry_after
 from app.worker.balance.algorithm import PolicyFactory
@@ -179,7 +174,7 @@ class Pool:
     def refresh(self) -> None:
         """Take over what was published since the last time, and build the snapshot anew from the table."""
         self._epoch = self._epoch_cells[EPOCH]  # before reading: a change while we read comes again
-        sequence, blob = self.table.published()
+        sequence, blob = publication.published(self.table)
         gone: Iterable[Backend] = ()
         if sequence != self._sequence:
             try:
@@ -294,7 +289,7 @@ class Pool:
             checks = (
                 (cells[at + CHECKED_MS], cells[at + STREAK])
                 for one, at in starts
-                if standing_of(one.server, cells, at).admin == READY
+                if standing_of(one.server.state, one.server.backup, cells, at).admin == READY
             )
             interval, threshold = check.interval, check.healthy_threshold
             estimate = retry_after.until_healthy(

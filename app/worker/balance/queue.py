@@ -20,7 +20,7 @@ from gevent.event import AsyncResult
 
 from app.config import Queue as Settings
 from app.errors import NoBackend
-from app.shared.table import WAITING_NS
+from app.shared.layout import WAITING_NS
 
 # How late a place freed by another worker is noticed. Costs some 0.5 % of a core while somebody waits.
 LOOK_SECONDS = 0.002

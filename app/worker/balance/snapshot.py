@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 
 from app.policies import Policy
 from app.shared.availability import Standing, choose, standing_of
-from app.shared.table import EJECTION, TRIAL, Table
+from app.shared.layout import EJECTION, TRIAL
+from app.shared.table import Table
 from app.worker.balance.algorithm import PolicyFactory
 from app.worker.balance.backend import Backend
 
@@ -92,4 +93,5 @@ def _settle(backend: Backend, table: Table, watches: Callable[[Backend], bool]) 
     backend.limit = 1 if backend.is_on_trial else backend.server.max_connections
     backend.is_watched = watches(backend)
     backend.is_available = False
-    return standing_of(backend.server, cells, at)
+    configured = backend.server
+    return standing_of(configured.state, configured.backup, cells, at)

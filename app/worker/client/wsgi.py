@@ -1,17 +1,16 @@
-"""The WSGI application: what ``app:application`` is.
+"""The client's side of an exchange as PEP 3333 shows it, to an application under any WSGI server.
 
-Owns putting a worker's parts together (table, pool, session, proxy) and the client's side of an exchange
-as PEP 3333 shows it, so that the application also runs under the stock gevent worker or any WSGI server.
-There it does without what an environ cannot tell: the spelling and order of header fields, whether the
-client has gone, interim responses and trailers. app.worker.client.http1 goes past this, straight to the
-proxy. Imported in workers only, after gevent has patched the standard library.
+Owns the way from an environ to a request head, and the answer through ``start_response`` and ``write``. It
+does without what an environ cannot tell: the spelling and order of header fields, whether the client has
+gone, interim responses and trailers. Runs in workers of the stock gevent class and under other servers, in a
+request's greenlet; ours reads the wire itself (app.worker.client.http1). Must never know the pool or a
+backend: app.worker.application calls it.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import secrets
 import socket
 import struct
 from collections.abc import Callable, Iterable
@@ -22,29 +21,17 @@ from urllib.parse import quote
 from gevent.socket import socket as GeventSocket  # noqa: N812 - a class
 from gevent.ssl import SSLSocket
 
-from app import config as configuration
-from app.config import Config, Server
-from app.errors import BadRequest, BodyTimeout, ClientGone, InternalError, ProxyError
-from app.master import hooks as master
-from app.shared.table import HEALTHY, STATE, Table, identity_of
-from app.telemetry import log
-from app.tls.backends import BackendTrust
+from app.errors import BadRequest, BodyTimeout, ClientGone, ProxyError
 from app.wire import request as wire_request
 from app.wire.forwarded import connection_lines
 from app.wire.response import ResponseHead
 from app.wire.status import STATUS_TEXT
 from app.wire.upgrade import switching_lines
-from app.worker.balance.pool import Pool
-from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
+from app.worker.net.deadlines import NEVER, Deadline, Expired
 from app.worker.net.splice import SpliceBody, SpliceTo
 from app.worker.net.stream import BODY_READ_SIZE, RawSocket, Stream
 from app.worker.net.tls_stream import AnyStream, TlsSocketStream
-from app.worker.proxy.handler import Proxy
-from app.worker.stalls import StallWatch
-from app.worker.upstream.connections import ConnectionCache
 from app.worker.upstream.request import ReadBody
-from app.worker.upstream.send_proxy import ProxyHeaderConnections
-from app.worker.upstream.session import Session
 
 # The server writes its own Date and Server; the other two are in a 426.
 _NOT_AN_APPLICATIONS = frozenset((b"date", b"server", b"connection", b"upgrade"))
@@ -52,96 +39,6 @@ _HTTP2 = ("HTTP/2", "HTTP/2.0")
 _PROTOCOLS = (None, "HTTP/1.0", "HTTP/1.1", *_HTTP2)
 
 StartResponse = Callable[..., Callable[[bytes], object]]
-
-
-class Application:
-    """The load balancer of one worker. ``session`` is where another transport adapter can be mounted."""
-
-    def __init__(self, config: Config, table: Table, slot: int) -> None:
-        self.config = config
-        self.session = Session()
-        self._sink = log.stdout()
-        self._caches: list[ConnectionCache] = []
-        self._trust: BackendTrust | None = None  # made for the first https:// server
-        self._client_timeout = config.timeouts.client or NEVER
-        self.pool = Pool(table, slot, self._connect, self._disconnect)
-        self.session.on_mount = self._ask_for_adapters
-        access_log = log.AccessLog(self._sink) if config.logging.access else None
-        self.proxy = Proxy(config, self.pool, self.session, access_log)
-        for function in (self._sweep, self.proxy.tick, self._flush_log):
-            deadlines.every_tick(function)
-        outliers = config.outlier_detection
-        if outliers is not None and outliers.stall_after:
-            deadlines.every_tick(
-                StallWatch(self.pool, deadlines, outliers, self.proxy.may_move).look
-            )
-
-    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        """Forward one request; its response goes through the ``write`` of PEP 3333, as it comes."""
-        deadlines.start()
-        deadline = deadlines.enter()
-        exchange: WsgiExchange | None = None
-        try:
-            try:
-                exchange = WsgiExchange(
-                    environ, start_response, self.proxy.is_trusted, deadline, self._client_timeout
-                )
-            except Exception as failure:  # noqa: BLE001 - of a server's environ, whatever it lacks
-                error = failure if isinstance(failure, ProxyError) else _unforeseen(failure)
-                peer = str(environ.get("REMOTE_ADDR") or "")
-                body = self.proxy.refuse(peer, error, monotonic())
-                _close_after(start_response)
-                _start_answer(start_response, error.status, (), len(body))
-                return [body]
-            self.proxy.handle(exchange)
-            if exchange.tunnel is not None:
-                # gunicorn closes the connection then; its own ALREADY_HANDLED would have it read the
-                # next request from what a tunnel left behind.
-                raise StopIteration
-            if exchange.broken is not None:
-                raise exchange.broken  # the server cuts the connection: never a good ending
-            return exchange.rest
-        finally:
-            if exchange is not None and exchange.tunnel is not None:
-                exchange.tunnel.close()
-            deadlines.leave(deadline)
-
-    def close(self) -> None:
-        """Close the connections to backends and write out the log."""
-        for connections in self._caches:
-            connections.close()
-        self._sink.drain()
-
-    def _connect(self, server: Server) -> tuple[ConnectionCache, Any]:
-        config = self.config
-        if server.scheme == "https" and self._trust is None:
-            self._trust = BackendTrust(config.backend_tls)
-        kind = ConnectionCache if config.send_proxy == "off" else ProxyHeaderConnections
-        connections = kind(
-            server.scheme,
-            server.host,
-            server.port,
-            config.timeouts.backend_keepalive,
-            self._trust if server.scheme == "https" else None,
-        )
-        self._caches.append(connections)
-        return connections, self.session.get_adapter(server.url)
-
-    def _ask_for_adapters(self) -> None:
-        for backend in self.pool.backends:
-            backend.adapter = self.session.get_adapter(backend.url)
-
-    def _disconnect(self, connections: ConnectionCache) -> None:
-        self._caches.remove(connections)
-        connections.close()
-
-    def _sweep(self, now: float) -> None:
-        for connections in self._caches:
-            if connections.idle:
-                connections.sweep(now)
-
-    def _flush_log(self, _now: float) -> None:
-        self._sink.flush()
 
 
 class WsgiExchange:
@@ -201,7 +98,7 @@ class WsgiExchange:
         ]
         phrase = head.reason.decode("latin-1") or STATUS_TEXT.get(head.status, "Unknown")
         if self._left or not self.head.keep_alive:
-            _close_after(self._start_response)
+            close_after(self._start_response)
         self._write = self._start_response(f"{head.status} {phrase}", fields)
         if first:
             self.write(first)
@@ -234,8 +131,8 @@ class WsgiExchange:
     def answer(self, status: int, lines: Iterable[tuple[str, str]], body: bytes) -> None:
         """Answer in the place of a backend."""
         if 400 <= status < 500 or self._left or not self.head.keep_alive:
-            _close_after(self._start_response)
-        _start_answer(self._start_response, status, lines, len(body))
+            close_after(self._start_response)
+        start_answer(self._start_response, status, lines, len(body))
         if self.head.method != b"HEAD":
             self.rest = [body]
             self.bytes_out = len(body)
@@ -324,37 +221,6 @@ class WsgiExchange:
         return bytes(data)
 
 
-def _unforeseen(failure: Exception) -> ProxyError:
-    log.uncaught("proxy", "request not read", failure)
-    return InternalError(str(failure))
-
-
-def make_application() -> Application:
-    """The application of this process: with the master's table, or on its own without one."""
-    inherited = master.inheritance()
-    if inherited is not None:
-        table, slot = inherited
-        try:
-            return Application(configuration.from_json(table.published()[1]), table, slot)
-        except configuration.ConfigError:  # another release's; the pool says so in the log
-            application = Application(master.own_config(), table, slot)
-            application.pool.start_with(application.config)
-            return application
-    config = configuration.load(configuration.path_from(os.environ), os.environ)
-    config = master.with_secret(config, secrets.token_hex(32))
-    return Application(config, standalone_table(config), 1)  # slot 0 is the ledger
-
-
-def standalone_table(config: Config) -> Table:
-    """A table without a master: no one checks health, so every server counts as healthy."""
-    blob = configuration.to_json(config)
-    table = Table.create(rows=max(1, len(config.servers)), slots=2, blob_bytes=len(blob))
-    table.publish(table.propose(blob, [identity_of(server.url) for server in config.servers]))
-    for row in table.row_index().values():
-        table.cells[table.server(row) + STATE] = HEALTHY
-    return table
-
-
 def _head_from(environ: dict[str, Any]) -> wire_request.RequestHead:
     """The request head that an environ describes, checked like one from the wire."""
     target = environ.get("RAW_URI") or environ.get("REQUEST_URI")
@@ -385,14 +251,14 @@ def _head_from(environ: dict[str, Any]) -> wire_request.RequestHead:
     return wire_request.head_from(method, target.encode("latin-1"), minor, pairs)
 
 
-def _close_after(start_response: StartResponse) -> None:
+def close_after(start_response: StartResponse) -> None:
     """Have gunicorn say that the connection ends; other servers know for themselves when it has to."""
     force_close = getattr(getattr(start_response, "__self__", None), "force_close", None)
     if force_close is not None:
         force_close()
 
 
-def _start_answer(
+def start_answer(
     start_response: StartResponse, status: int, lines: Iterable[tuple[str, str]], length: int
 ) -> None:
     fields = [*lines, ("Content-Length", str(length))]

@@ -25,9 +25,9 @@ from app.errors import (
     LoopDetected,
     ProxyError,
 )
-from app.shared.table import INSTANCE
+from app.shared.layout import INSTANCE
 from app.telemetry import log
-from app.telemetry.log import AccessLog
+from app.telemetry.access_log import AccessLog
 from app.telemetry.redact import redactor
 from app.wire import fields, via
 from app.wire.forwarded import client_finder, is_https, trust_in, trusted_request_id

@@ -16,7 +16,7 @@ import gevent
 
 from app.config import Config
 from app.errors import BackendError, ConnectFailed, ConnectTimeout, NoBackend, StaleConnection
-from app.shared.table import ASKED, RETRIES
+from app.shared.layout import ASKED, RETRIES
 from app.telemetry import log
 from app.worker.balance.backend import Backend
 from app.worker.balance.pool import Pool

@@ -8,7 +8,7 @@ in workers. Never sends or picks.
 from __future__ import annotations
 
 from app.config import Config
-from app.wire import announce, via
+from app.wire import proxy_protocol, via
 from app.wire.chunked import encode_chunk, last_chunk
 from app.wire.forwarded import X_FORWARDED, client_finder, lines_writer, trust_in
 from app.wire.lenient import reader
@@ -144,8 +144,10 @@ class ToBackend:
         client = exchange.peer
         if exchange.is_trusted:
             client = self._find_client(exchange.head, client)
-        source = announce.client_endpoint(client, peer)
-        return announce.of_client(self._send_proxy, source, announce.endpoint(local))
+        source = proxy_protocol.client_endpoint(client, peer)
+        return proxy_protocol.client_header(
+            self._send_proxy, source, proxy_protocol.endpoint(local)
+        )
 
 
 def _prefixed(prefix: bytes, target: bytes) -> bytes:

@@ -17,6 +17,7 @@ import gevent.socket
 from app.telemetry import log
 from app.tls import backends
 from app.tls.backends import BackendTrust
+from app.wire.authority import authority
 from app.worker.net.deadlines import deadlines
 from app.worker.net.stream import Stream, connect
 from app.worker.net.tls_stream import AnyStream, TlsStream
@@ -164,12 +165,11 @@ class ConnectionCache:
         detail = backends.words(error)
         if detail != self._complaint:
             self._complaint = detail
-            host, port = self.address
             log.event(
                 "tls",
                 "error",
                 "handshake with backend failed",
-                backend=f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+                backend=authority(*self.address),
                 reason=backends.reason(error),
                 detail=detail,
             )

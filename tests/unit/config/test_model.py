@@ -1,12 +1,20 @@
-"""What a configuration's values say of themselves."""
+"""The configuration as a value, and what its values say of themselves."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import FrozenInstanceError
 
 import pytest
 
 from app import config
+from app.config import parse
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    """Config is frozen: whoever wants another builds another."""
+    with pytest.raises(FrozenInstanceError):
+        parse("{}").port = 1  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

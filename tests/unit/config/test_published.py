@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
 
 from app import config as configuration
+from tests.unit.config.documents import documents
 
 WHOLE = {
     "servers": ["http://127.0.0.1:8001", {"url": "http://127.0.0.1:8002", "weight": 3}],
@@ -96,3 +98,15 @@ def test_what_cannot_be_read_is_a_configuration_error(blob: bytes) -> None:
 def test_a_file_is_still_read_strictly() -> None:
     with pytest.raises(configuration.ConfigError):
         configuration.parse(json.dumps(with_a_key_more(WHOLE)))
+
+
+@given(documents)
+def test_published_and_described_forms_round_trip(document: dict[str, Any]) -> None:
+    """to_json and describe lose nothing: reading either gives an equal configuration."""
+    config = configuration.parse(json.dumps(document))
+    assert configuration.from_json(configuration.to_json(config)) == config
+    assert configuration.to_json(
+        configuration.from_json(configuration.to_json(config))
+    ) == configuration.to_json(config)
+    assert configuration.parse(configuration.describe(config)) == config
+    assert max(map(len, configuration.describe(configuration.parse("{}")).splitlines())) <= 100

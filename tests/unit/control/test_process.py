@@ -10,10 +10,11 @@ from fakes.world import World
 
 from app import config as configuration
 from app.control.process import proposal
+from app.shared import publication
 
 
 def proposed(world: World, envelope: Any) -> None:
-    world.table.propose(json.dumps(envelope).encode(), [])
+    publication.propose(world.table, json.dumps(envelope).encode(), [])
 
 
 def test_a_proposal_of_a_newer_release_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,35 @@
-"""How a cause becomes a line of the log. What a reload does as a whole: test_master, and with processes."""
+"""What a file of settings can do to the process that reads it, and how a cause becomes a line of the log."""
 
 from __future__ import annotations
+
+import os
+import sys
 
 import pytest
 
 from app.master.reload import cause_of
+from tests.unit.master.master_bench import (
+    MasterBench,
+)
+
+
+def test_a_process_is_as_before_after_a_refusal(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Environment, import path and folder, which a file of settings may change."""
+    arbiter = bench.start()
+
+    def meddle() -> None:
+        os.environ["LB_PORT"] = "1"
+        sys.path.insert(0, "/nowhere")
+        os.chdir("/")
+        raise SystemExit(1)
+
+    arbiter.settings = meddle
+    before = dict(os.environ), list(sys.path), os.getcwd()
+    bench.reload(arbiter)
+    assert (dict(os.environ), list(sys.path), os.getcwd()) == before
+    assert bench.events[-1][1] == "configuration not changed, the last good one stays"
 
 
 def raised(source: str) -> BaseException:

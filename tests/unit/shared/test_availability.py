@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from fakes.world import World
 
-from app import config as configuration
 from app.shared.availability import Choice, Standing, choose, standing_of
-from app.shared.table import (
+from app.shared.layout import (
     ADMIN,
     DRAIN,
     EJECTED,
@@ -133,7 +130,9 @@ def test_the_facts_are_in_the_cells(cell: int, value: int, expected: Standing) -
     world = World()
     config = world.publish(1, 2)
     world.write(2, cell, value)
-    assert standing_of(config.servers[1], world.table.cells, world.at(2)) == expected
+    server = config.servers[1]
+    found = standing_of(server.state, server.backup, world.table.cells, world.at(2))
+    assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -144,8 +143,6 @@ def test_of_two_wishes_of_operators_the_stricter_counts(
     state: str, cell: int, expected: int
 ) -> None:
     """The configuration's and the table's."""
-    document = {"servers": [{"url": "http://127.0.0.1:1", "state": state}]}
-    server = configuration.parse(json.dumps(document)).servers[0]
     cells = memoryview(bytearray(8 * 16)).cast("Q")
     cells[ADMIN] = cell
-    assert standing_of(server, cells, 0).admin == expected
+    assert standing_of(state, False, cells, 0).admin == expected

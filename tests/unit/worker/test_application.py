@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from app import config as configuration
-from app.master import hooks as master
+from app.shared import inherited, publication
+from app.shared.inherited import Inheritance
 from app.shared.table import identity_of
 from app.telemetry import log
-from app.worker.client.wsgi import make_application, standalone_table
+from app.worker.application import make_application, standalone_table
 
 
 def test_requests_are_counted_where_limits_look(
@@ -22,7 +23,7 @@ def test_requests_are_counted_where_limits_look(
     server = {"url": "http://127.0.0.1:1", "max_connections": 2}
     file.write_text(json.dumps({"servers": [server], "queue": False}))
     monkeypatch.setenv("LB_CONFIG", str(file))
-    monkeypatch.setattr(master, "inheritance", lambda: None)
+    monkeypatch.setattr(inherited, "_inheritance", None)
     pool = make_application().pool
     (backend,) = pool.backends
     assert [pool.claim(backend) for _ in range(3)] == [True, True, False]
@@ -35,9 +36,11 @@ def test_a_worker_boots_though_what_is_published_cannot_be_read(
     """Another release's master has published it: this worker's own master says what to do meanwhile."""
     config = configuration.parse('{"servers": ["http://127.0.0.1:1"], "health_check": false}')
     table = standalone_table(config)
-    table.publish(table.propose(b'{"form": 99}', [identity_of("http://127.0.0.1:1")]))
-    monkeypatch.setattr(master, "inheritance", lambda: (table, 1))
-    monkeypatch.setattr(master, "own_config", lambda: config)
+    publication.publish(
+        table, publication.propose(table, b'{"form": 99}', [identity_of("http://127.0.0.1:1")])
+    )
+    own = Inheritance(table, 1, lambda: configuration.to_json(config))
+    monkeypatch.setattr(inherited, "_inheritance", own)
     monkeypatch.setattr(log, "event", lambda *_, **__: None)
     application = make_application()
     assert application.config == config

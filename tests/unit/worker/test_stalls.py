@@ -9,7 +9,7 @@ from fakes.world import World
 
 from app.config import Server
 from app.errors import Stalled
-from app.shared.table import (
+from app.shared.layout import (
     ANSWERED_MS,
     EJECTION,
     HEARD_MS,

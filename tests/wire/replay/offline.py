@@ -15,8 +15,8 @@ import gevent
 
 from app import config as configuration
 from app.wire.request import STANDARD
+from app.worker.application import Application, standalone_table
 from app.worker.client.http1 import Http1Connection
-from app.worker.client.wsgi import Application, standalone_table
 from app.worker.upstream.connections import Connection
 
 from . import messages

@@ -12,16 +12,8 @@ from app.control.health.checker import BUMP_SECONDS, START_PACE_SECONDS, Checker
 from app.control.health.intervals import FAST_CHECKS_PER_SECOND
 from app.control.health.probe import Outcome
 from app.control.health.slow_start import SlowStart
-from app.shared.table import (
-    CHECKED,
-    EJECTED,
-    EJECTION,
-    EPOCH,
-    IDENTITY,
-    STATE,
-    TRUSTED,
-    UNCHECKED,
-)
+from app.shared import publication
+from app.shared.layout import CHECKED, EJECTED, EJECTION, EPOCH, IDENTITY, STATE, TRUSTED, UNCHECKED
 
 OK = Outcome(True, "ok", 200, 1.5)
 FAILED = Outcome(False, "connection_refused")
@@ -66,7 +58,7 @@ class CheckerBench(World):
         check = False if health_check.get("off") else health_check
         sequence, config = self.propose(*servers, health_check=check)
         self.checker.adopt(sequence, config)
-        self.table.publish(sequence)
+        publication.publish(self.table, sequence)
         return sequence
 
     def watch(self, port: int) -> Watch:

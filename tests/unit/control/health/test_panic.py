@@ -8,13 +8,7 @@ import pytest
 from fakes.world import World
 
 from app.control.health.panic import PanicLog
-from app.shared.table import (
-    CHECKED,
-    HEALTHY,
-    STATE,
-    UNCHECKED,
-    UNHEALTHY,
-)
+from app.shared.layout import CHECKED, HEALTHY, STATE, UNCHECKED, UNHEALTHY
 
 
 class PanicBench(World):

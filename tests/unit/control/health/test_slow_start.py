@@ -7,7 +7,7 @@ from fakes.world import World
 
 from app.control.health import slow_start as module
 from app.control.health.slow_start import SlowStart, step_after
-from app.shared.table import EPOCH, FULL_RAMP, RAMP, SINCE_MS
+from app.shared.layout import EPOCH, FULL_RAMP, RAMP, SINCE_MS
 
 
 class SlowStartBench(World):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.control.health.verdicts import Health, Thresholds, observe
-from app.shared.table import HEALTHY, UNCHECKED, UNHEALTHY
+from app.shared.layout import HEALTHY, UNCHECKED, UNHEALTHY
 
 DEFAULTS = Thresholds(healthy=2, unhealthy=3)
 

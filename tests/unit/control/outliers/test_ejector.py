@@ -11,7 +11,7 @@ from app.control.health.slow_start import SlowStart
 from app.control.outliers import ejector as ejectors
 from app.control.outliers.ejector import Ejector
 from app.shared import outcome_bits
-from app.shared.table import (
+from app.shared.layout import (
     CHANGED_MS,
     CHECKED_MS,
     CONNECT_STREAK,

@@ -13,7 +13,7 @@ from app.control.health.slow_start import SlowStart
 from app.control.outliers.ejector import Ejector
 from app.control.outliers.stall_detector import ASK_AGAIN_MS, BELIEVED_MS, StallDetector
 from app.control.outliers.stall_rules import TIMES_UNCONFIRMED
-from app.shared.table import (
+from app.shared.layout import (
     ANSWERED_MS,
     EJECTED,
     EJECTION,
@@ -22,8 +22,6 @@ from app.shared.table import (
     LOOKED_MS,
     OLDEST_MS,
     RESET_STREAK,
-    ROW_STRIDE,
-    SLOT_HEADER,
     STALLED,
     SUSPECTS,
     TRIAL,
@@ -31,6 +29,7 @@ from app.shared.table import (
     TRUSTED,
     UNANSWERED,
     USUAL_MS,
+    counters_at,
 )
 
 ANSWER = Outcome(True, "ok", 200)
@@ -260,7 +259,7 @@ def test_the_first_answer_to_a_request_brings_it_back(bench: DetectorBench) -> N
     """At once, whole, and what failed meanwhile is forgotten."""
     bench.silence(1, 300)
     assert bench.ejection(1) == STALLED
-    cells, at = bench.table.slot(1), SLOT_HEADER + bench.row(1) * ROW_STRIDE
+    cells, at = bench.table.slot(1), counters_at(bench.row(1))
     for counter in (at + RESET_STREAK, at + FAILURES, TROUBLES):
         cells[counter] += 9
     bench.ejector.tick(bench.now_ms)

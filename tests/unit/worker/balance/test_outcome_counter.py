@@ -22,10 +22,7 @@ from app.errors import (
     StaleConnection,
 )
 from app.shared import outcome_bits
-from app.shared.table import (
-    EJECTION_MS,
-    OUTCOMES,
-)
+from app.shared.layout import EJECTION_MS, OUTCOMES
 from app.worker.balance import algorithm as algorithms
 from app.worker.balance import outcome_counter
 

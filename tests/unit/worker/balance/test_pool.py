@@ -17,7 +17,8 @@ from app.errors import (
     BadRequest,
     NoBackend,
 )
-from app.shared.table import (
+from app.shared import publication
+from app.shared.layout import (
     ADMIN,
     CHECKED_MS,
     DRAIN,
@@ -33,9 +34,8 @@ from app.shared.table import (
     TRUSTED,
     UNCHECKED,
     UNHEALTHY,
-    Table,
-    identity_of,
 )
+from app.shared.table import Table, identity_of
 from app.telemetry import log
 from app.worker.balance import algorithm as algorithms
 from app.worker.balance import outcome_counter
@@ -789,7 +789,7 @@ def publish_blob(bench: PoolBench, envelope: dict[str, Any], *ports: int) -> Non
     """As a master of another release does."""
     blob = json.dumps(envelope).encode()
     identities = [identity_of(url(port)) for port in ports]
-    bench.table.publish(bench.table.propose(blob, identities))
+    publication.publish(bench.table, publication.propose(bench.table, blob, identities))
 
 
 @pytest.fixture

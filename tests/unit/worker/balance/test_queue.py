@@ -10,7 +10,7 @@ import pytest
 
 from app.config import Queue as Settings
 from app.errors import ClientGone, NoBackend
-from app.shared.table import SLOT_HEADER, WAITING_NS
+from app.shared.layout import SLOT_HEADER, WAITING_NS
 from app.worker.balance import queue as queues
 from app.worker.balance.queue import Queue
 

@@ -27,7 +27,7 @@ from app.errors import (
     StaleConnection,
     Stalled,
 )
-from app.shared.table import ASKED, RETRIES, SLOT_HEADER
+from app.shared.layout import ASKED, RETRIES, SLOT_HEADER
 from app.wire.request import read_head
 from app.wire.response import read_head as read_response_head
 from app.worker.net.deadlines import Deadline

@@ -1,0 +1,64 @@
+"""When the master starts a control process, and when it kills one. Nothing is forked here."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import pytest
+
+from app.master.supervisor import Master
+from app.shared.layout import HEARTBEAT
+from app.shared.table import Table
+from tests.unit.master.master_bench import (
+    STRANGER,
+    MasterBench,
+)
+
+
+def supervised(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch, holder: int
+) -> Callable[[], None]:
+    monkeypatch.setattr(Table, "controller", lambda _: holder)
+    clock = iter(range(10**6, 10**7, 100))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    arbiter = bench.start()
+    bench.forks = 0
+    return arbiter.manage_workers
+
+
+def test_a_missing_control_process_is_started_again(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manage_workers = supervised(bench, monkeypatch, holder=0)
+    manage_workers()
+    manage_workers()
+    assert bench.forks == 2
+
+
+def test_one_that_dies_at_once_is_not_started_in_a_tight_loop(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manage_workers = supervised(bench, monkeypatch, holder=0)
+    monkeypatch.setattr(time, "monotonic", lambda: 2e7)
+    for _ in range(5):
+        manage_workers()
+    assert bench.forks == 1
+
+
+def test_a_control_process_that_hangs_is_killed(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(Table, "controller", lambda _: STRANGER)
+    monkeypatch.setattr(os, "kill", lambda pid, _: killed.append(pid))
+    monkeypatch.setattr(Master, "_wait_for_sweep", lambda *_: True)
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    arbiter = bench.start()
+    bench.table.cells[HEARTBEAT] = 91_000
+    arbiter.manage_workers()
+    assert killed == []
+    bench.table.cells[HEARTBEAT] = 89_000
+    arbiter.manage_workers()
+    assert killed == [STRANGER]

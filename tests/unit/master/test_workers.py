@@ -1,0 +1,152 @@
+"""Workers of before and after a reload, and those that cannot boot. Nothing is forked here."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from gunicorn.errors import HaltServer
+
+from app.master import hooks, workers
+from app.master.supervisor import Master
+from tests.unit.master.master_bench import (
+    Arbiter,
+    Beats,
+    MasterBench,
+    beat,
+    booted,
+)
+
+
+def test_workers_go_when_all_of_the_new_ones_serve(bench: MasterBench) -> None:
+    """Once each; what happens to a new one meanwhile is made good at once."""
+    arbiter, old = booted(bench)
+    arbiter.reload()
+    new = [worker for worker in arbiter.WORKERS.values() if worker not in old]
+    assert len(new) == 2
+    beat(new[0])
+    arbiter.manage_workers()
+    assert arbiter.killed == []
+    del arbiter.WORKERS[new[1].pid]
+    arbiter.manage_workers()
+    beat(*arbiter.WORKERS.values())
+    for _ in range(3):
+        arbiter.manage_workers()
+    assert arbiter.killed == [worker.pid for worker in old]
+    for worker in old:
+        del arbiter.WORKERS[worker.pid]
+    arbiter.calls.clear()
+    arbiter.manage_workers()
+    assert arbiter.calls == ["manage_workers"]  # gunicorn's, that nothing else is to be done
+
+
+def test_one_reload_after_another_leaves_no_crowd(bench: MasterBench) -> None:
+    """Workers that have not begun to serve are not waited for, those that serve stay meanwhile."""
+    arbiter, old = booted(bench)
+    for _ in range(5):
+        before = set(arbiter.WORKERS) - {worker.pid for worker in old} - set(arbiter.killed)
+        arbiter.killed.clear()
+        arbiter.reload()
+        assert set(arbiter.killed) == before
+        for pid in arbiter.killed:
+            del arbiter.WORKERS[pid]
+    assert len(arbiter.WORKERS) == 4
+
+
+def failing_to_boot(
+    arbiter: Arbiter, monkeypatch: pytest.MonkeyPatch, *, pids: set[int]
+) -> Callable[[], None]:
+    """As gunicorn meets workers that ended with status 3."""
+    left = set(pids)
+
+    def reap() -> None:
+        if left:
+            arbiter.WORKERS.pop(left.pop())
+            raise HaltServer("Worker failed to boot.", 3)
+
+    monkeypatch.setattr(workers, "_has_given_up", left.__contains__)
+    own = hooks._the_master()._workers
+    monkeypatch.setattr(own, "_gunicorns_reap", reap)
+    return own.reap
+
+
+def test_workers_that_cannot_boot_end_a_start(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arbiter = bench.start()
+    reap = failing_to_boot(arbiter, monkeypatch, pids={arbiter.spawn_worker()})
+    with pytest.raises(HaltServer):
+        reap()
+
+
+def test_workers_that_cannot_boot_end_nothing_that_serves(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are tried again after a pause, and those of before serve on."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Master, "_wait_for_sweep", lambda *_: True)
+    arbiter, old = booted(bench)
+    arbiter.reload()
+    new = set(arbiter.WORKERS) - {worker.pid for worker in old}
+    failing_to_boot(arbiter, monkeypatch, pids=new)()
+    assert bench.events[-1] == ("error", "a worker could not boot, others serve on")
+    arbiter.manage_workers()
+    assert len(arbiter.WORKERS) == 2
+    now[0] += workers.RESPAWN_SECONDS
+    arbiter.manage_workers()
+    assert len(arbiter.WORKERS) == 4
+    assert arbiter.killed == []
+
+
+def test_a_worker_that_cannot_be_forked_is_tried_again(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    arbiter, _ = booted(bench)
+
+    def fail(*_: Any) -> None:
+        raise OSError("no memory for a fork")
+
+    monkeypatch.setattr(Beats, "__init__", fail)
+    assert arbiter.spawn_worker() == 0
+    assert [record.message for record in caplog.records] == ["worker not started"]
+
+
+def test_signals_that_end_a_worker_wait_until_it_has_handlers(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arbiter = Arbiter()
+    blocked: list[set[Any]] = []
+    spawn = arbiter.spawn_worker
+
+    def spawn_worker() -> int:
+        blocked.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+        return spawn()
+
+    arbiter.spawn_worker = spawn_worker  # type: ignore[method-assign]
+    bench.start(arbiter)
+    before = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    assert arbiter.spawn_worker() == 1
+    assert blocked[0] >= {signal.SIGTERM, signal.SIGQUIT}
+    assert set(signal.pthread_sigmask(signal.SIG_BLOCK, ())) == before
+
+
+def test_a_hook_that_fails_at_a_workers_end_ends_nothing(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gunicorn gives each child to it once: the others of that moment have their turn too."""
+    arbiter, old = booted(bench)
+    left = [worker.pid for worker in old]
+
+    def reap() -> None:
+        while left:
+            arbiter.WORKERS.pop(left.pop())
+            raise OSError("child_exit of a user's own")
+
+    own = hooks._the_master()._workers
+    monkeypatch.setattr(own, "_gunicorns_reap", reap)
+    own.reap()
+    assert not arbiter.WORKERS
