@@ -30,12 +30,14 @@ _VALUES = ("auto", "off", "required")
 # not.
 MODULES = (
     "worker.balance.backend",
+    "worker.client.body",
     "worker.client.http1",
     "worker.client.http1_writer",
     "worker.net.deadlines",
     "worker.client.http2.connection",
     "worker.client.http2.stream",
     "worker.client.http2.sender",
+    "worker.proxy.body_limit",
     "worker.proxy.to_backend",
     "worker.balance.pool",
     "worker.proxy.handler",

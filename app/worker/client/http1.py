@@ -25,7 +25,9 @@ from app.wire.chunked import ChunkedDecoder, ChunkedError
 from app.wire.forwarded import connection_lines
 from app.wire.proxy_protocol import Ends
 from app.wire.request import CHUNKED, RequestHead, read_head
+from app.worker.client.body import patience, too_slow
 from app.worker.client.http1_writer import ConnectionOwner, Http1Writer
+from app.worker.client.linger import linger
 from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
 from app.worker.net.splice import (
     SPLICE_MIN,
@@ -38,6 +40,7 @@ from app.worker.net.splice import (
 from app.worker.net.splice import is_available as splice_is_available
 from app.worker.net.stream import BODY_READ_SIZE, POST_SIZE, Stream
 from app.worker.net.tls_stream import AnyStream
+from app.worker.proxy.body_limit import check_size
 
 # In a drain an idle connection looks this often whether it may stay.
 DRAIN_LOOK_SECONDS: Final = 0.1
@@ -45,8 +48,6 @@ DRAIN_LOOK_SECONDS: Final = 0.1
 PARK_SECONDS: Final = 1.0
 # A client that has sent FIN may only have half-closed (nc, shutdown(SHUT_WR)) and wait for its answer.
 HALF_CLOSE_SECONDS: Final = 1.0
-# Slow start and a lost packet or two are no attack (Apache's mod_reqtimeout gives a body 20 s at first).
-BODY_GRACE_SECONDS: Final = 5.0
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -142,7 +143,7 @@ class Http1Connection(Http1Writer):
             if self.stream.posted and not is_parked:
                 self._flush()
             if self._must_linger:
-                self._linger()
+                linger(self.stream, self.deadline)
         except (ClientError, ShuttingDown):
             pass
         finally:
@@ -173,7 +174,7 @@ class Http1Connection(Http1Writer):
         self.deadline = deadlines.enter()
         try:
             self._refuse(error)
-            self._linger()
+            linger(self.stream, self.deadline)
         except (ClientError, ShuttingDown):
             pass
         finally:
@@ -296,18 +297,14 @@ class Http1Connection(Http1Writer):
         rate = self.worker.limits.body_rate
         while self._left:
             began = monotonic()
-            patience = self._timeout
-            if rate:
-                patience = min(patience, body_patience(self.bytes_in, self._waited, rate))
-            deadline.at = began + patience
+            seconds = patience(self._timeout, self.bytes_in, self._waited, rate)
+            deadline.at = began + seconds
             try:
                 data = self.stream.read(
                     BODY_READ_SIZE if self._left < 0 else min(self._left, BODY_READ_SIZE)
                 )
             except Expired:
-                if patience < self._timeout:
-                    raise BodyTimeout("below limits.body_rate", reason="body_too_slow") from None
-                raise BodyTimeout("request body not complete in time") from None
+                raise too_slow(seconds, self._timeout) from None
             except OSError as error:
                 raise ClientGone(str(error)) from None
             finally:
@@ -362,9 +359,7 @@ class Http1Connection(Http1Writer):
         except ChunkedError as error:
             raise BadRequest(str(error), reason="bad_chunk") from None
         self.bytes_in += len(piece)
-        limit = self.worker.proxy.body_limit
-        if 0 < limit < self.bytes_in:
-            raise BadRequest("body over limits.body", status=413, reason="body_too_large")
+        check_size(self.bytes_in, self.worker.proxy.body_limit)
         if decoder.done:
             self._left = 0
             self._buffer = decoder.rest
@@ -401,8 +396,3 @@ class Http1Connection(Http1Writer):
     def _give_up(self) -> None:
         gone = ClientGone("connection closed while waiting for the response")
         deadlines.throw(self.deadline, gone)
-
-
-def body_patience(received: int, waited: float, rate: int) -> float:
-    """How much longer a client is waited for that has sent so many bytes in so many seconds of waiting."""
-    return BODY_GRACE_SECONDS + received / rate - waited

@@ -21,9 +21,10 @@ from app.wire.response import ResponseHead
 from app.wire.status import ALLOWED_METHODS, STATUS_TEXT
 from app.wire.upgrade import switching_lines
 from app.worker.balance import retry_after
+from app.worker.client.addresses import addresses_of
 from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
 from app.worker.net.splice import SinkExpired, SinkFailed, SpliceTo
-from app.worker.net.stream import BODY_READ_SIZE, Stream
+from app.worker.net.stream import Stream
 from app.worker.net.tls_stream import AnyStream
 
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     from app.worker.client.http1 import Http1Connection
     from app.worker.proxy.handler import Proxy
 
-# After an answer to a request whose body was not read: closing at once would send RST, which can destroy
-# the answer on its way (nginx's lingering_close; RFC 9112 §9.6).
-LINGER_SECONDS: Final = 2.0
-LINGER_BYTES: Final = 8 << 20
 _STATUS_LINES_KEPT: Final = 512  # a backend can invent reason phrases without end
 
 
@@ -119,13 +116,7 @@ class Http1Writer:
 
     def addresses(self) -> tuple[object, object]:
         """As Exchange.addresses."""
-        if self.ends is not None:
-            return self.ends
-        raw = self.stream.raw
-        try:
-            return raw.getpeername(), raw.getsockname()
-        except OSError as error:
-            raise ClientGone(str(error)) from error
+        return addresses_of(self.ends, self.stream.raw)
 
     def start(
         self, head: ResponseHead, first: bytes, complete: bool, trailers: list[tuple[bytes, bytes]]
@@ -283,20 +274,6 @@ class Http1Writer:
                 b"" if is_head else body,
             )
         )
-
-    def _linger(self) -> None:
-        """Say that nothing more comes, then read and drop what the client still sends, for a while."""
-        stream = self.stream
-        stream.shutdown_write()
-        self.deadline.at = monotonic() + LINGER_SECONDS
-        dropped = 0
-        try:
-            while dropped < LINGER_BYTES and (data := stream.read(BODY_READ_SIZE)):
-                dropped += len(data)
-        except (Expired, OSError):
-            pass
-        finally:
-            self.deadline.at = NEVER
 
 
 _status_lines: Final[dict[tuple[int, bytes], bytes]] = {}

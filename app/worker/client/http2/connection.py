@@ -43,16 +43,13 @@ from app.wire.forwarded import connection_lines
 from app.wire.h2 import MalformedError, read_request, read_trailers
 from app.wire.h2_guard import FrameGuard, Refused, TokenBucket
 from app.wire.proxy_protocol import Ends
+from app.worker.client.addresses import addresses_of
 from app.worker.client.http1 import DRAIN_LOOK_SECONDS
-from app.worker.client.http1_writer import (
-    LINGER_BYTES,
-    LINGER_SECONDS,
-    ConnectionOwner,
-)
+from app.worker.client.http1_writer import ConnectionOwner
 from app.worker.client.http2.sender import Sender, Signal
 from app.worker.client.http2.stream import Http2Stream
+from app.worker.client.linger import linger
 from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
-from app.worker.net.stream import BODY_READ_SIZE
 from app.worker.net.tls_stream import AnyStream
 
 MAX_STREAMS = 100  # RFC 9113 §6.5.2 recommends no less
@@ -156,13 +153,7 @@ class Http2Connection:
 
     def addresses(self) -> tuple[object, object]:
         """As Exchange.addresses."""
-        if self._ends is not None:
-            return self._ends
-        raw = self.stream.raw
-        try:
-            return raw.getpeername(), raw.getsockname()
-        except OSError as error:
-            raise ClientGone(str(error)) from error
+        return addresses_of(self._ends, self.stream.raw)
 
     def run(self) -> None:
         """Serve the connection in this greenlet until it ends."""
@@ -465,7 +456,7 @@ class Http2Connection:
             self._done.wait()
         self.outlet.finish()
         if must_linger and not self.outlet.is_lost:
-            self._linger()
+            linger(self.stream, self.deadline)
 
     def _close(self) -> None:
         try:
@@ -473,19 +464,6 @@ class Http2Connection:
         finally:
             if self._on_close is not None:
                 self._on_close()
-
-    def _linger(self) -> None:
-        """Closing on unread bytes would destroy what was said last (as app.worker.client.http1 does)."""
-        self.stream.shutdown_write()
-        self.deadline.at = monotonic() + LINGER_SECONDS
-        dropped = 0
-        try:
-            while dropped < LINGER_BYTES and (data := self.stream.read(BODY_READ_SIZE)):
-                dropped += len(data)
-        except (Expired, OSError):
-            pass
-        finally:
-            self.deadline.at = NEVER
 
 
 _HANDLERS: dict[type[Event], Any] = {

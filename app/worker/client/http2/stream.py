@@ -14,18 +14,19 @@ from typing import Any, Protocol
 
 from h2.errors import ErrorCodes
 
-from app.errors import BadRequest, BadResponse, BodyTimeout, InternalError, ProxyError
+from app.errors import BadResponse, InternalError, ProxyError
 from app.telemetry import log
 from app.wire.h2 import Fields, MalformedError, response_fields
 from app.wire.request import CHUNKED, RequestHead
 from app.wire.response import ResponseHead
 from app.wire.status import ALLOWED_METHODS
-from app.worker.client.http1 import body_patience
+from app.worker.client.body import patience, too_slow
 from app.worker.client.http1_writer import date_value
 from app.worker.client.http2.sender import Sender, Signal
 from app.worker.net.deadlines import NEVER, Deadline, Expired
 from app.worker.net.splice import SpliceBody, SpliceTo
 from app.worker.net.tls_stream import AnyStream
+from app.worker.proxy.body_limit import check_size
 
 # What a client may send of a body before the backend has taken any; the protocol's own initial value.
 # It doubles while the backend keeps up, so that a long way does not slow an upload: with 100 streams that
@@ -192,17 +193,12 @@ class Http2Stream:
             if self.has_all:
                 return b""
             began = monotonic()
-            patience = self._timeout
-            if self._body_rate:
-                rate = body_patience(self.bytes_in, self._waited, self._body_rate)
-                patience = min(patience, rate)
-            deadline.at = began + patience
+            seconds = patience(self._timeout, self.bytes_in, self._waited, self._body_rate)
+            deadline.at = began + seconds
             try:
                 self.received.wait()
             except Expired:
-                if patience < self._timeout:
-                    raise BodyTimeout("below limits.body_rate", reason="body_too_slow") from None
-                raise BodyTimeout("request body not complete in time") from None
+                raise too_slow(seconds, self._timeout) from None
             finally:
                 deadline.at = NEVER
                 self._waited += monotonic() - began
@@ -214,9 +210,7 @@ class Http2Stream:
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         self.bytes_in += len(data)
-        limit = self._body_limit
-        if 0 < limit < self.bytes_in:
-            raise BadRequest("body over limits.body", status=413, reason="body_too_large")
+        check_size(self.bytes_in, self._body_limit)
         if self._owed >= self._window // 4 and not self.has_all:
             grown = min(self._window, LARGEST_WINDOW - self._window) if self.read_body else 0
             self._window += grown
