@@ -34,7 +34,7 @@ from harness import (
     seconds,
     wait_until,
 )
-from websockets.sync.client import Http1Connection, connect
+from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection, serve
 
 STAYS = "configuration not changed, the last good one stays"
@@ -102,7 +102,7 @@ class Witness:
         self.workers = balancer.worker_pids()
         self.control = balancer.control_pids()
         self.client = balancer.connect()
-        self.socket: Http1Connection = connect(
+        self.socket: ClientConnection = connect(
             f"ws://{balancer.host}:{balancer.port}/chat", proxy=None
         )
         self.count = 0
