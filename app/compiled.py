@@ -35,6 +35,8 @@ MODULES = (
     "worker.client.http1_writer",
     "worker.net.deadlines",
     "worker.client.http2.connection",
+    "worker.client.http2.patience",
+    "worker.client.http2.protocol",
     "worker.client.http2.stream",
     "worker.client.http2.sender",
     "worker.proxy.body_limit",

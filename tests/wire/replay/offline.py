@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import gevent
 
 from app import config as configuration
 from app.wire.request import STANDARD
+from app.worker.admission import Admission
 from app.worker.application import Application, standalone_table
+from app.worker.client.contract import ConnectionContext, DrainState
 from app.worker.client.http1 import Http1Connection
+from app.worker.parking import Parking
 from app.worker.upstream.connections import Connection
 
 from . import messages
@@ -165,20 +167,21 @@ def replay(case: Case, cut_request: Cut, cut_response: Cut) -> Transcript:
     application = _application()
     backend = application.pool.backends[0]
     backend.connections = connections = _Connections(case, cut_response)
-    worker: Any = SimpleNamespace(
-        proxy=application.proxy,
-        timeouts=_TIMEOUTS,
-        limits=_CONFIG.limits,
-        head_limits=STANDARD,
-        head_timeout=_TIMEOUTS.client,
-        alive=True,
-        connections=set(),
-        parked={},
+    context = ConnectionContext(
+        application.proxy,
+        _TIMEOUTS,
+        _CONFIG.limits,
+        STANDARD,
+        _TIMEOUTS.client,
+        DrainState(),
+        Parking(_TIMEOUTS.keepalive),
     )
+    admission = Admission()
     client: Any = Memory()
     client.pieces = cut_request(case.request)
-    Http1Connection(worker, client, "192.0.2.1", "http").run()
+    Http1Connection(context, admission.enter(), client, "192.0.2.1", "http").run()
     assert client.is_closed
+    assert not admission.count
     assert application.pool.cells[backend.in_flight] == 0, "in-flight count"
     for stream in connections.opened:
         stream.arrivals()

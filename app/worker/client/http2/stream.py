@@ -3,7 +3,8 @@ them.
 
 Owns the request's body while the backend has not taken it, how much of it a client may send ahead, and the
 order of the answer's parts. Runs in workers, one greenlet a stream. Frames and the client's windows are
-the outlet's affair, the connection itself app.worker.client.http2.connection's; it never picks a backend.
+app.worker.client.http2.sender's, the connection itself app.worker.client.http2.connection's. Never picks a
+backend.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Carrier(Protocol):
     timeout: float
     body_limit: int
     body_rate: int
-    outlet: Sender
+    sender: Sender
 
     def addresses(self) -> tuple[object, object]:
         """As Exchange.addresses."""
@@ -62,9 +63,9 @@ class Http2Stream:
         "_body_limit",
         "_body_rate",
         "_left",
-        "_outlet",
         "_owed",
         "_pieces",
+        "_sender",
         "_sent_continue",
         "_timeout",
         "_trailers",
@@ -100,7 +101,7 @@ class Http2Stream:
     deadline: Deadline
 
     def __init__(self, connection: Carrier, identity: int, has_all: bool) -> None:
-        self._outlet = connection.outlet
+        self._sender = connection.sender
         self.addresses = connection.addresses
         self._timeout = connection.timeout
         self._body_limit = connection.body_limit
@@ -186,7 +187,7 @@ class Http2Stream:
         if self.head.expect_continue and not self._sent_continue and not self.is_begun:
             self._sent_continue = True
             if not self.bytes_in:
-                self._outlet.send_head_now(self, [(b":status", b"100")], False)
+                self._sender.send_head_now(self, [(b":status", b"100")], False)
         while not self._pieces:
             if self.gone is not None:
                 raise self.gone
@@ -214,7 +215,7 @@ class Http2Stream:
         if self._owed >= self._window // 4 and not self.has_all:
             grown = min(self._window, LARGEST_WINDOW - self._window) if self.read_body else 0
             self._window += grown
-            self._outlet.open_window(self, self._owed + grown)
+            self._sender.open_window(self, self._owed + grown)
             self._owed = 0
         return data
 
@@ -236,14 +237,14 @@ class Http2Stream:
         self._send_head(fields, complete and not first and not trailers)
         if first:
             self.bytes_out = len(first)
-            self._outlet.send_body(self, first, complete and not trailers)
+            self._sender.send_body(self, first, complete and not trailers)
         if complete and trailers:
             self._send_trailers(trailers)
 
     def write(self, piece: bytes) -> None:
         """Send a piece of the body."""
         self.bytes_out += len(piece)
-        self._outlet.send_body(self, piece, False)
+        self._sender.send_body(self, piece, False)
 
     def splice(self, splice_to: SpliceTo) -> bool:
         """What is sent is framed and encrypted here."""
@@ -254,11 +255,11 @@ class Http2Stream:
         if trailers:
             self._send_trailers(trailers)
         else:
-            self._outlet.send_body(self, b"", True)
+            self._sender.send_body(self, b"", True)
 
     def interim(self, head: ResponseHead) -> None:
         """Pass an interim response on."""
-        self._outlet.send_head(self, response_fields(head.status, head.lines), False)
+        self._sender.send_head(self, response_fields(head.status, head.lines), False)
 
     def answer(self, status: int, lines: Iterable[tuple[str, str]], body: bytes) -> None:
         """Send a response of our own."""
@@ -268,7 +269,7 @@ class Http2Stream:
         self._send_head(fields, self.is_head)
         if not self.is_head:
             self.bytes_out = len(body)
-            self._outlet.send_body(self, body, True)
+            self._sender.send_body(self, body, True)
 
     def refuse(self, error: ProxyError, body: bytes, more: list[tuple[str, str]]) -> None:
         """Answer a request whose head could not be read."""
@@ -283,14 +284,14 @@ class Http2Stream:
 
     def abort(self) -> None:
         """Cut the answer."""
-        self._outlet.reset(self, ErrorCodes.INTERNAL_ERROR)
+        self._sender.reset(self, ErrorCodes.INTERNAL_ERROR)
 
     def _send_head(self, fields: Fields, is_end: bool) -> None:
-        self._outlet.send_head(self, fields, is_end)
+        self._sender.send_head(self, fields, is_end)
         self.is_begun = True
 
     def _send_trailers(self, trailers: Fields) -> None:
-        self._outlet.send_head(self, [(name.lower(), value) for name, value in trailers], True)
+        self._sender.send_head(self, [(name.lower(), value) for name, value in trailers], True)
 
 
 def _malformed(detail: str) -> MalformedError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from time import process_time
+from time import monotonic, process_time
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,16 +22,21 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
+from app import config
 from app.errors import ClientGone, ProxyError
 from app.wire.request import STANDARD
 from app.wire.response import ResponseHead
+from app.worker.admission import Admission
+from app.worker.client.contract import ConnectionContext, DrainState
 from app.worker.client.http2.connection import Http2Connection
 from app.worker.client.http2.sender import OUT_BYTES, Signal
 from app.worker.client.http2.stream import FIRST_WINDOW, LARGEST_WINDOW, Http2Stream
-from app.worker.net.deadlines import NEVER, Expired, deadlines
+from app.worker.net.deadlines import Expired, deadlines
+from app.worker.parking import Parking
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 WIDE = 2**31 - 1
+CONFIG = config.parse("{}")
 
 
 class Line:
@@ -90,20 +95,16 @@ class World:
             refuse=self._refuse,
             drop=lambda _, error: self.dropped.append(error),
         )
-        self.worker = SimpleNamespace(
-            proxy=proxy,
-            timeouts=SimpleNamespace(client=60.0, keepalive=75.0),
-            limits=SimpleNamespace(requests_per_connection=0, body_rate=0),
-            head_limits=STANDARD,
-            head_timeout=60.0,
-            connections=set(),
-            parked={},
-            alive=True,
-            drains_until=NEVER,
+        self.admission = Admission()
+        double: Any = proxy
+        context = ConnectionContext(
+            double, CONFIG.timeouts, CONFIG.limits, STANDARD, 60.0, DrainState(), Parking(75.0)
         )
-        keeper: Any = self.worker
         line: Any = self.line
-        self.connection = Http2Connection(keeper, line, "192.0.2.1", "https", 0.0, None, None)
+        place = self.admission.enter()
+        self.connection = Http2Connection(
+            context, place, line, "192.0.2.1", "https", monotonic(), None
+        )
         self.encoder = Encoder()
         self.greenlet = gevent.spawn(self.connection.run)
         self.say(PREFACE, SettingsFrame(0, settings={4: WIDE}))
@@ -166,7 +167,7 @@ def _make() -> Iterator[Callable[..., World]]:
         world.greenlet.join(2)
         assert world.greenlet.successful(), "the connection ends"
         assert world.line.is_closed
-        assert not world.worker.connections
+        assert not world.admission.count
     assert not deadlines._deadlines, "every deadline was given back"
 
 
@@ -207,7 +208,7 @@ def test_what_is_made_is_bounded(make: Callable[..., World]) -> None:
     world = make(pour)
     world.line.open.clear()
     world.say(*[world.ask(number) for number in range(1, 101, 2)])
-    assert world.connection.outlet._size < 3 * OUT_BYTES
+    assert world.connection.sender._size < 3 * OUT_BYTES
 
 
 def test_heads_are_bounded_too(make: Callable[..., World]) -> None:
@@ -217,7 +218,7 @@ def test_heads_are_bounded_too(make: Callable[..., World]) -> None:
     world = make(lambda exchange: exchange.start(head, b"", True, []))
     world.line.open.clear()
     world.say(*[world.ask(number) for number in range(1, 201, 2)])
-    assert world.connection.outlet._size < 2 * OUT_BYTES
+    assert world.connection.sender._size < 2 * OUT_BYTES
     world.line.open.set()
     started = process_time()
     for _ in range(20):
@@ -234,7 +235,7 @@ def test_reading_stops_while_our_words_are_not_taken(make: Callable[..., World])
     for _ in range(45):
         world.say(DataFrame(1, b"x").serialize() * 1000)
     assert not world.line.said.empty()
-    assert world.connection.outlet._size < 6 * OUT_BYTES
+    assert world.connection.sender._size < 6 * OUT_BYTES
     world.line.open.set()
     settle()
 
