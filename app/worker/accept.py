@@ -57,6 +57,7 @@ class Acceptor:
     def accepted(self, listener: Any, raw: socket.socket, address: Any) -> None:
         """The greenlet of a new connection: all of it, or until it is parked."""
         opened_at = monotonic()
+        plain = Stream(raw)
         place = self._admission.enter()
         connection: Http1Connection | Http2Connection | None = None
         try:
@@ -64,15 +65,11 @@ class Acceptor:
             if isinstance(address, tuple):
                 peer = address[0]
                 raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            plain = Stream(raw)
-            try:
-                connection, refusal = self._arrive(plain, place, listener, address, peer, opened_at)
-            finally:
-                if connection is None:
-                    plain.close()
+            connection, refusal = self._arrive(plain, place, listener, address, peer, opened_at)
         finally:
             if connection is None:
                 place.leave()
+                plain.close()
         if connection is None:
             return
         if refusal is not None:
