@@ -25,9 +25,9 @@ GROUP = "load_balancer"
 VARIABLE = "LB_COMPILED"
 _VALUES = ("auto", "off", "required")
 
-# From socket to socket, nothing else: what runs rarely gains nothing. app.worker.proxy.exchange must not be
-# here: a protocol's compiled form takes compiled classes only, and app.worker.client.wsgi has one that is
-# not.
+# From socket to socket, nothing else: what runs rarely gains nothing. app.worker.proxy.exchange and
+# app.worker.client.contract must not be here: a protocol's compiled form takes compiled classes only, and
+# app.worker.client.wsgi and app.worker.admission have some that are not.
 MODULES = (
     "worker.balance.backend",
     "worker.client.body",

@@ -117,6 +117,8 @@ class ScriptedStream:
         return self.peek() is None
 
     def write(self, data: bytes | memoryview) -> None:
+        if self.is_closed or "shutdown" in self.did:
+            raise BrokenPipeError
         self.takes.wait()
         if self.fails is not None:
             raise self.fails
@@ -153,7 +155,8 @@ class ScriptedStream:
 
     def reset(self) -> None:
         self.posted = b""
-        self.did.append("reset")
+        if not self.is_closed:
+            self.did.append("reset")
         self.close()
 
     def close(self) -> None:

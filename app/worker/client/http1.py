@@ -1,8 +1,9 @@
-"""One client's connection: reads its requests, one after another, and sends their answers.
+"""One client's HTTP/1.1 connection: its requests are read one after another, and each has its answer.
 
-Owns the client's side of the wire: one greenlet a connection, the HTTP/1.1 loop, keep-alive, slow clients,
-and the exchange that app.worker.proxy.handler works with. Imported by the master with the worker's class, run
-in workers: nothing here may import requests. Never picks a backend.
+Owns the reading half: heads, bodies, keep-alive, slow and silent clients. What is sent is
+app.worker.client.http1_writer's. The connection is also the exchange that app.worker.proxy.handler works
+with. Runs in workers, one greenlet a connection. Imported by the master with the worker's class: nothing here
+may import requests. Must never know the worker, nor pick a backend.
 """
 
 from __future__ import annotations
@@ -12,14 +13,7 @@ from typing import Any, Final
 
 import gevent
 
-from app.errors import (
-    BadRequest,
-    BodyTimeout,
-    ClientError,
-    ClientGone,
-    ProxyError,
-    ShuttingDown,
-)
+from app.errors import BadRequest, BodyTimeout, ClientError, ClientGone, ProxyError, ShuttingDown
 from app.wire.chunked import ChunkedDecoder, ChunkedError
 from app.wire.forwarded import connection_lines
 from app.wire.proxy_protocol import Ends
@@ -29,14 +23,7 @@ from app.worker.client.contract import ConnectionContext, Parking, Place
 from app.worker.client.http1_writer import Http1Writer
 from app.worker.client.linger import linger
 from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
-from app.worker.net.splice import (
-    SPLICE_MIN,
-    Moved,
-    SourceExpired,
-    SourceFailed,
-    Until,
-    splice,
-)
+from app.worker.net.splice import SPLICE_MIN, Moved, SourceExpired, SourceFailed, Until, splice
 from app.worker.net.splice import is_available as splice_is_available
 from app.worker.net.stream import BODY_READ_SIZE, Stream
 from app.worker.net.tls_stream import AnyStream
@@ -53,7 +40,12 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Http1Connection(Http1Writer):
-    """A client's connection, and the client's side of the exchange that is going on."""
+    """A client's connection, and the client's side of its exchange in hand (app.worker.proxy.exchange).
+
+    ``place`` is its socket's among those that the worker counts; ``opened_at`` when the socket was accepted,
+    monotonic seconds, from which the first head's time runs; ``ends`` what a PROXY header said of it.
+    ``is_idle``: no request is in hand.
+    """
 
     __slots__ = (
         "_body_rate",
@@ -225,6 +217,7 @@ class Http1Connection(Http1Writer):
             data = data + piece if data else piece
 
     def _idle_deadline(self) -> float:
+        """When a client that has said nothing of its next request is waited for no longer."""
         self.is_idle = True
         if self._is_new:
             return self._first_head_by
@@ -238,7 +231,7 @@ class Http1Connection(Http1Writer):
         self._send(b"")
 
     def _wait_for_client(self) -> None:
-        """A request behind one whose answer the client has not taken is not begun before that is taken."""
+        """Have the answer before taken, before its client's next request is begun; else drop that one."""
         try:
             self._flush()
         except ProxyError as error:
@@ -349,6 +342,7 @@ class Http1Connection(Http1Writer):
                 self._send(_CONTINUE, deadline)
 
     def _decode(self, data: bytes) -> bytes:
+        """What ``data`` holds of a chunked body. Raises BadRequest: bad chunks, or too many of them."""
         decoder = self._decoder
         assert decoder is not None
         try:
@@ -369,6 +363,7 @@ class Http1Connection(Http1Writer):
     # -- the exchange ------------------------------------------------------------------------------
 
     def _serve(self) -> None:
+        """Have the request in hand answered, and find out whether another may follow."""
         stream = self.stream
         stream.on_event = self._while_waiting
         stream.watch()
@@ -391,5 +386,6 @@ class Http1Connection(Http1Writer):
             self._grace.start(self._give_up)
 
     def _give_up(self) -> None:
+        """In the hub: a client that closed while it waited has not been answered in time."""
         gone = ClientGone("connection closed while waiting for the response")
         deadlines.throw(self.deadline, gone)

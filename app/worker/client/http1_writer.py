@@ -1,8 +1,8 @@
-"""What one client's connection sends: answers of backends and of our own, and its end.
+"""What an HTTP/1.1 connection sends to its client: answers of backends and of our own.
 
-Owns the client's side of the wire outwards: status lines and Date, framing, the tunnel's beginning, refusals,
-cuts and lingering. app.worker.client.http1 reads requests and is made from this. Imported by the master with
-the worker's class, run in workers: nothing here may import requests.
+Owns the writing half of app.worker.client.http1's connection: status lines and Date, framing, whether the
+connection is kept, the tunnel's beginning, refusals and cuts. Runs in workers. Imported by the master with
+the worker's class: nothing here may import requests. Must never know the worker.
 """
 
 from __future__ import annotations

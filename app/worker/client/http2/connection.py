@@ -149,6 +149,7 @@ class Http2Connection:
     # -- reading -----------------------------------------------------------------------------------
 
     def _greet(self) -> None:
+        """Send the server's preface, which need not wait for the client's (RFC 9113 §3.4)."""
         greet(self._h2, self._head_limits)
         self.sender.collect()
 
@@ -186,6 +187,7 @@ class Http2Connection:
         return False
 
     def _feed(self, data: bytes, now: float) -> None:
+        """Act on what the client has sent. Raises Refused, H2Error: the connection is over."""
         guard = self._guard
         was_inside = guard.is_inside
         events: Iterable[h2_events.Event] = self._h2.receive_data(guard.feed(data, now))
@@ -201,11 +203,12 @@ class Http2Connection:
         return self._patience.until(bool(self.streams), self._guard.is_inside, monotonic())
 
     def _rearm(self) -> None:
+        """Something has happened that changes how long the client is waited for."""
         if self._is_reading:
             self.deadline.at = self._next_deadline()
 
     def _has_expired(self) -> bool:
-        """A deadline is over: whether the connection is too."""
+        """Whether the connection is over, now that a wait for the client is."""
         if self.sender.is_lost:
             return True
         if self._guard.is_inside and self._patience.frame_is_late(monotonic()):
@@ -347,7 +350,7 @@ class Http2Connection:
             self._done.give()
 
     def _leave(self, stream: Http2Stream, error: ProxyError) -> None:
-        """There is no client for this stream any more."""
+        """Say of a stream that there is no client for it any more, and interrupt whoever serves it."""
         if stream.gone is None:
             stream.gone = error
             stream.received.give()
@@ -375,6 +378,7 @@ class Http2Connection:
             linger(self.stream, self.deadline)
 
     def _close(self) -> None:
+        """Close the socket and give back its place."""
         try:
             self.stream.close()
         finally:
