@@ -20,13 +20,12 @@ BEGIN = 1000.0
 class Connection:
     """One that is served; it ends ``lasts`` seconds after the drain began, or when it is cut or expires."""
 
-    def __init__(self, house: Draining, lasts: float, is_idle: bool) -> None:
+    def __init__(self, worker: Draining, lasts: float, is_idle: bool) -> None:
         self.is_idle = is_idle
         self.deadline = SimpleNamespace(at=NEVER)
         self.did: list[str] = []
         self.ends_at = BEGIN + lasts
-        self._house = house
-        self.place = house.admission.enter()
+        self.place = worker.admission.enter()
         self.place.begin(self)
 
     def drain(self) -> None:
