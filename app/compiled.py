@@ -25,17 +25,21 @@ GROUP = "load_balancer"
 VARIABLE = "LB_COMPILED"
 _VALUES = ("auto", "off", "required")
 
-# From socket to socket, nothing else: what runs rarely gains nothing. app.worker.proxy.exchange must not be
-# here: a protocol's compiled form takes compiled classes only, and app.worker.client.wsgi has one that is
-# not.
+# From socket to socket, nothing else: what runs rarely gains nothing. app.worker.proxy.exchange and
+# app.worker.client.contract must not be here: a protocol's compiled form takes compiled classes only, and
+# app.worker.client.wsgi and app.worker.admission have some that are not.
 MODULES = (
     "worker.balance.backend",
+    "worker.client.body",
     "worker.client.http1",
     "worker.client.http1_writer",
     "worker.net.deadlines",
     "worker.client.http2.connection",
+    "worker.client.http2.patience",
+    "worker.client.http2.protocol",
     "worker.client.http2.stream",
     "worker.client.http2.sender",
+    "worker.proxy.body_limit",
     "worker.proxy.to_backend",
     "worker.balance.pool",
     "worker.balance.snapshot",

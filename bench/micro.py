@@ -310,19 +310,23 @@ def _client(data: bytes) -> Any:
     """A client's connection whose request has been read, and whose socket is memory."""
     from app.config import parse
     from app.wire.request import STANDARD, read_head
+    from app.worker.admission import Admission
+    from app.worker.client.contract import ConnectionContext, DrainState
     from app.worker.client.http1 import Http1Connection
+    from app.worker.parking import Parking
 
     config = parse("{}")
-    worker: Any = SimpleNamespace(
-        proxy=_in_memory(),
-        alive=True,
-        timeouts=config.timeouts,
-        limits=config.limits,
-        head_limits=STANDARD,
-        head_timeout=config.timeouts.client,
+    context = ConnectionContext(
+        _in_memory(),
+        config.timeouts,
+        config.limits,
+        STANDARD,
+        config.timeouts.client,
+        DrainState(),
+        Parking(config.timeouts.keepalive),
     )
     stream: Any = _Memory(data)
-    client = Http1Connection(worker, stream, "127.0.0.1", "http")
+    client = Http1Connection(context, Admission().enter(), stream, "127.0.0.1", "http")
     client.deadline = SimpleNamespace(at=float("inf"))  # type: ignore[assignment]
     client._buffer = data
     head = read_head(data)

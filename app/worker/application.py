@@ -65,7 +65,12 @@ class Application:
         try:
             try:
                 exchange = WsgiExchange(
-                    environ, start_response, self.proxy.is_trusted, deadline, self._client_timeout
+                    environ,
+                    start_response,
+                    self.proxy.is_trusted,
+                    deadline,
+                    self._client_timeout,
+                    self.proxy.body_limit,
                 )
             except Exception as failure:  # noqa: BLE001 - of a server's environ, whatever it lacks
                 error = failure if isinstance(failure, ProxyError) else _unforeseen(failure)

@@ -16,6 +16,8 @@ from typing import Any
 import gevent
 from gevent.server import StreamServer
 
+from app.shared.layout import CONNECTIONS
+from app.shared.table import Table
 from app.worker.net.stream import RawSocket
 
 # An idle worker takes a connection within 0.1 ms of being woken; one that has not in this time is busy, and
@@ -34,6 +36,39 @@ def leaves_it(mine: int, others: Sequence[int]) -> bool:
         return False
     fewest = min(others)
     return mine > fewest + _SLACK + fewest // _SLACK_DIVISOR
+
+
+class Share:
+    """A worker's share of the connections: told to the other workers, held against what they told.
+
+    ``cells`` are this worker's own of the table, ``count`` gives the number of its connections;
+    ``takes_more``: whether it accepts any.
+    """
+
+    def __init__(
+        self,
+        cells: Any,
+        table: Table,
+        slot: int,
+        count: Callable[[], int],
+        takes_more: Callable[[], bool],
+    ) -> None:
+        self._cells = cells
+        self._table = table
+        self._slot = slot
+        self._count = count
+        self._takes_more = takes_more
+
+    def announce(self, _now: float = 0.0) -> None:
+        """At every tick: write the number of connections and one more, or 0 from who takes no more."""
+        self._cells[CONNECTIONS] = 1 + self._count() if self._takes_more() else 0
+
+    def leaves_it(self) -> bool:
+        """Whether a new connection should be another worker's."""
+        self.announce()
+        told = self._table.of_each_slot(CONNECTIONS)
+        others = [one - 1 for slot, one in enumerate(told) if one and slot != self._slot]
+        return leaves_it(self._count(), others)
 
 
 class Listener(StreamServer):

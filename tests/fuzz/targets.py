@@ -253,7 +253,7 @@ class _Carrier:
     timeout, body_limit, body_rate = 60.0, 0, 0
 
     def __init__(self) -> None:
-        self.outlet = self
+        self.sender = self
 
     def addresses(self) -> tuple[object, object]:
         return None, None

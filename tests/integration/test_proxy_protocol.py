@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import ssl
 import time
@@ -212,6 +213,22 @@ def test_what_is_sent_on_is_what_was_received() -> None:
                 assert backend.recv(65536).startswith(V1)
                 backend.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
             assert client.read_response().status == 204
+
+
+def test_a_header_that_is_awaited_is_taken_by_a_worker_that_goes() -> None:
+    """Its connection was accepted: it counts, and has the time that idle clients have."""
+    with (
+        Backend(handlers.ok) as backend,
+        Balancer([backend], proxy_protocol=[PROXY]) as balancer,
+        Client(balancer.address, source=PROXY) as client,
+    ):
+        assert ask(balancer, V1 + GET).status == 200  # by then the one before is the worker's
+        balancer.signal(signal.SIGTERM)
+        time.sleep(0.5)
+        client.send(V1 + GET)
+        response = client.read_response()
+        assert (response.status, response.get("Connection")) == (200, "close")
+        assert balancer.wait_for_exit() == 0
 
 
 def test_under_the_stock_worker() -> None:

@@ -1,43 +1,33 @@
-"""One client's connection: reads its requests, one after another, and sends their answers.
+"""One client's HTTP/1.1 connection: its requests are read one after another, and each has its answer.
 
-Owns the client's side of the wire: one greenlet a connection, the HTTP/1.1 loop, keep-alive, slow clients,
-and the exchange that app.worker.proxy.handler works with. Imported by the master with the worker's class, run
-in workers: nothing here may import requests. Never picks a backend.
+Owns the reading half: heads, bodies, keep-alive, slow and silent clients. What is sent is
+app.worker.client.http1_writer's. The connection is also the exchange that app.worker.proxy.handler works
+with. Runs in workers, one greenlet a connection. Imported by the master with the worker's class: nothing here
+may import requests. Must never know the worker, nor pick a backend.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
 import gevent
 
-from app.errors import (
-    BadRequest,
-    BodyTimeout,
-    ClientError,
-    ClientGone,
-    ProxyError,
-    ShuttingDown,
-)
+from app.errors import BadRequest, BodyTimeout, ClientError, ClientGone, ProxyError, ShuttingDown
 from app.wire.chunked import ChunkedDecoder, ChunkedError
 from app.wire.forwarded import connection_lines
 from app.wire.proxy_protocol import Ends
-from app.wire.request import CHUNKED, RequestHead, read_head
-from app.worker.client.http1_writer import ConnectionOwner, Http1Writer
+from app.wire.request import CHUNKED, HeadLimits, RequestHead, read_head
+from app.worker.client.body import patience, too_slow
+from app.worker.client.contract import ConnectionContext, Parking, Place
+from app.worker.client.http1_writer import Http1Writer
+from app.worker.client.linger import linger
 from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
-from app.worker.net.splice import (
-    SPLICE_MIN,
-    Moved,
-    SourceExpired,
-    SourceFailed,
-    Until,
-    splice,
-)
+from app.worker.net.splice import SPLICE_MIN, Moved, SourceExpired, SourceFailed, Until, splice
 from app.worker.net.splice import is_available as splice_is_available
-from app.worker.net.stream import BODY_READ_SIZE, POST_SIZE, Stream
+from app.worker.net.stream import BODY_READ_SIZE, Stream
 from app.worker.net.tls_stream import AnyStream
+from app.worker.proxy.body_limit import check_size
 
 # In a drain an idle connection looks this often whether it may stay.
 DRAIN_LOOK_SECONDS: Final = 0.1
@@ -45,22 +35,30 @@ DRAIN_LOOK_SECONDS: Final = 0.1
 PARK_SECONDS: Final = 1.0
 # A client that has sent FIN may only have half-closed (nc, shutdown(SHUT_WR)) and wait for its answer.
 HALF_CLOSE_SECONDS: Final = 1.0
-# Slow start and a lost packet or two are no attack (Apache's mod_reqtimeout gives a body 20 s at first).
-BODY_GRACE_SECONDS: Final = 5.0
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Http1Connection(Http1Writer):
-    """A client's connection, and the client's side of the exchange that is going on."""
+    """A client's connection, and the client's side of its exchange in hand (app.worker.proxy.exchange).
+
+    ``place`` is its socket's among those that the worker counts; ``opened_at`` when the socket was accepted,
+    monotonic seconds, from which the first head's time runs; ``ends`` what a PROXY header said of it.
+    ``is_idle``: no request is in hand.
+    """
 
     __slots__ = (
+        "_body_rate",
         "_decoder",
         "_first_head_by",
+        "_head_limits",
         "_head_timeout",
         "_idle_timeout",
         "_is_new",
-        "_on_close",
+        "_is_parked",
+        "_is_running",
+        "_parking",
+        "_place",
         "_requests_left",
         "_sent_continue",
         "_waited",
@@ -79,56 +77,47 @@ class Http1Connection(Http1Writer):
 
     def __init__(
         self,
-        worker: ConnectionOwner,
+        context: ConnectionContext,
+        place: Place,
         stream: AnyStream,
         peer: str,
         scheme: str,
         opened_at: float | None = None,
-        on_close: Callable[[], None] | None = None,
         ends: Ends | None = None,
     ) -> None:
-        self.worker = worker
-        self.stream = stream
-        self.peer = peer
+        super().__init__(context, stream, peer, ends)
+        self._place: Place = place
+        self._parking: Parking = context.parking
         self.scheme = scheme
-        self.is_trusted: bool = worker.proxy.is_trusted(peer)
+        self.is_trusted: bool = self._proxy.is_trusted(peer)
         self.forwarded = connection_lines(peer, scheme)
-        self.bytes_in = self.bytes_out = 0
+        self.bytes_in = 0
         self.body = b""
         self.failure: ProxyError | None = None
         self.read_body: Any = None
         self.splice_body: Any = None
-        self._timeout: float = worker.timeouts.client or NEVER
-        self._post_size = POST_SIZE if stream.has_events else -1
-        keepalive: float = worker.timeouts.keepalive or NEVER
+        self._body_rate: int = context.limits.body_rate
+        self._head_limits: HeadLimits = context.head_limits
+        keepalive: float = context.timeouts.keepalive or NEVER
         self._idle_timeout = min(PARK_SECONDS, keepalive) if stream.has_events else keepalive
-        self._head_timeout = worker.head_timeout
+        self._head_timeout: float = context.head_timeout
         self._first_head_by = (monotonic() if opened_at is None else opened_at) + self._head_timeout
-        self._requests_left: int = worker.limits.requests_per_connection
-        self._on_close = on_close
-        self.ends = ends
+        self._requests_left: int = context.limits.requests_per_connection
         self._waited = 0.0
-        self._buffer = b""
         self._decoder: ChunkedDecoder | None = None
-        self._left = 0
-        self._grace: Any = None
+        self._sent_continue = self._is_running = self._is_parked = False
         self._is_new = True
-        self._is_begun = self._chunked = self._must_linger = self._sent_continue = False
-        self._keep = True
-        self._is_cut = False
         self.is_idle = True  # until its first whole head
 
     def run(self) -> None:
         """Serve the connection in this greenlet until it ends or falls idle."""
-        worker = self.worker
-        worker.connections.add(self)
+        self._place.begin(self)
         self.deadline = deadlines.enter()
-        is_parked = False
+        self._is_running, self._is_parked = True, False
         try:
             while True:
                 head = self._read_head()
                 if head is None:
-                    is_parked = self in worker.parked
                     break
                 self._begin(head)
                 if self.stream.posted:
@@ -139,33 +128,33 @@ class Http1Connection(Http1Writer):
                     if head.keep_alive and not self._is_cut:
                         self._must_linger |= bool(self._buffer or self.stream.peek())
                     break
-            if self.stream.posted and not is_parked:
+            if self.stream.posted and not self._is_parked:
                 self._flush()
             if self._must_linger:
-                self._linger()
+                linger(self.stream, self.deadline)
         except (ClientError, ShuttingDown):
             pass
         finally:
             deadlines.leave(self.deadline)
-            worker.connections.discard(self)
-            if not is_parked:
+            self._is_running = False
+            if self._is_parked:
+                self._place.pause()
+            else:
                 self.close()
 
     def close(self) -> None:
         """End the connection, without waiting; again is harmless."""
-        on_close, self._on_close = self._on_close, None
         try:
             self.stream.close()
         finally:
-            if on_close is not None:
-                on_close()
+            self._place.leave()
 
     def drain(self) -> None:
-        """The next answer says that it is the last (``worker.alive``): nothing to do before."""
+        """The next answer says that it is the last (DrainState): nothing to do before."""
 
     def cut(self) -> None:
         """In the hub: end what goes on; what can still be told is answered and logged."""
-        if self in self.worker.connections:
+        if self._is_running:
             deadlines.throw(self.deadline, ShuttingDown())
 
     def turn_away(self, error: ProxyError) -> None:
@@ -173,7 +162,7 @@ class Http1Connection(Http1Writer):
         self.deadline = deadlines.enter()
         try:
             self._refuse(error)
-            self._linger()
+            linger(self.stream, self.deadline)
         except (ClientError, ShuttingDown):
             pass
         finally:
@@ -186,7 +175,7 @@ class Http1Connection(Http1Writer):
         """The next request's head, None when there will be none (the connection may be parked then)."""
         data, seen = self._buffer, 0
         stream, deadline = self.stream, self.deadline
-        limits = self.worker.head_limits
+        limits = self._head_limits
         while True:
             if data:
                 try:
@@ -213,12 +202,13 @@ class Http1Connection(Http1Writer):
                     self._refuse(
                         BodyTimeout("request head not complete in time", reason="header_timeout")
                     )
-                elif not self._is_new and self.worker.alive and stream.has_events:
+                elif not self._is_new and not self._drain.is_on and stream.has_events:
                     if stream.posted:
                         self._flush()
                         if stream.peek() is not None:
                             continue  # it came meanwhile: inside TLS it will be no event any more
-                    self.worker.park(self)
+                    self._is_parked = True
+                    self._parking.park(self)
                 return None
             except OSError:
                 return None
@@ -227,11 +217,12 @@ class Http1Connection(Http1Writer):
             data = data + piece if data else piece
 
     def _idle_deadline(self) -> float:
+        """When a client that has said nothing of its next request is waited for no longer."""
         self.is_idle = True
         if self._is_new:
             return self._first_head_by
-        if not self.worker.alive:
-            return max(self.worker.drains_until, monotonic() + DRAIN_LOOK_SECONDS)
+        if self._drain.is_on:
+            return max(self._drain.idle_until, monotonic() + DRAIN_LOOK_SECONDS)
         return deadlines.now + self._idle_timeout
 
     def _flush(self) -> None:
@@ -240,11 +231,11 @@ class Http1Connection(Http1Writer):
         self._send(b"")
 
     def _wait_for_client(self) -> None:
-        """A request behind one whose answer the client has not taken is not begun before that is taken."""
+        """Have the answer before taken, before its client's next request is begun; else drop that one."""
         try:
             self._flush()
         except ProxyError as error:
-            self.worker.proxy.drop(self, error)
+            self._proxy.drop(self, error)
             raise
 
     def _begin(self, head: RequestHead) -> None:
@@ -284,7 +275,7 @@ class Http1Connection(Http1Writer):
         if self._left:
             self.read_body = self._read_body
             is_large = self._left >= SPLICE_MIN and splice_is_available
-            may_splice = is_large and not self.worker.limits.body_rate
+            may_splice = is_large and not self._body_rate
             self.splice_body = (
                 self._splice_body if may_splice and isinstance(self.stream, Stream) else None
             )
@@ -293,21 +284,17 @@ class Http1Connection(Http1Writer):
     def _read_body(self, deadline: Deadline) -> bytes:
         """The next piece of the body; b"" at its end. Runs in whichever greenlet sends it on."""
         self._continue(deadline)
-        rate = self.worker.limits.body_rate
+        rate = self._body_rate
         while self._left:
             began = monotonic()
-            patience = self._timeout
-            if rate:
-                patience = min(patience, body_patience(self.bytes_in, self._waited, rate))
-            deadline.at = began + patience
+            seconds = patience(self._timeout, self.bytes_in, self._waited, rate)
+            deadline.at = began + seconds
             try:
                 data = self.stream.read(
                     BODY_READ_SIZE if self._left < 0 else min(self._left, BODY_READ_SIZE)
                 )
             except Expired:
-                if patience < self._timeout:
-                    raise BodyTimeout("below limits.body_rate", reason="body_too_slow") from None
-                raise BodyTimeout("request body not complete in time") from None
+                raise too_slow(seconds, self._timeout) from None
             except OSError as error:
                 raise ClientGone(str(error)) from None
             finally:
@@ -355,6 +342,7 @@ class Http1Connection(Http1Writer):
                 self._send(_CONTINUE, deadline)
 
     def _decode(self, data: bytes) -> bytes:
+        """What ``data`` holds of a chunked body. Raises BadRequest: bad chunks, or too many of them."""
         decoder = self._decoder
         assert decoder is not None
         try:
@@ -362,9 +350,7 @@ class Http1Connection(Http1Writer):
         except ChunkedError as error:
             raise BadRequest(str(error), reason="bad_chunk") from None
         self.bytes_in += len(piece)
-        limit = self.worker.proxy.body_limit
-        if 0 < limit < self.bytes_in:
-            raise BadRequest("body over limits.body", status=413, reason="body_too_large")
+        check_size(self.bytes_in, self._proxy.body_limit)
         if decoder.done:
             self._left = 0
             self._buffer = decoder.rest
@@ -377,11 +363,12 @@ class Http1Connection(Http1Writer):
     # -- the exchange ------------------------------------------------------------------------------
 
     def _serve(self) -> None:
+        """Have the request in hand answered, and find out whether another may follow."""
         stream = self.stream
         stream.on_event = self._while_waiting
         stream.watch()
         try:
-            self.worker.proxy.handle(self)
+            self._proxy.handle(self)
         finally:
             stream.on_event = None
             if self._grace is not None:
@@ -399,10 +386,6 @@ class Http1Connection(Http1Writer):
             self._grace.start(self._give_up)
 
     def _give_up(self) -> None:
+        """In the hub: a client that closed while it waited has not been answered in time."""
         gone = ClientGone("connection closed while waiting for the response")
         deadlines.throw(self.deadline, gone)
-
-
-def body_patience(received: int, waited: float, rate: int) -> float:
-    """How much longer a client is waited for that has sent so many bytes in so many seconds of waiting."""
-    return BODY_GRACE_SECONDS + received / rate - waited

@@ -1,8 +1,8 @@
-"""What one client's connection sends: answers of backends and of our own, and its end.
+"""What an HTTP/1.1 connection sends to its client: answers of backends and of our own.
 
-Owns the client's side of the wire outwards: status lines and Date, framing, the tunnel's beginning, refusals,
-cuts and lingering. app.worker.client.http1 reads requests and is made from this. Imported by the master with
-the worker's class, run in workers: nothing here may import requests.
+Owns the writing half of app.worker.client.http1's connection: status lines and Date, framing, whether the
+connection is kept, the tunnel's beginning, refusals and cuts. Runs in workers. Imported by the master with
+the worker's class: nothing here may import requests. Must never know the worker.
 """
 
 from __future__ import annotations
@@ -11,72 +11,43 @@ import random
 from collections.abc import Iterable
 from email.utils import formatdate
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from app.errors import ClientGone, ProxyError
 from app.wire.chunked import encode_chunk, last_chunk
 from app.wire.proxy_protocol import Ends
-from app.wire.request import HeadLimits, RequestHead
+from app.wire.request import RequestHead
 from app.wire.response import ResponseHead
 from app.wire.status import ALLOWED_METHODS, STATUS_TEXT
 from app.wire.upgrade import switching_lines
 from app.worker.balance import retry_after
+from app.worker.client.addresses import addresses_of
+from app.worker.client.contract import ConnectionContext, DrainState
 from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
 from app.worker.net.splice import SinkExpired, SinkFailed, SpliceTo
-from app.worker.net.stream import BODY_READ_SIZE, Stream
+from app.worker.net.stream import POST_SIZE, Stream
 from app.worker.net.tls_stream import AnyStream
 
 if TYPE_CHECKING:
-    from app.config import Limits, Timeouts
-    from app.worker.client.http1 import Http1Connection
     from app.worker.proxy.handler import Proxy
 
-# After an answer to a request whose body was not read: closing at once would send RST, which can destroy
-# the answer on its way (nginx's lingering_close; RFC 9112 §9.6).
-LINGER_SECONDS: Final = 2.0
-LINGER_BYTES: Final = 8 << 20
 _STATUS_LINES_KEPT: Final = 512  # a backend can invent reason phrases without end
 
 
-class OpenConnection(Protocol):
-    """What the worker needs of a connection that is going on."""
-
-    deadline: Deadline
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request goes on."""
-
-    def drain(self) -> None:
-        """The worker has to go: take no more requests than must be."""
-
-    def cut(self) -> None:
-        """In the hub: end what goes on."""
-
-
-class ConnectionOwner(Protocol):
-    """What a connection needs of the worker that accepted it."""
-
-    proxy: Proxy
-    timeouts: Timeouts
-    limits: Limits
-    head_limits: HeadLimits
-    head_timeout: float
-    connections: set[OpenConnection]
-    parked: dict[Http1Connection, float]
-    alive: bool
-    drains_until: float
-
-    def park(self, connection: Http1Connection) -> None:
-        """Keep an idle connection without its greenlet."""
-
-
 class Http1Writer:
-    """The sending half of a client's connection; its attributes are set by the whole."""
+    """The sending half of a client's connection.
+
+    Shared with the half that reads: ``_left`` and ``_buffer``, what of the request is unread (CHUNKED for an
+    unknown length) and what has been read beyond it; ``_keep``, whether another request may follow;
+    ``_must_linger``, whether the client may still be sending at the end; ``_grace``, the timer of a client
+    that has half-closed. ``head`` is that of the request in hand, ``deadline`` the greenlet's that serves.
+    """
 
     __slots__ = (
         "_buffer",
         "_chunked",
+        "_drain",
+        "_ends",
         "_grace",
         "_is_begun",
         "_is_cut",
@@ -84,33 +55,36 @@ class Http1Writer:
         "_left",
         "_must_linger",
         "_post_size",
+        "_proxy",
         "_timeout",
         "bytes_out",
         "deadline",
-        "ends",
         "head",
         "peer",
         "stream",
-        "worker",
     )
 
-    _buffer: bytes
-    _chunked: bool
-    _grace: Any
-    _is_begun: bool
-    _is_cut: bool
-    _keep: bool
-    _left: int
-    _must_linger: bool
-    _post_size: int  # of the largest message that is posted
-    _timeout: float
-    bytes_out: int
-    deadline: Deadline
-    ends: Ends | None  # by a PROXY header
     head: RequestHead
-    peer: str
-    stream: AnyStream
-    worker: ConnectionOwner
+    deadline: Deadline
+
+    def __init__(
+        self, context: ConnectionContext, stream: AnyStream, peer: str, ends: Ends | None
+    ) -> None:
+        self._proxy: Proxy = context.proxy
+        self._drain: DrainState = context.drain
+        self._timeout: float = context.timeouts.client or NEVER
+        self.stream: AnyStream = stream
+        self.peer = peer
+        self._ends: Ends | None = ends  # by a PROXY header
+        self._post_size = (
+            POST_SIZE if stream.has_events else -1
+        )  # of the largest message that is posted
+        self._buffer = b""
+        self._left = 0
+        self._grace: Any = None
+        self._is_begun = self._chunked = self._must_linger = self._is_cut = False
+        self._keep = True
+        self.bytes_out = 0
 
     @property
     def is_begun(self) -> bool:
@@ -119,13 +93,7 @@ class Http1Writer:
 
     def addresses(self) -> tuple[object, object]:
         """As Exchange.addresses."""
-        if self.ends is not None:
-            return self.ends
-        raw = self.stream.raw
-        try:
-            return raw.getpeername(), raw.getsockname()
-        except OSError as error:
-            raise ClientGone(str(error)) from error
+        return addresses_of(self._ends, self.stream.raw)
 
     def start(
         self, head: ResponseHead, first: bytes, complete: bool, trailers: list[tuple[bytes, bytes]]
@@ -190,7 +158,7 @@ class Http1Writer:
 
     def interim(self, head: ResponseHead) -> None:
         """Pass an interim response on."""
-        self.worker.proxy.name_server(head)
+        self._proxy.name_server(head)
         self._send(b"".join((_status_line(head.status, head.reason), *head.lines, b"\r\n")))
 
     def answer(self, status: int, lines: Iterable[tuple[str, str]], body: bytes) -> None:
@@ -236,7 +204,7 @@ class Http1Writer:
 
     def _connection_line(self) -> bytes:
         """Connection, where it has to be said, and the end of the head."""
-        if self._keep and (self._left or not self.worker.alive):
+        if self._keep and (self._left or self._drain.is_on):
             self._keep = False
         if not self._keep:
             return b"Connection: close\r\n\r\n"
@@ -267,7 +235,7 @@ class Http1Writer:
         self._keep = False
         self._must_linger = True
         status = error.status
-        body = self.worker.proxy.refuse(self.peer, error, monotonic())
+        body = self._proxy.refuse(self.peer, error, monotonic())
         if status in (429, 503):
             more = b"Retry-After: %d\r\n" % retry_after.seconds(0.0, random.random())
         else:  # RFC 9110 §15.5.6: 405 says what is allowed
@@ -277,26 +245,12 @@ class Http1Writer:
             % (
                 _status_line(status, STATUS_TEXT.get(status, "Error").encode()),
                 _date_line(),
-                self.worker.proxy.server_line,
+                self._proxy.server_line,
                 more,
                 len(body),
                 b"" if is_head else body,
             )
         )
-
-    def _linger(self) -> None:
-        """Say that nothing more comes, then read and drop what the client still sends, for a while."""
-        stream = self.stream
-        stream.shutdown_write()
-        self.deadline.at = monotonic() + LINGER_SECONDS
-        dropped = 0
-        try:
-            while dropped < LINGER_BYTES and (data := stream.read(BODY_READ_SIZE)):
-                dropped += len(data)
-        except (Expired, OSError):
-            pass
-        finally:
-            self.deadline.at = NEVER
 
 
 _status_lines: Final[dict[tuple[int, bytes], bytes]] = {}

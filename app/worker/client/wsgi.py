@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
-import struct
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
@@ -27,10 +25,12 @@ from app.wire.forwarded import connection_lines
 from app.wire.response import ResponseHead
 from app.wire.status import STATUS_TEXT
 from app.wire.upgrade import switching_lines
+from app.worker.client.addresses import addresses_of
 from app.worker.net.deadlines import NEVER, Deadline, Expired
 from app.worker.net.splice import SpliceBody, SpliceTo
-from app.worker.net.stream import BODY_READ_SIZE, RawSocket, Stream
+from app.worker.net.stream import BODY_READ_SIZE, RawSocket, Stream, reset_at_close
 from app.worker.net.tls_stream import AnyStream, TlsSocketStream
+from app.worker.proxy.body_limit import check_size
 from app.worker.upstream.request import ReadBody
 
 # The server writes its own Date and Server; the other two are in a 426.
@@ -53,8 +53,10 @@ class WsgiExchange:
         is_trusted: Callable[[str], bool],
         deadline: Deadline,
         timeout: float,
+        body_limit: int = 0,
     ) -> None:
         self._timeout = timeout
+        self._body_limit = body_limit
         self._input = environ["wsgi.input"]
         self._socket = environ.get("gunicorn.socket")
         self._unreader = getattr(getattr(self._input, "reader", None), "unreader", None)
@@ -155,12 +157,7 @@ class WsgiExchange:
 
     def addresses(self) -> tuple[object, object]:
         """As Exchange.addresses; of no server's socket, as far as the environ knows them."""
-        if self._socket is None:
-            return None, None
-        try:
-            return self._socket.getpeername(), self._socket.getsockname()
-        except OSError as error:
-            raise ClientGone(str(error)) from error
+        return addresses_of(None, self._socket)
 
     def abort(self) -> None:
         """Have the application raise, upon which a server cuts the connection.
@@ -168,7 +165,7 @@ class WsgiExchange:
         gunicorn ends it with a FIN, which is how a body that lasts until then ends well: it is reset first.
         """
         if self.is_begun and isinstance(self._socket, GeventSocket):
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset_at_close(self._socket)
             self._socket.close()
         # With this number gunicorn ends the connection and writes no traceback: the access line says why.
         self.broken = ConnectionResetError(errno.ECONNRESET, "the response cannot be finished")
@@ -190,6 +187,7 @@ class WsgiExchange:
         self.head.framing = b"Transfer-Encoding: chunked\r\n"
 
     def _read_body(self, deadline: Deadline) -> bytes:
+        """The next piece of the body; b"" at its end. Raises BadRequest, BodyTimeout and ClientGone."""
         deadline.at = monotonic() + self._timeout
         try:
             if self._left > 0:
@@ -218,6 +216,7 @@ class WsgiExchange:
         finally:
             deadline.at = NEVER
         self.bytes_in += len(data)
+        check_size(self.bytes_in, self._body_limit)
         return bytes(data)
 
 

@@ -29,6 +29,7 @@ _FAST_BYTES: Final = 4 << 20
 _FAST_SECONDS: Final = 0.1
 
 is_available = hasattr(os, "splice")
+_FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if is_available else 0
 _pipes: list[tuple[int, int]] = []
 
 
@@ -72,13 +73,12 @@ def splice(
     pipe = _pipes.pop() if _pipes else _open_pipe()
     reader, writer = pipe
     is_clean = False
-    flags = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-    source_fd, sink_fd = source.raw.fileno(), sink.raw.fileno()
+    source_fd = source.raw.fileno()
     gathering = _Gathering(source.raw)
     try:
         while count:
             try:
-                filled = os.splice(source_fd, writer, min(count, PIPE_SIZE), flags=flags)
+                filled = os.splice(source_fd, writer, min(count, PIPE_SIZE), flags=_FLAGS)
             except BlockingIOError:
                 try:
                     deadline.at = gathering.before_wait(count, read_until)
@@ -95,22 +95,7 @@ def splice(
                 raise SourceFailed(f"ended {count} bytes early")
             count -= filled
             gathering.count(filled)
-            while filled:
-                try:
-                    sent = os.splice(reader, sink_fd, filled, flags=flags)
-                except BlockingIOError:
-                    try:
-                        deadline.at = write_until()
-                        sink.wait_writable()
-                    except Expired:
-                        raise SinkExpired("nothing was taken in time") from None
-                    finally:
-                        deadline.at = NEVER
-                    continue
-                except OSError as error:
-                    raise SinkFailed(str(error)) from None
-                filled -= sent
-                moved(sent)
+            _empty(reader, filled, sink, deadline, write_until, moved)
         is_clean = True
     finally:
         gathering.end()
@@ -119,6 +104,29 @@ def splice(
         else:
             os.close(reader)
             os.close(writer)
+
+
+def _empty(
+    reader: int, filled: int, sink: Stream, deadline: Deadline, until: Until, moved: Moved
+) -> None:
+    """Move the ``filled`` bytes that are in the pipe to ``sink``, waiting for it. Raises SinkFailed."""
+    sink_fd = sink.raw.fileno()
+    while filled:
+        try:
+            sent = os.splice(reader, sink_fd, filled, flags=_FLAGS)
+        except BlockingIOError:
+            try:
+                deadline.at = until()
+                sink.wait_writable()
+            except Expired:
+                raise SinkExpired("nothing was taken in time") from None
+            finally:
+                deadline.at = NEVER
+            continue
+        except OSError as error:
+            raise SinkFailed(str(error)) from None
+        filled -= sent
+        moved(sent)
 
 
 class _Gathering:
@@ -137,7 +145,7 @@ class _Gathering:
         self._since = monotonic()
 
     def count(self, size: int) -> None:
-        """So much has come."""
+        """``size`` bytes more have come."""
         self._seen += size
         if self._seen >= _FAST_BYTES:
             now = monotonic()
@@ -150,7 +158,7 @@ class _Gathering:
         return until() if self._low == 1 else min(until(), monotonic() + TICK)
 
     def give_up(self) -> bool:
-        """The wait was over: whether it was one for more than a byte, which another one follows."""
+        """A wait has expired: whether it was for more than a byte, so that one for a byte follows."""
         self._is_fast = False
         return self._low > 1
 

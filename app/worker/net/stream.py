@@ -34,6 +34,8 @@ POST_SIZE: Final = 16384
 # At 32 the batch is as good as one without a bound; a message waits for 31 others' work, under 1 ms.
 POSTED_MAX: Final = 32
 _READ, _WRITE = 1, 2  # libev's event masks
+# struct linger of SO_LINGER, on and with no time for it: closing sends RST.
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
 _ACKED: Final = struct.Struct("=Q")
 _ACKED_OFFSET: Final = 120  # tcpi_bytes_acked in struct tcp_info, linux/tcp.h, since Linux 4.1
 
@@ -274,10 +276,7 @@ class Stream:
     def reset(self) -> None:
         """Close so that the peer sees an error, never an orderly end (RFC 9112 §8: an incomplete message)."""
         self.posted = b""
-        try:
-            self.raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-        except OSError:
-            pass
+        reset_at_close(self.raw)
         self.close()
 
     def close(self) -> None:
@@ -342,6 +341,14 @@ class Stream:
         finally:
             if self._out is not None:
                 self._out.stop()
+
+
+def reset_at_close(raw: Any) -> None:
+    """Have closing the socket send RST, which no peer takes for the orderly end of a message."""
+    try:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    except OSError:
+        pass  # the connection has broken already
 
 
 def connect(family: int, address: Any) -> Stream:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from gevent import ssl as gevent_ssl
 
-from app.worker.net.stream import READ_SIZE, RawSocket, Stream
+from app.worker.net.stream import READ_SIZE, RawSocket, Stream, reset_at_close
 
 # A record holds at most 16 KiB; so much is encrypted in memory before it is sent.
 WRITE_SIZE = 65536
@@ -318,10 +318,7 @@ class TlsSocketStream:
 
     def reset(self) -> None:
         """As Stream.reset."""
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-        except OSError:
-            pass
+        reset_at_close(self._socket)
         self._socket.close()
 
     def close(self) -> None:

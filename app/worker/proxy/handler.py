@@ -19,7 +19,6 @@ from typing import Any, Final
 from app.config import Config
 from app.errors import (
     BackendError,
-    BadRequest,
     ClientError,
     InternalError,
     LoopDetected,
@@ -37,6 +36,7 @@ from app.worker.balance.backend import Backend
 from app.worker.balance.pool import Pool
 from app.worker.balance.sticky import StickyCookie
 from app.worker.net.deadlines import NEVER
+from app.worker.proxy.body_limit import check_size
 from app.worker.proxy.exchange import Exchange
 from app.worker.proxy.hedging import Hedger, Lap, Race
 from app.worker.proxy.local_reply import error_body, prefers_text, server_header
@@ -139,8 +139,7 @@ class Proxy:
         """Refuse a body for what is known of it before anything was sent."""
         if exchange.failure is not None:
             raise exchange.failure
-        if 0 < self.body_limit < exchange.head.length:
-            raise BadRequest("body over limits.body", status=413, reason="body_too_large")
+        check_size(exchange.head.length, self.body_limit)
 
     def _check_via(self, exchange: Exchange) -> None:
         """Find a loop, whoever sends the field; LoopDetected. Then reduce it to what is passed on."""

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from app.shared.layout import CONNECTIONS
 from app.worker import listener
-from app.worker.listener import YIELD_SECONDS, Listener, leaves_it
+from app.worker.listener import YIELD_SECONDS, Listener, Share, leaves_it
 
 
 @pytest.mark.parametrize(
@@ -130,3 +131,43 @@ def test_what_waits_is_accepted_before_the_end(
     closing.close()
     closing.close()
     assert (closing.handled, closed) == (handled, [closing])
+
+
+class Told:
+    """The part of the table in which workers tell each other."""
+
+    def __init__(self, *counts: int) -> None:
+        self.counts = counts
+
+    def of_each_slot(self, cell: int) -> list[int]:
+        assert cell == CONNECTIONS
+        return list(self.counts)
+
+
+@pytest.mark.parametrize(
+    ("told", "is_left"),
+    [
+        ((0, 101, 51), True),
+        ((0, 101, 0), False),  # takes no more, or is nobody: it is not asked for
+        ((0, 101, 100), False),
+        ((0, 1, 0), False),
+    ],
+)
+def test_a_worker_knows_its_share(told: tuple[int, ...], is_left: bool) -> None:
+    """By what the others told; its own number it knows better than the table."""
+    table: Any = Told(*told)
+    share = Share({}, table, 1, lambda: 100, lambda: True)
+    assert share.leaves_it() is is_left
+
+
+def test_a_worker_tells_how_many_it_has_and_whether_it_takes_more() -> None:
+    """One more than it has, so that 0 is nobody; as soon as it has to go it is nobody."""
+    cells: dict[int, int] = {}
+    table: Any = Told()
+    takes_more = True
+    share = Share(cells, table, 1, lambda: 7, lambda: takes_more)
+    share.announce()
+    assert cells == {CONNECTIONS: 8}
+    takes_more = False
+    share.announce(1.0)
+    assert cells == {CONNECTIONS: 0}

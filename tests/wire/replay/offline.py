@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import gevent
+from fakes.stream import END, ScriptedStream
 
 from app import config as configuration
 from app.wire.request import STANDARD
+from app.worker.admission import Admission
 from app.worker.application import Application, standalone_table
+from app.worker.client.contract import ConnectionContext, DrainState
 from app.worker.client.http1 import Http1Connection
+from app.worker.parking import Parking
 from app.worker.upstream.connections import Connection
 
 from . import messages
@@ -37,65 +40,11 @@ def _application() -> Application:
     return Application(_CONFIG, standalone_table(_CONFIG), -1)
 
 
-class Memory:
-    """The face of ``app.worker.net.stream.Stream`` over a list of pieces."""
-
-    def __init__(self) -> None:
-        self.pieces: list[bytes] = []
-        self.written = b""
-        self.is_closed = self.was_reset = self.is_shut = False
-        self.on_event: Any = None
-        self.raw = None
-        self.has_events = False
-
-    def read(self, size: int = 65536) -> bytes:
-        if not self.pieces:
-            return b""
-        piece = self.pieces.pop(0)
-        if len(piece) > size:
-            self.pieces.insert(0, piece[size:])
-        return piece[:size]
-
-    def write(self, data: bytes | memoryview) -> None:
-        if self.is_closed or self.is_shut:
-            raise BrokenPipeError
-        self.written += bytes(data)
-
-    post = write
-    posted = b""
-
-    def peek(self) -> bytes | None:
-        return None
-
-    def is_silent(self) -> bool:
-        return True
-
-    def watch(self) -> None:
-        pass
-
-    def unacknowledged(self, total: int) -> bool:
-        return False
-
-    def shutdown_write(self) -> None:
-        pass
-
-    def shutdown(self) -> None:
-        self.is_shut = True
-
-    def reset(self) -> None:
-        if not self.is_closed:
-            self.was_reset = True
-        self.close()
-
-    def close(self) -> None:
-        self.is_closed = True
-
-
-class MemoryBackend(Memory):
+class ReplayedBackend(ScriptedStream):
     """A backend's connection: answers each complete request with the case's bytes."""
 
     def __init__(self, case: Case, cut: Cut) -> None:
-        super().__init__()
+        super().__init__(has_events=False)
         self._case = case
         self._cut = cut
         self._answered = 0
@@ -105,36 +54,40 @@ class MemoryBackend(Memory):
     def read(self, size: int = 65536) -> bytes:
         for _ in range(100_000):
             self._answer()
-            if self.pieces:
+            if self.has_more:
                 return super().read(size)
             if self._is_over:
                 if self._case.settings.get("then") == "reset":
                     raise ConnectionResetError(104, "reset")
                 return b""
-            if self.is_shut or self.is_closed:
+            if "shutdown" in self.did or self.is_closed:
                 return b""
             gevent.sleep(0)
         raise AssertionError(f"{self._case}: reads from a backend that has nothing to say")
 
+    def peek(self) -> bytes | None:
+        return None  # what comes early is looked at when it is read
+
     def _answer(self) -> None:
-        requests, rest = messages.read_requests(self.written)
+        requests, rest = messages.read_requests(self.output)
         head, found, _ = rest.partition(b"\r\n\r\n")
         is_early = bool(found) and "early" in self._case.settings
         if found and not is_early and b"Expect: 100-continue" in head and not self._has_continued:
             self._has_continued = True
-            self.pieces.append(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.say(b"HTTP/1.1 100 Continue\r\n\r\n")
         if len(requests) + is_early > self._answered:
             self._answered += 1
             self._has_continued = False
             answer = self._case.response
             if answer is None:
                 answer = OK_TO_HEAD if requests and requests[-1].method == b"HEAD" else OK
-            self.pieces += self._cut(answer)
+            for piece in self._cut(answer):
+                self.say(piece)
             self._is_over = "then" in self._case.settings
 
     def arrivals(self) -> None:
         """What came behind the answer: the watcher of an idle connection would have seen it."""
-        if (self.pieces or self._is_over) and not self.is_closed and self.on_event is not None:
+        if (self.has_more or self._is_over) and not self.is_closed and self.on_event is not None:
             self.on_event()
 
 
@@ -142,7 +95,7 @@ class _Connections:
     """Stands in for a ConnectionCache."""
 
     def __init__(self, case: Case, cut: Cut) -> None:
-        self.opened: list[MemoryBackend] = []
+        self.opened: list[ReplayedBackend] = []
         self.idle: list[Connection] = []
         self.heard_at = self.slowest = 0.0
         self._case, self._cut = case, cut
@@ -151,7 +104,7 @@ class _Connections:
         return self.idle.pop() if self.idle else None
 
     def open(self) -> Connection:
-        stream = MemoryBackend(self._case, self._cut)
+        stream = ReplayedBackend(self._case, self._cut)
         self.opened.append(stream)
         return Connection(stream, self)  # type: ignore[arg-type]
 
@@ -165,27 +118,27 @@ def replay(case: Case, cut_request: Cut, cut_response: Cut) -> Transcript:
     application = _application()
     backend = application.pool.backends[0]
     backend.connections = connections = _Connections(case, cut_response)
-    worker: Any = SimpleNamespace(
-        proxy=application.proxy,
-        timeouts=_TIMEOUTS,
-        limits=_CONFIG.limits,
-        head_limits=STANDARD,
-        head_timeout=_TIMEOUTS.client,
-        alive=True,
-        connections=set(),
-        parked={},
+    context = ConnectionContext(
+        application.proxy,
+        _TIMEOUTS,
+        _CONFIG.limits,
+        STANDARD,
+        _TIMEOUTS.client,
+        DrainState(),
+        Parking(_TIMEOUTS.keepalive),
     )
-    client: Any = Memory()
-    client.pieces = cut_request(case.request)
-    Http1Connection(worker, client, "192.0.2.1", "http").run()
+    admission = Admission()
+    client: Any = ScriptedStream([*cut_request(case.request), END], has_events=False)
+    Http1Connection(context, admission.enter(), client, "192.0.2.1", "http").run()
     assert client.is_closed
+    assert not admission.count
     assert application.pool.cells[backend.in_flight] == 0, "in-flight count"
     for stream in connections.opened:
         stream.arrivals()
     return Transcript(
-        client.written,
-        client.was_reset,
+        client.output,
+        "reset" in client.did,
         True,
-        [stream.written for stream in connections.opened],
+        [stream.output for stream in connections.opened],
         [stream.is_closed for stream in connections.opened],
     )

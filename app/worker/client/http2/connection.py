@@ -9,89 +9,45 @@ Never picks a backend.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
-from h2.config import H2Configuration
-from h2.connection import H2Connection
+from h2 import events as h2_events
 from h2.errors import ErrorCodes
-from h2.events import (
-    DataReceived,
-    Event,
-    RemoteSettingsChanged,
-    RequestReceived,
-    StreamEnded,
-    StreamReset,
-    TrailersReceived,
-    WindowUpdated,
-)
 from h2.exceptions import H2Error, StreamClosedError
-from h2.settings import SettingCodes, Settings
-from hpack import Encoder
 
-from app.errors import (
-    BadRequest,
-    BodyTimeout,
-    ClientError,
-    ClientGone,
-    ProxyError,
-    ShuttingDown,
-)
+from app.errors import BadRequest, BodyTimeout, ClientError, ClientGone, ProxyError, ShuttingDown
 from app.wire.forwarded import connection_lines
 from app.wire.h2 import MalformedError, read_request, read_trailers
 from app.wire.h2_guard import FrameGuard, Refused, TokenBucket
 from app.wire.proxy_protocol import Ends
-from app.worker.client.http1 import DRAIN_LOOK_SECONDS
-from app.worker.client.http1_writer import (
-    LINGER_BYTES,
-    LINGER_SECONDS,
-    ConnectionOwner,
+from app.wire.request import HeadLimits
+from app.worker.client.addresses import addresses_of
+from app.worker.client.contract import ConnectionContext, DrainState, Place
+from app.worker.client.http2.patience import Patience
+from app.worker.client.http2.protocol import (
+    CONNECTION_WINDOW,
+    HIGHEST_STREAM,
+    MAX_STREAMS,
+    bound_table,
+    greet,
+    new_protocol,
 )
 from app.worker.client.http2.sender import Sender, Signal
 from app.worker.client.http2.stream import Http2Stream
+from app.worker.client.linger import linger
 from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
-from app.worker.net.stream import BODY_READ_SIZE
 from app.worker.net.tls_stream import AnyStream
 
-MAX_STREAMS = 100  # RFC 9113 §6.5.2 recommends no less
-# All streams together; given back as soon as it has come, so that no stream holds up another's body.
-CONNECTION_WINDOW = 1 << 20
+if TYPE_CHECKING:
+    from app.worker.proxy.handler import Proxy
+
 # Requests given up before they were answered (rapid reset, CVE-2023-44487, and CVE-2025-8671, where we are
 # brought to reset them). nghttp2's rate; its burst of 1000 is more than a page has images.
 RESET_BURST = 200
 RESET_RATE = 33
-# Ours for compressing answers, whatever the client would allow: it is searched from end to end.
-MAX_TABLE_BYTES = 4096
-_HIGHEST_STREAM = 2**31 - 1
-
-
-class _Encoder(Encoder):
-    """The library's, without Huffman's code: it writes that in quadratic time, 2.7 ms for a field of 4 KB."""
-
-    def encode(self, headers: Any, huffman: bool = False) -> bytes:
-        """As the library's."""
-        return super().encode(headers, huffman)
-
-
-class _Protocol(H2Connection):
-    """The library's connection, which remembers fewer of the streams that have ended, and counts no bodies.
-
-    It counts those of DATA frames only, and ends the connection for one that differs from its content-length;
-    app.worker.client.http2.stream counts all of them, and ends the stream.
-    """
-
-    MAX_CLOSED_STREAMS = 1024
-
-    def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> Any:
-        stream: Any = super()._begin_new_stream(stream_id, allowed_ids)
-        stream._initialize_content_length = _expect_nothing
-        return stream
-
-
-def _expect_nothing(headers: object) -> None:
-    """In the place of the library's."""
 
 
 class Http2Connection:
@@ -99,55 +55,43 @@ class Http2Connection:
 
     def __init__(
         self,
-        worker: ConnectionOwner,
+        context: ConnectionContext,
+        place: Place,
         stream: AnyStream,
         peer: str,
         scheme: str,
         opened_at: float,
-        on_close: Callable[[], None] | None,
         ends: Ends | None,
     ) -> None:
         now = monotonic()
-        self.worker = worker
+        self._proxy: Proxy = context.proxy
+        self._drain: DrainState = context.drain
+        self._place: Place = place
+        self._head_limits: HeadLimits = context.head_limits
         self.stream = stream
         self.peer = peer
         self._ends = ends
         self.scheme = scheme
-        self.is_trusted = worker.proxy.is_trusted(peer)
+        self.is_trusted = self._proxy.is_trusted(peer)
         self.forwarded = connection_lines(peer, scheme)
-        self.timeout: float = worker.timeouts.client or NEVER
-        self.body_limit = worker.proxy.body_limit
-        self.body_rate = worker.limits.body_rate
+        self.timeout: float = context.timeouts.client or NEVER
+        self.body_limit: int = self._proxy.body_limit
+        self.body_rate: int = context.limits.body_rate
         self.streams: dict[int, Http2Stream] = {}
         self.deadline: Deadline
         self._loop = gevent.get_hub().loop
-        self._h2 = _Protocol(
-            H2Configuration(
-                client_side=False,
-                header_encoding=False,
-                # A bad request is one stream's affair (app.wire.h2); for the library it ends them all.
-                validate_inbound_headers=False,
-                normalize_inbound_headers=False,
-                validate_outbound_headers=False,
-                normalize_outbound_headers=False,
-            )
-        )
-        self._h2.encoder = _Encoder()
-        self._gate = FrameGuard(now, 2 * worker.head_limits.all_fields)
+        self._h2 = new_protocol()
+        self._guard = FrameGuard(now, 2 * self._head_limits.all_fields)
         self._resets = TokenBucket(RESET_BURST, RESET_RATE, now)
-        self._on_close = on_close
-        self._requests_left = worker.limits.requests_per_connection or _HIGHEST_STREAM
-        self._since = now  # idle
-        self._inside_since = opened_at
-        self._first_by = opened_at + worker.head_timeout
-        self._frames = 0
+        self._requests_left: int = context.limits.requests_per_connection or HIGHEST_STREAM
+        self._patience = Patience(
+            opened_at, now, context.head_timeout, context.timeouts.keepalive or NEVER
+        )
         self._last = 0  # the highest stream that was taken on
         self._unacknowledged = 0
-        self.outlet = Sender(self._h2, stream, self.timeout, self._gate.moved, self._lost)
+        self.sender = Sender(self._h2, stream, self.timeout, self._guard.moved, self._lost)
         self._done = Signal()
-        self._is_new = True
         self._is_reading = False
-        self._leaves_at = NEVER  # after that a stream more is refused
 
     @property
     def is_idle(self) -> bool:
@@ -156,23 +100,17 @@ class Http2Connection:
 
     def addresses(self) -> tuple[object, object]:
         """As Exchange.addresses."""
-        if self._ends is not None:
-            return self._ends
-        raw = self.stream.raw
-        try:
-            return raw.getpeername(), raw.getsockname()
-        except OSError as error:
-            raise ClientGone(str(error)) from error
+        return addresses_of(self._ends, self.stream.raw)
 
     def run(self) -> None:
         """Serve the connection in this greenlet until it ends."""
-        self.worker.connections.add(self)
+        self._place.begin(self)
         self.deadline = deadlines.enter()
-        gevent.spawn_raw(self.outlet.run)
+        gevent.spawn_raw(self.sender.run)
         must_linger = False
         try:
             self._greet()
-            if not self.worker.alive:  # it was shaking hands when the others were told
+            if self._drain.is_on:  # it was shaking hands when the others were told
                 self.drain()
             must_linger = self._read()
         finally:
@@ -180,7 +118,6 @@ class Http2Connection:
                 self._end(must_linger)
             finally:
                 deadlines.leave(self.deadline)
-                self.worker.connections.discard(self)
                 self._close()
 
     def turn_away(self, error: ProxyError) -> None:
@@ -189,8 +126,8 @@ class Http2Connection:
         try:
             self._log(error)
             self._greet()
-            self.outlet.go_away(0, ErrorCodes.REFUSED_STREAM)
-            gevent.spawn_raw(self.outlet.run)
+            self.sender.go_away(0, ErrorCodes.REFUSED_STREAM)
+            gevent.spawn_raw(self.sender.run)
             self._end(must_linger=True)
         finally:
             deadlines.leave(self.deadline)
@@ -198,8 +135,8 @@ class Http2Connection:
 
     def drain(self) -> None:
         """Tell the client to open no more streams; those on their way are served (RFC 9113 §6.8)."""
-        self._leaves_at = min(self._leaves_at, self.worker.drains_until)
-        self.outlet.go_away(_HIGHEST_STREAM, ErrorCodes.NO_ERROR)
+        self._patience.leaves_at = min(self._patience.leaves_at, self._drain.idle_until)
+        self.sender.go_away(HIGHEST_STREAM, ErrorCodes.NO_ERROR)
         self._rearm()
 
     def cut(self) -> None:
@@ -212,34 +149,19 @@ class Http2Connection:
     # -- reading -----------------------------------------------------------------------------------
 
     def _greet(self) -> None:
-        h2 = self._h2
-        limits = self.worker.head_limits
-        head_size = limits.all_fields + limits.line
-        settings = {
-            SettingCodes.MAX_CONCURRENT_STREAMS: MAX_STREAMS,
-            SettingCodes.MAX_HEADER_LIST_SIZE: head_size,
-        }
-        h2.local_settings = Settings(client=False, initial_values=settings)
-        h2.initiate_connection()
-        # From here on the library's limits only back ours, which refuse a stream and not the connection:
-        # a client may not have read the settings yet.
-        h2.local_settings = Settings(
-            client=False,
-            initial_values={**settings, SettingCodes.MAX_CONCURRENT_STREAMS: _HIGHEST_STREAM},
-        )
-        h2.decoder.max_header_list_size = 2 * head_size
-        h2.increment_flow_control_window(CONNECTION_WINDOW - h2.inbound_flow_control_window)
-        self.outlet.collect()
+        """Send the server's preface, which need not wait for the client's (RFC 9113 §3.4)."""
+        greet(self._h2, self._head_limits)
+        self.sender.collect()
 
     def _read(self) -> bool:
         """Read until the connection ends; whether the client should be let to read what we said."""
         self._is_reading = True
         deadline = self.deadline
         try:
-            while not self.outlet.is_lost:
+            while not self.sender.is_lost:
                 deadline.at = self._next_deadline()
                 try:
-                    if self.outlet.wait_for_room():
+                    if self.sender.wait_for_room():
                         continue
                     data = self.stream.read()
                 except Expired:
@@ -253,11 +175,11 @@ class Http2Connection:
                 self._feed(data, monotonic())
         except Refused as refused:
             self._log(BadRequest("", reason=refused.reason))
-            self.outlet.go_away(self._last, refused.code)
+            self.sender.go_away(self._last, refused.code)
             return True
         except H2Error as error:
             self._log(BadRequest(str(error), reason="bad_http2"))
-            self.outlet.collect()
+            self.sender.collect()
             return True
         finally:
             self._is_reading = False
@@ -265,61 +187,51 @@ class Http2Connection:
         return False
 
     def _feed(self, data: bytes, now: float) -> None:
-        gate = self._gate
-        was_inside = gate.is_inside
-        events: Iterable[Event] = self._h2.receive_data(gate.feed(data, now))
-        if not was_inside or gate.frames != self._frames:
-            self._frames = gate.frames
-            self._inside_since = now
+        """Act on what the client has sent. Raises Refused, H2Error: the connection is over."""
+        guard = self._guard
+        was_inside = guard.is_inside
+        events: Iterable[h2_events.Event] = self._h2.receive_data(guard.feed(data, now))
+        self._patience.fed(was_inside, guard.frames, now)
         for event in events:
             handle = _HANDLERS.get(type(event))
             if handle is not None:
                 handle(self, event)
-        self.outlet.collect()
+        self.sender.collect()
 
     def _next_deadline(self) -> float:
         """When waiting for the client's next bytes is over. Bytes alone put nothing off."""
-        until = NEVER
-        if not self.streams:
-            if self._leaves_at != NEVER:
-                until = max(self._leaves_at, monotonic() + DRAIN_LOOK_SECONDS)
-            elif self._is_new:
-                until = self._first_by
-            else:
-                until = self._since + (self.worker.timeouts.keepalive or NEVER)
-        if self._gate.is_inside:  # slowloris
-            until = min(until, self._inside_since + self.worker.head_timeout)
-        return until
+        return self._patience.until(bool(self.streams), self._guard.is_inside, monotonic())
 
     def _rearm(self) -> None:
+        """Something has happened that changes how long the client is waited for."""
         if self._is_reading:
             self.deadline.at = self._next_deadline()
 
     def _has_expired(self) -> bool:
-        """A deadline is over: whether the connection is too."""
-        if self.outlet.is_lost:
+        """Whether the connection is over, now that a wait for the client is."""
+        if self.sender.is_lost:
             return True
-        if self._gate.is_inside and monotonic() >= self._inside_since + self.worker.head_timeout:
-            if not self._is_new or self._frames:
+        if self._guard.is_inside and self._patience.frame_is_late(monotonic()):
+            if self._patience.has_spoken():
                 self._log(BodyTimeout("frame not complete in time", reason="header_timeout"))
-            self.outlet.go_away(self._last, ErrorCodes.PROTOCOL_ERROR)
+            self.sender.go_away(self._last, ErrorCodes.PROTOCOL_ERROR)
             return True
         if self.streams:
             return False
-        self.outlet.go_away(self._last, ErrorCodes.NO_ERROR)
+        self.sender.go_away(self._last, ErrorCodes.NO_ERROR)
         return True
 
-    def _on_request(self, event: RequestReceived) -> None:
+    def _on_request(self, event: h2_events.RequestReceived) -> None:
         identity, fields = event.stream_id, event.headers
-        self._is_new = False
-        if len(self.streams) >= MAX_STREAMS or monotonic() > self._leaves_at:
+        self._patience.is_new = False
+        if len(self.streams) >= MAX_STREAMS or monotonic() > self._patience.leaves_at:
             # Says that nothing was done: the client may try again elsewhere (RFC 9113 §8.7).
             self._refuse(identity, ErrorCodes.REFUSED_STREAM)
             return
         self._last = identity
         stream = Http2Stream(self, identity, event.stream_ended is not None)
         try:
-            stream.head_in(read_request(fields, stream.has_all, self.worker.head_limits))
+            stream.head_in(read_request(fields, stream.has_all, self._head_limits))
         except MalformedError as malformed:
             self._log(malformed)
             self._refuse(identity, ErrorCodes.PROTOCOL_ERROR)
@@ -330,11 +242,11 @@ class Http2Connection:
         self.streams[identity] = stream
         self._requests_left -= 1
         if not self._requests_left:
-            self._leaves_at = 0.0
-            self.outlet.go_away(identity, ErrorCodes.NO_ERROR)
+            self._patience.leaves_at = 0.0
+            self.sender.go_away(identity, ErrorCodes.NO_ERROR)
         gevent.spawn_raw(self._serve, stream)
 
-    def _on_data(self, event: DataReceived) -> None:
+    def _on_data(self, event: h2_events.DataReceived) -> None:
         size = event.flow_controlled_length
         self._unacknowledged += size
         if self._unacknowledged >= CONNECTION_WINDOW // 2:
@@ -348,7 +260,7 @@ class Http2Connection:
         except MalformedError as error:
             self._end_malformed(stream, error)
 
-    def _on_end(self, event: StreamEnded) -> None:
+    def _on_end(self, event: h2_events.StreamEnded) -> None:
         stream = self.streams.get(event.stream_id)
         if stream is None or stream.gone is not None:
             return
@@ -357,7 +269,7 @@ class Http2Connection:
         except MalformedError as error:
             self._end_malformed(stream, error)
 
-    def _on_trailers(self, event: TrailersReceived) -> None:
+    def _on_trailers(self, event: h2_events.TrailersReceived) -> None:
         stream = self.streams.get(event.stream_id)
         if stream is None or stream.gone is not None:
             return
@@ -366,7 +278,7 @@ class Http2Connection:
         except MalformedError as error:
             self._end_malformed(stream, error)
 
-    def _on_reset(self, event: StreamReset) -> None:
+    def _on_reset(self, event: h2_events.StreamReset) -> None:
         stream = self.streams.get(event.stream_id)
         if stream is None:
             return
@@ -374,17 +286,15 @@ class Http2Connection:
             self._count_reset()
         self._leave(stream, ClientGone("stream reset by the client"))
 
-    def _on_window(self, event: WindowUpdated) -> None:
+    def _on_window(self, event: h2_events.WindowUpdated) -> None:
         if not event.stream_id:
-            self.outlet.opened()
+            self.sender.opened()
         elif (stream := self.streams.get(event.stream_id)) is not None:
             stream.room.give()
 
-    def _on_settings(self, event: RemoteSettingsChanged) -> None:
-        encoder = self._h2.encoder
-        if encoder.header_table_size > MAX_TABLE_BYTES:
-            encoder.header_table_size = MAX_TABLE_BYTES
-        self.outlet.opened()
+    def _on_settings(self, event: h2_events.RemoteSettingsChanged) -> None:
+        bound_table(self._h2)
+        self.sender.opened()
 
     def _end_malformed(self, stream: Http2Stream, error: MalformedError) -> None:
         """What follows its head makes it no message (RFC 9113 §8.1.1): it ends, wherever its request is."""
@@ -403,7 +313,7 @@ class Http2Connection:
             raise Refused(ErrorCodes.ENHANCE_YOUR_CALM, "reset_flood")
 
     def _log(self, error: ProxyError) -> None:
-        self.worker.proxy.refuse(self.peer, error, monotonic())
+        self._proxy.refuse(self.peer, error, monotonic())
 
     # -- streams -----------------------------------------------------------------------------------
 
@@ -412,13 +322,13 @@ class Http2Connection:
         stream.deadline = deadlines.enter()
         try:
             if stream.refusal is not None:
-                body = self.worker.proxy.refuse(self.peer, stream.refusal, monotonic())
-                stream.refuse(stream.refusal, body, self.worker.proxy.server_field)
+                body = self._proxy.refuse(self.peer, stream.refusal, monotonic())
+                stream.refuse(stream.refusal, body, self._proxy.server_field)
             elif stream.gone is not None:  # before its turn came: not worth a backend's connection
-                self.worker.proxy.drop(stream, stream.gone)
+                self._proxy.drop(stream, stream.gone)
             else:
                 stream.begin()
-                self.worker.proxy.handle(stream)
+                self._proxy.handle(stream)
         except (ClientError, ShuttingDown):
             pass
         finally:
@@ -429,18 +339,18 @@ class Http2Connection:
         del self.streams[stream.id]
         if stream.gone is None:
             if not stream.has_ended:
-                self.outlet.reset(stream, ErrorCodes.INTERNAL_ERROR)
+                self.sender.reset(stream, ErrorCodes.INTERNAL_ERROR)
             elif not stream.has_all:
                 # The answer stands, the rest of the request is not wanted (RFC 9113 §8.1).
-                self.outlet.reset(stream, ErrorCodes.NO_ERROR)
-        self._gate.served()
+                self.sender.reset(stream, ErrorCodes.NO_ERROR)
+        self._guard.served()
         if not self.streams:
-            self._since = monotonic()
+            self._patience.idle_since = monotonic()
             self._rearm()
             self._done.give()
 
     def _leave(self, stream: Http2Stream, error: ProxyError) -> None:
-        """There is no client for this stream any more."""
+        """Say of a stream that there is no client for it any more, and interrupt whoever serves it."""
         if stream.gone is None:
             stream.gone = error
             stream.received.give()
@@ -463,37 +373,24 @@ class Http2Connection:
             self._leave(stream, ClientGone("connection closed while waiting for the response"))
         while self.streams:
             self._done.wait()
-        self.outlet.finish()
-        if must_linger and not self.outlet.is_lost:
-            self._linger()
+        self.sender.finish()
+        if must_linger and not self.sender.is_lost:
+            linger(self.stream, self.deadline)
 
     def _close(self) -> None:
+        """Close the socket and give back its place."""
         try:
             self.stream.close()
         finally:
-            if self._on_close is not None:
-                self._on_close()
-
-    def _linger(self) -> None:
-        """Closing on unread bytes would destroy what was said last (as app.worker.client.http1 does)."""
-        self.stream.shutdown_write()
-        self.deadline.at = monotonic() + LINGER_SECONDS
-        dropped = 0
-        try:
-            while dropped < LINGER_BYTES and (data := self.stream.read(BODY_READ_SIZE)):
-                dropped += len(data)
-        except (Expired, OSError):
-            pass
-        finally:
-            self.deadline.at = NEVER
+            self._place.leave()
 
 
-_HANDLERS: dict[type[Event], Any] = {
-    RequestReceived: Http2Connection._on_request,
-    DataReceived: Http2Connection._on_data,
-    StreamEnded: Http2Connection._on_end,
-    TrailersReceived: Http2Connection._on_trailers,
-    StreamReset: Http2Connection._on_reset,
-    WindowUpdated: Http2Connection._on_window,
-    RemoteSettingsChanged: Http2Connection._on_settings,
+_HANDLERS: dict[type[h2_events.Event], Any] = {
+    h2_events.RequestReceived: Http2Connection._on_request,
+    h2_events.DataReceived: Http2Connection._on_data,
+    h2_events.StreamEnded: Http2Connection._on_end,
+    h2_events.TrailersReceived: Http2Connection._on_trailers,
+    h2_events.StreamReset: Http2Connection._on_reset,
+    h2_events.WindowUpdated: Http2Connection._on_window,
+    h2_events.RemoteSettingsChanged: Http2Connection._on_settings,
 }

@@ -3,7 +3,8 @@ them.
 
 Owns the request's body while the backend has not taken it, how much of it a client may send ahead, and the
 order of the answer's parts. Runs in workers, one greenlet a stream. Frames and the client's windows are
-the outlet's affair, the connection itself app.worker.client.http2.connection's; it never picks a backend.
+app.worker.client.http2.sender's, the connection itself app.worker.client.http2.connection's. Never picks a
+backend.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ from typing import Any, Protocol
 
 from h2.errors import ErrorCodes
 
-from app.errors import BadRequest, BadResponse, BodyTimeout, InternalError, ProxyError
+from app.errors import BadResponse, InternalError, ProxyError
 from app.telemetry import log
 from app.wire.h2 import Fields, MalformedError, response_fields
 from app.wire.request import CHUNKED, RequestHead
 from app.wire.response import ResponseHead
 from app.wire.status import ALLOWED_METHODS
-from app.worker.client.http1 import body_patience
+from app.worker.client.body import patience, too_slow
 from app.worker.client.http1_writer import date_value
 from app.worker.client.http2.sender import Sender, Signal
 from app.worker.net.deadlines import NEVER, Deadline, Expired
 from app.worker.net.splice import SpliceBody, SpliceTo
 from app.worker.net.tls_stream import AnyStream
+from app.worker.proxy.body_limit import check_size
 
 # What a client may send of a body before the backend has taken any; the protocol's own initial value.
 # It doubles while the backend keeps up, so that a long way does not slow an upload: with 100 streams that
@@ -44,7 +46,7 @@ class Carrier(Protocol):
     timeout: float
     body_limit: int
     body_rate: int
-    outlet: Sender
+    sender: Sender
 
     def addresses(self) -> tuple[object, object]:
         """As Exchange.addresses."""
@@ -61,9 +63,9 @@ class Http2Stream:
         "_body_limit",
         "_body_rate",
         "_left",
-        "_outlet",
         "_owed",
         "_pieces",
+        "_sender",
         "_sent_continue",
         "_timeout",
         "_trailers",
@@ -99,7 +101,7 @@ class Http2Stream:
     deadline: Deadline
 
     def __init__(self, connection: Carrier, identity: int, has_all: bool) -> None:
-        self._outlet = connection.outlet
+        self._sender = connection.sender
         self.addresses = connection.addresses
         self._timeout = connection.timeout
         self._body_limit = connection.body_limit
@@ -185,24 +187,19 @@ class Http2Stream:
         if self.head.expect_continue and not self._sent_continue and not self.is_begun:
             self._sent_continue = True
             if not self.bytes_in:
-                self._outlet.send_head_now(self, [(b":status", b"100")], False)
+                self._sender.send_head_now(self, [(b":status", b"100")], False)
         while not self._pieces:
             if self.gone is not None:
                 raise self.gone
             if self.has_all:
                 return b""
             began = monotonic()
-            patience = self._timeout
-            if self._body_rate:
-                rate = body_patience(self.bytes_in, self._waited, self._body_rate)
-                patience = min(patience, rate)
-            deadline.at = began + patience
+            seconds = patience(self._timeout, self.bytes_in, self._waited, self._body_rate)
+            deadline.at = began + seconds
             try:
                 self.received.wait()
             except Expired:
-                if patience < self._timeout:
-                    raise BodyTimeout("below limits.body_rate", reason="body_too_slow") from None
-                raise BodyTimeout("request body not complete in time") from None
+                raise too_slow(seconds, self._timeout) from None
             finally:
                 deadline.at = NEVER
                 self._waited += monotonic() - began
@@ -214,13 +211,11 @@ class Http2Stream:
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         self.bytes_in += len(data)
-        limit = self._body_limit
-        if 0 < limit < self.bytes_in:
-            raise BadRequest("body over limits.body", status=413, reason="body_too_large")
+        check_size(self.bytes_in, self._body_limit)
         if self._owed >= self._window // 4 and not self.has_all:
             grown = min(self._window, LARGEST_WINDOW - self._window) if self.read_body else 0
             self._window += grown
-            self._outlet.open_window(self, self._owed + grown)
+            self._sender.open_window(self, self._owed + grown)
             self._owed = 0
         return data
 
@@ -242,14 +237,14 @@ class Http2Stream:
         self._send_head(fields, complete and not first and not trailers)
         if first:
             self.bytes_out = len(first)
-            self._outlet.send_body(self, first, complete and not trailers)
+            self._sender.send_body(self, first, complete and not trailers)
         if complete and trailers:
             self._send_trailers(trailers)
 
     def write(self, piece: bytes) -> None:
         """Send a piece of the body."""
         self.bytes_out += len(piece)
-        self._outlet.send_body(self, piece, False)
+        self._sender.send_body(self, piece, False)
 
     def splice(self, splice_to: SpliceTo) -> bool:
         """What is sent is framed and encrypted here."""
@@ -260,11 +255,11 @@ class Http2Stream:
         if trailers:
             self._send_trailers(trailers)
         else:
-            self._outlet.send_body(self, b"", True)
+            self._sender.send_body(self, b"", True)
 
     def interim(self, head: ResponseHead) -> None:
         """Pass an interim response on."""
-        self._outlet.send_head(self, response_fields(head.status, head.lines), False)
+        self._sender.send_head(self, response_fields(head.status, head.lines), False)
 
     def answer(self, status: int, lines: Iterable[tuple[str, str]], body: bytes) -> None:
         """Send a response of our own."""
@@ -274,7 +269,7 @@ class Http2Stream:
         self._send_head(fields, self.is_head)
         if not self.is_head:
             self.bytes_out = len(body)
-            self._outlet.send_body(self, body, True)
+            self._sender.send_body(self, body, True)
 
     def refuse(self, error: ProxyError, body: bytes, more: list[tuple[str, str]]) -> None:
         """Answer a request whose head could not be read."""
@@ -289,14 +284,14 @@ class Http2Stream:
 
     def abort(self) -> None:
         """Cut the answer."""
-        self._outlet.reset(self, ErrorCodes.INTERNAL_ERROR)
+        self._sender.reset(self, ErrorCodes.INTERNAL_ERROR)
 
     def _send_head(self, fields: Fields, is_end: bool) -> None:
-        self._outlet.send_head(self, fields, is_end)
+        self._sender.send_head(self, fields, is_end)
         self.is_begun = True
 
     def _send_trailers(self, trailers: Fields) -> None:
-        self._outlet.send_head(self, [(name.lower(), value) for name, value in trailers], True)
+        self._sender.send_head(self, [(name.lower(), value) for name, value in trailers], True)
 
 
 def _malformed(detail: str) -> MalformedError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import gevent
 import pytest
 
 from app.telemetry import log
-from app.worker.net.stream import Outbox, RawSocket, Stream
+from app.worker.net.stream import Outbox, RawSocket, Stream, reset_at_close
 
 SOME = b"x" * 4096
 
@@ -177,3 +178,24 @@ def test_a_stream_that_cannot_send_keeps_no_other_from_it(monkeypatch: pytest.Mo
     outbox.flush()
     assert [message.is_sent for message in messages] == [True, False, True]
     assert told == ["no descriptor"]
+
+
+def test_a_socket_is_set_to_be_reset() -> None:
+    """One that has broken already is let be."""
+
+    class Raw:
+        options: list[Any]
+
+        def __init__(self, error: OSError | None = None) -> None:
+            self.options, self._error = [], error
+
+        def setsockopt(self, *option: Any) -> None:
+            if self._error is not None:
+                raise self._error
+            self.options.append(option)
+
+    raw = Raw()
+    reset_at_close(raw)
+    reset_at_close(Raw(OSError(9, "closed")))
+    linger = struct.pack("ii", 1, 0)  # on, and no time for it
+    assert raw.options == [(socket.SOL_SOCKET, socket.SO_LINGER, linger)]

@@ -1,0 +1,34 @@
+"""How long a client is waited for while it sends a request body.
+
+Owns the patience of ``timeouts.client`` and ``limits.body_rate``, for HTTP/1.1 and HTTP/2 alike. A WSGI
+server's input has ``timeouts.client`` only: it may gather several pieces before it returns, so nobody can
+tell from outside how fast they came. How large a body may be is app.worker.proxy.body_limit's, for the
+handler asks that too. Runs in workers. Pure: the waiting is done by whoever has the connection.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from app.errors import BodyTimeout
+
+# Slow start and a lost packet or two are no attack (Apache's mod_reqtimeout gives a body 20 s at first).
+GRACE_SECONDS: Final = 5.0
+
+
+def patience(timeout: float, received: int, waited: float, rate: int) -> float:
+    """Seconds to wait for the next piece of a body; none or less if the time for it is used up.
+
+    ``received`` bytes have come in ``waited`` seconds of waiting for this client. ``timeout`` is for each
+    piece, ``rate`` in bytes a second for the whole body, 0 for any.
+    """
+    if not rate:
+        return timeout
+    return min(timeout, GRACE_SECONDS + received / rate - waited)
+
+
+def too_slow(patience: float, timeout: float) -> BodyTimeout:
+    """The error of a piece that did not come within ``patience``: which of the two limits that was."""
+    if patience < timeout:
+        return BodyTimeout("below limits.body_rate", reason="body_too_slow")
+    return BodyTimeout("request body not complete in time")

@@ -1,0 +1,56 @@
+"""app.worker.client.http2.patience: how long a connection waits for its client's next bytes."""
+
+from __future__ import annotations
+
+from app.worker.client.http1 import DRAIN_LOOK_SECONDS
+from app.worker.client.http2.patience import Patience
+from app.worker.net.deadlines import NEVER
+
+
+def patience() -> Patience:
+    """Opened at 100, ready at 101, ten seconds for a head, an hour for idleness."""
+    return Patience(100.0, 101.0, 10.0, 3600.0)
+
+
+def test_the_first_request_is_due_from_the_connect_on() -> None:
+    """The handshake is part of it; a frame that has begun is due no later."""
+    waits = patience()
+    assert waits.until(False, False, 105.0) == 110.0
+    assert waits.until(False, True, 105.0) == 110.0
+    assert not waits.has_spoken()
+
+
+def test_an_idle_connection_has_its_keepalive() -> None:
+    """From its last stream's end."""
+    waits = patience()
+    waits.is_new = False
+    waits.idle_since = 200.0
+    assert waits.until(False, False, 300.0) == 3800.0
+    assert waits.until(True, False, 300.0) == NEVER, "while a stream is served nothing is due"
+
+
+def test_a_frame_is_due_from_its_first_byte() -> None:
+    """More bytes of it put nothing off, whole frames do."""
+    waits = patience()
+    waits.is_new = False
+    waits.fed(False, 3, 200.0)
+    waits.fed(True, 3, 205.0)
+    assert waits.until(True, True, 206.0) == 210.0
+    assert (waits.frame_is_late(209.9), waits.frame_is_late(210.0)) == (False, True)
+    waits.fed(True, 4, 207.0)
+    assert waits.until(True, True, 208.0) == 217.0
+
+
+def test_in_a_drain_an_idle_client_has_until_then() -> None:
+    """And a look's time at least, for what is on its way."""
+    waits = patience()
+    waits.leaves_at = 150.0
+    assert waits.until(False, False, 140.0) == 150.0
+    assert waits.until(False, False, 160.0) == 160.0 + DRAIN_LOOK_SECONDS
+
+
+def test_who_has_sent_a_frame_has_spoken() -> None:
+    """It gets a line in the log when it stops in the middle of another."""
+    waits = patience()
+    waits.fed(False, 1, 102.0)
+    assert waits.has_spoken()

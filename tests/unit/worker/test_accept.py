@@ -1,0 +1,136 @@
+"""app.worker.accept: from a socket to the connection that serves it. Socket pairs, which reach nobody."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gevent
+import pytest
+from fakes.front import Front
+
+from app.worker.accept import Acceptor
+from app.worker.admission import Admission
+from app.worker.net.deadlines import deadlines
+from app.worker.net.stream import RawSocket
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+class Door:
+    """An acceptor whose clients are socket pairs."""
+
+    def __init__(
+        self, *, limit: int = 0, sends_header: Callable[[str], bool] | None = None
+    ) -> None:
+        self.peers: list[str] = []
+        self.counts: list[int] = []
+        self.front = Front(self._handle)
+        self.admission = Admission(limit)
+        self._acceptor = Acceptor(
+            self.front.context, self.admission, sends_header, None, None, None
+        )
+        self._open: list[Any] = []
+
+    def _handle(self, exchange: Any) -> None:
+        self.peers.append(exchange.peer)
+        self.counts.append(self.admission.count)
+        exchange.answer(200, [], b"")
+
+    def connect(self, address: Any = "") -> tuple[Any, Any]:
+        """A client's socket, and the greenlet of its connection, which has begun."""
+        near, far = (RawSocket(fileno=one.detach()) for one in socket.socketpair())
+        self._open.append(near)
+        greenlet = gevent.spawn(self._acceptor.accepted, None, far, address)
+        gevent.sleep(0)
+        return near, greenlet
+
+    def close(self) -> None:
+        for near in self._open:
+            near.close()
+
+
+@pytest.fixture(name="make")
+def _make() -> Iterator[Callable[..., Door]]:
+    doors: list[Door] = []
+
+    def make(**options: Any) -> Door:
+        doors.append(Door(**options))
+        return doors[-1]
+
+    yield make
+    for door in doors:
+        door.close()
+    assert not deadlines._deadlines
+
+
+def ask(near: Any, greenlet: Any, data: bytes = GET) -> bytes:
+    """What a client gets that sends this and no more."""
+    near.sendall(data)
+    near.shutdown(socket.SHUT_WR)
+    greenlet.join(5)
+    try:
+        answer: bytes = near.recv(65536)
+    except ConnectionResetError:  # closed on what was not read
+        return b""
+    return answer
+
+
+def test_a_socket_is_counted_from_its_accept_to_its_close(make: Callable[..., Door]) -> None:
+    """Arriving until its connection begins."""
+    door = make()
+    near, greenlet = door.connect()
+    assert door.admission.count == 1
+    assert ask(near, greenlet).startswith(b"HTTP/1.1 200 ")
+    assert (door.counts, door.admission.count) == ([1], 0)
+
+
+def test_who_awaits_its_header_is_counted(make: Callable[..., Door]) -> None:
+    """A drain gives it the time that it gives to handshakes; the client is the one in the header."""
+    door = make(sends_header=lambda peer: peer == "")
+    near, greenlet = door.connect()
+    assert (door.admission.count, door.admission.only_arriving()) == (1, True)
+    header = b"PROXY TCP4 203.0.113.7 192.0.2.1 1000 80\r\n"
+    assert ask(near, greenlet, header + GET).startswith(b"HTTP/1.1 200 ")
+    assert door.peers == ["203.0.113.7"]
+    assert door.admission.count == 0
+
+
+@pytest.mark.parametrize("data", [b"", GET])
+def test_without_its_header_a_connection_comes_to_nothing(
+    make: Callable[..., Door], data: bytes
+) -> None:
+    """Closed unanswered, and counted no more: a check that only connects, and a request without it."""
+    door = make(sends_header=lambda peer: True)
+    near, greenlet = door.connect()
+    assert ask(near, greenlet, data) == b""
+    assert greenlet.successful()
+    assert door.admission.count == 0
+
+
+def test_one_too_many_is_turned_away_and_takes_no_place(make: Callable[..., Door]) -> None:
+    """While it is told so the next one that fits is served."""
+    door = make(limit=1)
+    first, served = door.connect()
+    second, refused = door.connect()
+    assert door.admission.count == 1
+    assert second.recv(65536).startswith(b"HTTP/1.1 503 ")
+    assert not refused.dead, "it lingers"
+    assert ask(first, served).startswith(b"HTTP/1.1 200 ")
+    third, greenlet = door.connect()
+    assert ask(third, greenlet).startswith(b"HTTP/1.1 200 ")
+    second.close()
+    refused.join(5)
+    assert door.admission.count == 0
+
+
+def test_a_connection_that_cannot_be_set_up_is_counted_no_more(
+    make: Callable[..., Door], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its client may have gone before it was looked at."""
+    door = make()
+    _, greenlet = door.connect(("192.0.2.1", 1000))  # a Unix socket has no TCP_NODELAY
+    greenlet.join(5)
+    assert isinstance(greenlet.exception, OSError)
+    assert door.admission.count == 0

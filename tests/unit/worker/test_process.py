@@ -1,0 +1,160 @@
+"""app.worker.process: what a drain does with each connection, by a clock that is turned by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from app.worker import process
+from app.worker.admission import Admission
+from app.worker.client.contract import DrainState
+from app.worker.net.deadlines import NEVER
+from app.worker.process import CUT_SECONDS, DRAIN_IDLE_SECONDS, Worker
+
+BEGIN = 1000.0
+
+
+class Connection:
+    """One that is served; it ends ``lasts`` seconds after the drain began, or when it is cut or expires."""
+
+    def __init__(self, worker: Draining, lasts: float, is_idle: bool) -> None:
+        self.is_idle = is_idle
+        self.deadline = SimpleNamespace(at=NEVER)
+        self.did: list[str] = []
+        self.ends_at = BEGIN + lasts
+        self.place = worker.admission.enter()
+        self.place.begin(self)
+
+    def drain(self) -> None:
+        self.did.append("drain")
+
+    def cut(self) -> None:
+        self.did.append("cut")
+        self.place.leave()
+
+    def look(self, now: float) -> None:
+        if now >= min(self.ends_at, self.deadline.at):
+            self.place.leave()
+
+
+class Draining:
+    """A worker that has been told to go, its connections, and the time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, graceful_timeout: float) -> None:
+        self.now = BEGIN
+        self.admission = Admission()
+        self.connections: list[Connection] = []
+        self.idle_closed_at: list[float] = []
+        worker: Any = Worker.__new__(Worker)
+        worker._drain_state = self.state = DrainState()
+        worker.cfg = SimpleNamespace(graceful_timeout=graceful_timeout)
+        worker.notify = lambda: None
+        self._worker = worker
+        self._callbacks: list[Callable[[], None]] = []
+        hub = SimpleNamespace(loop=SimpleNamespace(run_callback=self._callbacks.append))
+        monkeypatch.setattr(process, "monotonic", lambda: self.now)
+        monkeypatch.setattr(
+            process, "gevent", SimpleNamespace(sleep=self._sleep, get_hub=lambda: hub)
+        )
+
+    def serve(self, lasts: float = 1e9, is_idle: bool = False) -> Connection:
+        self.connections.append(Connection(self, lasts, is_idle))
+        return self.connections[-1]
+
+    def run(self) -> float:
+        """Drain; how long it took."""
+        parking: Any = SimpleNamespace(close_idle=lambda: self.idle_closed_at.append(self.now))
+        self._worker._drain(self.admission, parking)
+        return self.now - BEGIN
+
+    def _sleep(self, seconds: float) -> None:
+        self.now += seconds
+        for callback in self._callbacks:
+            callback()
+        self._callbacks.clear()
+        for connection in self.connections:
+            connection.look(self.now)
+
+
+@pytest.fixture(name="make")
+def _make(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Draining]:
+    def make(graceful_timeout: float = 30.0) -> Draining:
+        return Draining(monkeypatch, graceful_timeout)
+
+    return make
+
+
+def test_gunicorn_s_flag_is_the_drain_of_the_connections() -> None:
+    """Its signal handlers take it down: from then on every answer says that it is the last."""
+    worker: Any = Worker.__new__(Worker)
+    worker._drain_state = state = DrainState()
+    worker.alive = True
+    assert not state.is_on
+    worker.alive = False
+    assert state.is_on
+    assert worker.alive is False
+
+
+def test_with_nobody_there_it_ends_at_once(make: Callable[..., Draining]) -> None:
+    assert make().run() == 0.0
+
+
+def test_what_is_served_is_told_and_finished(make: Callable[..., Draining]) -> None:
+    """However long it takes within graceful_timeout."""
+    drain = make()
+    connection = drain.serve(lasts=20.0)
+    assert drain.run() == pytest.approx(20, abs=0.2)
+    assert connection.did == ["drain"]
+
+
+def test_what_does_not_finish_is_cut(make: Callable[..., Draining]) -> None:
+    """A little before the master kills the worker, so that its client can be told."""
+    drain = make(10.0)
+    connection = drain.serve()
+    assert drain.run() == pytest.approx(10 - CUT_SECONDS, abs=0.2)
+    assert connection.did == ["drain", "cut"]
+
+
+def test_idle_clients_may_ask_once_more_for_a_moment(make: Callable[..., Draining]) -> None:
+    """Then those in their greenlets expire, and those that are parked are closed."""
+    drain = make()
+    connection = drain.serve(is_idle=True)
+    assert drain.run() == pytest.approx(DRAIN_IDLE_SECONDS, abs=0.2)
+    assert connection.did == ["drain"]
+    assert drain.idle_closed_at[0] == pytest.approx(BEGIN + DRAIN_IDLE_SECONDS, abs=0.2)
+    assert drain.state.idle_until == BEGIN + DRAIN_IDLE_SECONDS
+
+
+def test_who_still_arrives_has_as_long(make: Callable[..., Draining]) -> None:
+    """A PROXY header or a handshake: not waited for longer, if nobody else is."""
+    drain = make()
+    drain.admission.enter()
+    assert drain.run() == pytest.approx(DRAIN_IDLE_SECONDS, abs=0.2)
+
+
+def test_who_arrives_is_served_while_others_are(make: Callable[..., Draining]) -> None:
+    """The worker is there anyway."""
+    drain = make()
+    drain.serve(lasts=8.0)
+    place = drain.admission.enter()
+    assert drain.run() == pytest.approx(8, abs=0.2)
+    assert drain.admission.count == 1
+    place.leave()
+
+
+def test_what_gunicorn_serves_is_waited_for(make: Callable[..., Draining]) -> None:
+    """Until the end, and it cannot be cut."""
+    drain = make(10.0)
+    drain.admission.enter().hand_over()
+    assert drain.run() == pytest.approx(10 - CUT_SECONDS, abs=0.2)
+
+
+def test_a_short_graceful_timeout_bounds_it_all(make: Callable[..., Draining]) -> None:
+    """Also the moment for idle clients."""
+    drain = make(1.5)
+    drain.serve(is_idle=True)
+    drain.run()
+    assert drain.state.idle_until == BEGIN + 0.5
