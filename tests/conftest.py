@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 # Before anything imports it: the fuzz corpus and the wire tests share the package.
-pytest.register_assert_rewrite("replay")
+pytest.register_assert_rewrite("replay", "fakes")
 
 SEED = int(os.environ.get("LB_TEST_SEED") or random.SystemRandom().randrange(2**32))
 

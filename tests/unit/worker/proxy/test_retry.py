@@ -6,12 +6,14 @@ No sockets.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fakes.exchange import ClientSide
+from fakes.pool import Pool
+from fakes.session import Answer, Session
 
 from app import config as configuration
 from app.errors import (
@@ -21,114 +23,14 @@ from app.errors import (
     ClientGone,
     ConnectFailed,
     ConnectTimeout,
-    NoBackend,
     ProxyError,
     ResponseTimeout,
     StaleConnection,
     Stalled,
 )
-from app.shared.table import ASKED, RETRIES, SLOT_HEADER
-from app.wire.request import read_head
-from app.wire.response import read_head as read_response_head
-from app.worker.net.deadlines import Deadline
+from app.shared.table import ASKED, RETRIES
 from app.worker.proxy import retry
 from app.worker.proxy.handler import Proxy
-
-
-class Pool:
-    """Hands out its backends in turn, as round robin does, leaving out those already tried."""
-
-    sticky = None
-
-    def __init__(self, count: int) -> None:
-        self.cells = [0] * (SLOT_HEADER + 2 * count)
-        self.table = SimpleNamespace(cells=[0] * 8)
-        self.backends = [
-            SimpleNamespace(
-                name=f"server {number}", prefix=b"", authority=b"server", connections=None,
-                adapter=None, base_url="", is_watched=False, in_flight=SLOT_HEADER + 2 * number,
-                requests=SLOT_HEADER + 2 * number + 1,
-            )
-            for number in range(count)
-        ]  # fmt: skip
-        self.turn = 0
-        self.others = 0  # retries of other workers
-        self.told: list[tuple[str, int | str]] = []
-
-    def pick(self, tried: tuple[Any, ...], _exchange: Any = None) -> Any:
-        for _ in self.backends:
-            backend = self.backends[self.turn % len(self.backends)]
-            self.turn += 1
-            if backend not in tried:
-                self.hold(backend)
-                return backend
-        raise NoBackend(reason="all_tried")
-
-    pick_now = pick
-
-    def hold(self, backend: Any) -> None:
-        self.cells[backend.in_flight] += 1
-
-    def release(self, backend: Any) -> None:
-        self.cells[backend.in_flight] -= 1
-
-    def has_other(self, tried: tuple[Any, ...]) -> bool:
-        return len(self.backends) > len(tried) + 1
-
-    def total(self, cell: int) -> int:
-        return self.cells[cell] + (self.others if cell == RETRIES else 0)
-
-    def in_flight(self) -> list[int]:
-        return [self.cells[backend.in_flight] for backend in self.backends]
-
-    def failed(self, backend: Any, error: Any) -> None:
-        self.told.append((backend.name, error.reason))
-
-    def answered(self, backend: Any, status: int, _seconds: float) -> None:
-        self.told.append((backend.name, status))
-
-
-class Answer:
-    """A response of one status; with ``rest`` its body is not all here, and may fail."""
-
-    def __init__(self, status: int, rest: Exception | bytes = b"") -> None:
-        raw = b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status
-        self.head = read_response_head(raw, b"GET")
-        self.first, self.trailers, self.first_byte_at = b"", list[Any](), 0.0
-        self.complete = not rest
-        self.is_closed = self.splices = False
-        self.upload = None
-        self._rest = rest
-
-    def read(self) -> bytes:
-        if isinstance(self._rest, Exception):
-            raise self._rest
-        piece, self._rest = self._rest, b""
-        self.complete = not piece
-        return piece
-
-    def close(self) -> None:
-        self.is_closed = self.complete = True
-
-
-class Session:
-    """Does what it is told to, attempt after attempt; then it answers 200."""
-
-    def __init__(self, pool: Pool, outcomes: Iterable[Exception | int | Answer]) -> None:
-        self.pool = pool
-        self.outcomes = list(outcomes)
-        self.requests: list[Any] = []
-        self.expires_at: list[float] = []  # as it was when it was sent
-        self.in_flight: list[list[int]] = []
-
-    def send(self, request: Any) -> Any:
-        self.requests.append(request)
-        self.expires_at.append(request.expires_at)
-        self.in_flight.append(self.pool.in_flight())
-        outcome = self.outcomes.pop(0) if self.outcomes else 200
-        if isinstance(outcome, Exception):
-            raise outcome
-        return Answer(outcome) if isinstance(outcome, int) else outcome
 
 
 class Result:
@@ -177,28 +79,16 @@ def forward(
     session = Session(pool, outcomes)
     proxy = Proxy(config, pool, session, log)  # type: ignore[arg-type]
     pool.others = others
-    sent: list[Any] = []
     if body:
         fields += f"Content-Length: {len(body)}\r\n"
-
-    def start(head: Any, *_: Any) -> None:
-        sent.append(head.status)
-        exchange.is_begun = True
-
-    exchange: Any = SimpleNamespace(
-        head=read_head(f"{method} / HTTP/1.1\r\nHost: a\r\n{fields}\r\n".encode()),
-        peer="127.0.0.1", scheme="http", is_trusted=False, forwarded=b"", deadline=Deadline(),
-        body=body, read_body=None, bytes_in=len(body), bytes_out=0, is_begun=False, interim=None,
-        failure=None, start=start, write=sent.append, finish=lambda _: None,
-        abort=lambda: sent.append("cut"), request_trailers=list,
-        answer=lambda status, *_: sent.append(status),
-    )  # fmt: skip
+    request = f"{method} / HTTP/1.1\r\nHost: a\r\n{fields}\r\n".encode()
+    exchange = ClientSide(request, body=body)
     if broken:
         setattr(exchange, broken, _raise)
     proxy.handle(exchange)
     assert len(lines) == 1
     assert pool.in_flight() == [0] * servers
-    result = Result(pool, session, lines[0], sent)
+    result = Result(pool, session, lines[0], exchange.got)
     result.movable = [proxy.may_move(request) for request in session.requests]
     return result
 
