@@ -35,6 +35,7 @@ from app.shared.table import (
     identity_of,
 )
 from app.telemetry import log
+from app.wire.forwarded import Trust
 from app.worker.balance import retry_after
 from app.worker.balance.algorithm import PolicyFactory
 from app.worker.balance.backend import Backend
@@ -288,7 +289,7 @@ class Pool:
             for backend in backends:
                 backend.cookie = self.sticky.value_of(backend.url)
         if config is not None:
-            self._algorithm.adopt(config)
+            self._algorithm.adopt(config, Trust(config.trusted_proxies, config.forwarded))
             self._tally.adopt(config.outlier_detection, self._algorithm.measures)
             self._queue.adopt(config.queue, config.timeouts.total)
             check = self._health_check = config.health_check

@@ -30,7 +30,7 @@ from app.telemetry import log
 from app.telemetry.log import AccessLog
 from app.telemetry.redact import redactor
 from app.wire import fields, via
-from app.wire.forwarded import client_finder, is_https, trust_in, trusted_request_id
+from app.wire.forwarded import Trust, is_https, trusted_request_id
 from app.wire.response import ResponseHead
 from app.wire.status import ALLOWED_METHODS
 from app.worker.balance.backend import Backend
@@ -61,16 +61,17 @@ class Proxy:
     ) -> None:
         self.pool = pool
         self.session = session
-        self.is_trusted = trust_in(config.trusted_proxies)
+        trust = Trust(config.trusted_proxies, config.forwarded)
+        self.is_trusted = trust.is_trusted
         self._retrier = Retrier(config, pool)
         self.may_move = self._retrier.may_move
         self._per_try = config.retries.per_try_timeout > 0
         after = config.retries.hedge_after
         self._hedger = Hedger(after, pool, session, self._retrier) if after else None
         self._retry_statuses = frozenset(config.retries.statuses)
-        self._find_client = client_finder(self.is_trusted, config.forwarded)
+        self._find_client = trust.client_of
         self._mark = via.mark(pool.table.cells[INSTANCE])
-        self._request = ToBackend(config, self._mark).request
+        self._request = ToBackend(config, trust, self._mark).request
         self._total_timeout = config.timeouts.total
         self._tunnel_timeout = config.timeouts.tunnel
         self.body_limit = config.limits.body

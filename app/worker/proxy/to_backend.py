@@ -10,7 +10,7 @@ from __future__ import annotations
 from app.config import Config
 from app.wire import announce, via
 from app.wire.chunked import encode_chunk, last_chunk
-from app.wire.forwarded import X_FORWARDED, client_finder, lines_writer, trust_in
+from app.wire.forwarded import X_FORWARDED, Trust, lines_writer
 from app.wire.lenient import reader
 from app.wire.request import CHUNKED
 from app.wire.upgrade import offer
@@ -38,14 +38,13 @@ class ToBackend:
         "_via",
     )
 
-    def __init__(self, config: Config, mark: bytes) -> None:
+    def __init__(self, config: Config, trust: Trust, mark: bytes) -> None:
         """``mark`` is what we call ourselves in Via."""
         self._mark = mark
         self._via = tuple(via.line(minor, None, mark) for minor in range(3))
-        is_trusted = trust_in(config.trusted_proxies)
-        self._find_client = client_finder(is_trusted, config.forwarded)
-        self._forwarding_lines = lines_writer(is_trusted, config.forwarded)
-        self._has_own_lines = config.forwarded != X_FORWARDED
+        self._find_client = trust.client_of
+        self._forwarding_lines = lines_writer(trust)
+        self._has_own_lines = trust.mode != X_FORWARDED
         self._connect_timeout = config.timeouts.connect
         self._read_timeout = config.timeouts.read
         self._send_proxy = config.send_proxy if config.send_proxy != "off" else ""
