@@ -385,7 +385,7 @@ def test_a_charge_is_forgotten_after_ten_seconds() -> None:
     proxy = Proxy(config, pool, Session(pool, ()), None)  # type: ignore[arg-type]
     start = monotonic()
     proxy.tick(start)
-    proxy._retrier.charge()
+    proxy._forwarder.retrier.charge()
     charged = []
     for later in (1.0, 10.0, 12.0):
         proxy.tick(start + later)
