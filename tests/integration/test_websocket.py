@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from harness import GUNICORN, PATIENT, STOCK_WORKER, Balancer, wait_until
-from websockets.asyncio.client import Http1Connection, connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -158,7 +158,7 @@ def test_many_tunnels_at_once(relay: Balancer) -> None:
     lines = partial(relay.access_lines, target=MANY, status=101)
     before = len(lines())
 
-    async def one(number: int) -> Http1Connection:
+    async def one(number: int) -> ClientConnection:
         connection = await opened(relay.port, MANY, open_timeout=PATIENT)
         message = random.Random(number).randbytes(1000 + number)
         await connection.send(message)

@@ -53,11 +53,12 @@ class AccessLine:
             target = self._redact(target)
         if exchange.is_trusted:
             client_ip = self._client_of(head, client_ip)
-        if len(attempts) == 1:  # as nearly always: a comprehension costs 0.1 µs
-            records = [attempts[0].record()]
+        if len(attempts) == 1:  # as nearly always: a comprehension and a search cost 0.15 µs
+            answered = attempts[0].record()
+            records = [answered]
         else:
             records = [attempt.record() for attempt in attempts]
-        answered = records[attempts.index(answer)] if answer is not None else _NO_ATTEMPT
+            answered = records[attempts.index(answer)] if answer is not None else _NO_ATTEMPT
         self._write(
             {
                 "request_id": request_id,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from time import monotonic
 
-import gevent
+from gevent import sleep
 
 from app.config import Config
 from app.errors import BackendError, ConnectFailed, ConnectTimeout, NoBackend, StaleConnection
@@ -205,7 +205,7 @@ class Retrier:
             pause = self._pause(state) if error.reason == "all_tried" else -1.0
             if pause < 0.0:
                 return None
-        gevent.sleep(pause)
+        sleep(pause)
         state.tried = ()
         state.refused = 0
         state.rounds += 1

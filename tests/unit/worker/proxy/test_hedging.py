@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
 import gevent
 import pytest
-from fakes.exchange import ClientSide
-from fakes.pool import Pool
-from fakes.session import Answer, Later, Outcome, Session
+from fakes.proxied import Proxied, request_of
+from fakes.session import Answer, Later, Outcome
 
-from app import config as configuration
 from app.errors import (
     BackendReset,
     BadResponse,
@@ -23,7 +20,6 @@ from app.errors import (
 )
 from app.shared.table import RETRIES
 from app.worker.net.deadlines import Deadline
-from app.worker.proxy.handler import Proxy
 from app.worker.proxy.hedging import SAMPLES_KEPT, SAMPLES_LEAST, Hedger, percentile
 from app.worker.upstream.adapter import Adapter
 
@@ -99,19 +95,13 @@ def test_for_which_requests() -> None:
 # -- races ---------------------------------------------------------------------------------------------
 
 
-class Race:
+class Race(Proxied):
     """One GET, hedged at once, at servers that do what the test says; its line when it is over."""
 
     def __init__(self, *sends: Outcome | Later, servers: int = 2, others: int = 0, **settings: Any):
         retries = {"hedge_after": 0.001, **settings}
-        config = configuration.parse(json.dumps({"retries": retries}))
-        self.lines: list[dict[str, Any]] = []
-        self.pool = Pool(servers)
-        self.session = Session(self.pool, sends)
-        log: Any = SimpleNamespace(write=self.lines.append)
-        self.proxy = Proxy(config, self.pool, self.session, log)  # type: ignore[arg-type]
-        self.pool.others = others
-        self.exchange = ClientSide(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        super().__init__(*sends, servers=servers, others=others, retries=retries)
+        self.exchange = request_of("GET")
         self.greenlet = gevent.spawn(self._handle)
 
     def _handle(self) -> None:
