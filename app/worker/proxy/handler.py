@@ -87,12 +87,12 @@ class Proxy:
                     self._check_body(exchange)
                 if head.via is not None and via.is_loop(head.via, self._mark):
                     raise LoopDetected("our own mark in Via")
-                if head.max_forwards == 0:
-                    status, reason = self._reply.options(exchange), "max_forwards"
-                else:
+                if head.max_forwards is None or head.max_forwards:
                     expires_at = started + self._total_timeout if self._total_timeout else NEVER
                     answer = self._forward(exchange, request_id, expires_at, attempts)
                     status, reason = answer.response.head.status, answer.reason
+                else:
+                    status, reason = self._reply.options(exchange), "max_forwards"
             except ProxyError as error:
                 answer = attempts[-1] if attempts else None
                 status, reason = self._reply.fail(exchange, error, request_id), error.reason
