@@ -364,3 +364,17 @@ def test_there_is_no_second_without_budget_or_server(servers: int, others: int) 
     first.is_(200)
     assert race.over() == [None]
     assert race.exchange.got == [200]
+
+
+def test_the_body_of_a_held_answer_is_not_bounded_by_the_time_for_its_first_byte() -> None:
+    """Neither the first's, which had per_try_timeout, nor the second's."""
+    first, second = Later(), Later()
+    race = Race(first, second, per_try_timeout=5)
+    second.is_asked()
+    assert race.session.expires_at[0] < float("inf")
+    first.is_(Answer(500, b"rest"))
+    gevent.idle()
+    second.is_(BackendReset())
+    race.over()
+    assert race.exchange.got == [500, b"rest"]
+    assert [request.expires_at for request in race.session.requests] == [float("inf")] * 2
