@@ -28,7 +28,7 @@ compile: $(VENV)/.dev ## the request path as C extensions: a fifth less CPU a re
 	@$(BIN)/python deploy/compile.py
 
 test: $(VENV)/.dev ## all tests; some only: make test ARGS="-k table"
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev ## lint, formatting, types, who imports whom
 	$(BIN)/ruff check .

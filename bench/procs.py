@@ -20,6 +20,8 @@ from pathlib import Path
 TICKS = os.sysconf("SC_CLK_TCK")
 PR_SET_PDEATHSIG = 1
 STOP_SECONDS = 5.0
+EXTRA_SECONDS = 20
+"""What a load tool may take beyond the time that it was given."""
 
 _libc = ctypes.CDLL(None)
 
@@ -53,7 +55,6 @@ class Process:
         env: Mapping[str, str] | None = None,
         stop_signal: int = signal.SIGTERM,
     ) -> None:
-        self.name = Path(command[0]).name
         self.log = log
         self._stop_signal = stop_signal
         # Appending, so that truncating the file between two measurements leaves no hole.
@@ -184,6 +185,13 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def listens(port: int) -> bool:
+    """Whether a connection can be made to it."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, pause: float = 0.002) -> bool:

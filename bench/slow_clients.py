@@ -1,9 +1,9 @@
 """What slow clients cost the others: connections that drip a byte a second beside honest traffic.
 
-``python -m bench.slow_clients`` takes the latency of requests at a constant rate (openloop.py) without slow
-clients, then the same while thousands of connections drip their heads or bodies, and the memory before and
-during. The goal is a p99 of at most twice the calm one, no failed request, and memory that does not grow
-from the middle to the end. Exits with 1 where ours misses it.
+``python -m bench.slow_clients`` takes the latency of requests at a constant rate (load/open_loop.py)
+without slow clients, then the same while thousands of connections drip their heads or bodies, and the
+memory before and during. The goal is a p99 of at most twice the calm one, no failed request, and memory
+that does not grow from the middle to the end. Exits with 1 where ours misses it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,16 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from bench import load, procs
-from bench.__main__ import ROOT, raise_file_limit, table
-from bench.candidates import Candidate, HAProxy, Nginx, Ours
-from bench.lab import Lab, Proxy, Settings
+from bench import procs, session
+from bench.load import open_loop
+from bench.peers.candidate import Candidate
+from bench.peers.haproxy import HAProxy
+from bench.peers.nginx import Nginx
+from bench.peers.ours import Ours
+from bench.proxy import Proxy
 from bench.report import aligned
+from bench.session import BUILD, ROOT
+from bench.speed.lab import Lab, Settings, table
 
 HEAD = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
 POST = b"POST /post HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100000\r\n\r\n"
@@ -30,7 +35,7 @@ HONEST_CONNECTIONS = 32
 MOST_RATIO = 2.0
 READY_SECONDS = 30.0
 SETTLE_SECONDS = 3.0
-CANDIDATES = {"ours": Ours, "nginx": Nginx, "haproxy": HAProxy}
+CANDIDATES: dict[str, type[Candidate]] = {kind.name: kind for kind in (Ours, Nginx, HAProxy)}
 
 
 @dataclass(frozen=True)
@@ -75,15 +80,15 @@ def main() -> int:
     parser.add_argument("--candidate", choices=sorted(CANDIDATES), action="append")
     parser.add_argument("--drip", type=int, metavar="PORT", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    raise_file_limit()
+    session.raise_file_limit()
     if given.drip:
         drip(given.drip, given.connections, given.seconds, (given.kind or KINDS)[0])
         return 0
     rows, missed = [], []
-    with table(Settings()) as lab:
+    with table(ROOT, Settings()) as lab:
         for name in given.candidate or ["ours"]:
             for kind in given.kind or KINDS:
-                candidate = CANDIDATES[name](ROOT, ROOT / "build" / "bench")
+                candidate = CANDIDATES[name](ROOT, BUILD)
                 outcome = measure(lab, candidate, kind, given)
                 rows.append(_row(name, outcome, given.connections))
                 if name == "ours":
@@ -141,7 +146,7 @@ def measure(lab: Lab, candidate: Candidate, kind: str, given: argparse.Namespace
 
 
 def _honest(lab: Lab, proxy: Proxy, rate: float, seconds: float) -> dict[str, float]:
-    return load.constant_rate(
+    return open_loop.constant_rate(
         proxy.port,
         rate,
         seconds=seconds,

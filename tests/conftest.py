@@ -15,6 +15,8 @@ from hypothesis import settings
 pytest.register_assert_rewrite("replay", "fakes")
 
 SEED = int(os.environ.get("LB_TEST_SEED") or random.SystemRandom().randrange(2**32))
+# The processes that a run is spread over have the same: they must all collect the same tests.
+os.environ["LB_TEST_SEED"] = str(SEED)
 
 # A blob to reproduce a failure on any machine; no deadline, because a busy machine is not a bug.
 settings.register_profile("project", deadline=None, print_blob=True)

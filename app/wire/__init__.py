@@ -1,8 +1,11 @@
-"""HTTP/1.1 heads and framing: bytes in, bytes out.
+"""Syntax of HTTP and of the PROXY protocol: bytes in, values out.
 
 Pure: no socket, no clock, no configuration object, nothing of the rest of the application but its errors.
-``fields`` what a header field means to an intermediary · ``request`` reads a request head, ``target`` what it
-is about · ``response`` reads a response head · ``chunked`` the chunked coding · ``upgrade`` which protocols ·
-``forwarded`` what we tell a backend about the client, ``elements`` the syntax of Forwarded · ``hops`` Via and
-Max-Forwards · ``key`` what a request is recognised by.
+``request`` reads a request head, ``target`` what it is about, ``response`` a response head, over one of two
+parsers (``parser`` chooses, ``python_parser`` is the one in Python) · ``fields`` what a header field means to
+an intermediary · ``lenient`` heads of servers that are mended · ``chunked`` the chunked coding · ``upgrade``
+which protocols · ``status`` phrases and methods · ``h2`` a request of HTTP/2 as one of HTTP/1.1, ``h2_guard``
+floods of frames · ``forwarded`` what we tell a backend about the client, ``forwarded_syntax`` the syntax of
+Forwarded · ``via`` Via and Max-Forwards · ``hash_key`` what a request is recognised by · ``proxy_protocol``
+PROXY headers.
 """

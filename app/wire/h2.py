@@ -80,17 +80,8 @@ def read_request(
         pieces += (b"cookie: ", b"; ".join(cookies), b"\r\n")
     if not is_whole and not has_length:
         pieces.append(b"transfer-encoding: chunked\r\n")
-    head = read_head(
-        b"".join(
-            (
-                *(method, b" ", target, b" HTTP/1.1\r\n"),
-                *(b"host: ", _host(pseudo.get(b":authority"), host), b"\r\n"),
-                *pieces,
-                b"\r\n",
-            )
-        ),
-        limits=limits,
-    )
+    host = _host(pseudo.get(b":authority"), host)
+    head = read_head(_as_http1(method, target, host, pieces), limits=limits)
     if head is None:
         raise _malformed("no head")
     if is_whole and head.length:
@@ -132,6 +123,12 @@ def lower(name: bytes) -> bytes:
     if len(_lower) < _REMEMBERED and len(name) <= _REMEMBERED_LENGTH:
         _lower[name] = lowered
     return lowered
+
+
+def _as_http1(method: bytes, target: bytes, host: bytes, pieces: list[bytes]) -> bytes:
+    """The head that means the same in HTTP/1.1: read by the one reader there is."""
+    request_line = (method, b" ", target, b" HTTP/1.1\r\n")
+    return b"".join((*request_line, *(b"host: ", host, b"\r\n"), *pieces, b"\r\n"))
 
 
 def _request_line(pseudo: dict[bytes, bytes]) -> tuple[bytes, bytes]:

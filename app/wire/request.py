@@ -144,7 +144,11 @@ def read_head(
 
 
 def head_from(method: bytes, target: bytes, minor: int, pairs: Fields) -> RequestHead:
-    """Check and classify a head that was split already, in one pass (one look-up for each field)."""
+    """Check and classify a head that was split already, in one pass (one look-up for each field).
+
+    In one piece on purpose: with the loop in a function of its own, whose five findings come back as a tuple,
+    reading wrk's head takes 1.92 µs instead of 1.83 (interpreted, bench/micro.py).
+    """
     if method == b"CONNECT" or method == b"TRACE":
         raise BadRequest(f"method {method.decode()}", status=405, reason="method_not_allowed")
     # 47 is "/", 35 "#". Given bytes, ``in`` first finds out, by an exception, that they are no number.

@@ -57,6 +57,7 @@ def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead 
     """Read the response head at the start of ``data``; None while it is incomplete.
 
     ``method`` is the request's: a response to HEAD has no body whatever its head says. Raises BadResponse.
+    In one piece for the reason given at app.wire.request.head_from: it saves a call and a tuple, 0.1 µs.
     """
     try:
         parsed = parse_response(data, last_length)

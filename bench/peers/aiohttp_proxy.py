@@ -5,7 +5,8 @@ client session, no cookie jar, no decompression, no redirects, bodies streamed b
 they are small, one JSON access line a request through orjson into a buffered file. Round robin,
 forwarding headers, 502 when the backend fails. No health checks, no retries, no limits: it does
 less than the balancers do.
-Run as ``python aiohttp_proxy.py SETTINGS.json``.
+Runs in the bench's own environment, as ``python -I aiohttp_proxy.py SETTINGS.json`` (``peers/aiohttp.py``
+beside it says why ``-I``).
 """
 
 from __future__ import annotations

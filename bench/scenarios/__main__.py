@@ -5,24 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from bench import install
-from bench.candidates import Candidate
+from bench import install, peers, report, session
+from bench.peers.candidate import Candidate
 from bench.procs import BenchError
-from bench.scenarios import figures, goals, peers, report, run, scripts
+from bench.scenarios import figures, goals, run, scripts, tables
+from bench.session import BUILD, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-BUILD = ROOT / "build" / "bench"
 KEEP = BUILD / "scenarios"
 RESULTS = Path(__file__).with_name("results")
 PLOT = Path(__file__).with_name("plot.py")
@@ -33,30 +28,26 @@ PLOT_SECONDS = 120
 def main() -> int:
     """0 if all that was asked for was measured."""
     options = _options()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupted)
+    session.end_cleanly()
     # Our own variants need nothing but this Python.
     has_peers = any(map(goals.is_peer, options.candidate))
-    problems = install.prepare(BUILD, offline=options.offline) if has_peers else {}
-    chosen, missing = _candidates(options.candidate, problems)
+    problems = session.prepare(offline=options.offline) if has_peers else {}
+    kinds = [kind for kind in peers.FAILURES if kind.name in options.candidate]
+    chosen, missing = session.present(kinds, problems)
     scenarios = [item for item in (*scripts.ALL, scripts.SHORT) if item.name in options.scenario]
     is_sound = True
-    facts = _facts(chosen, missing)
+    facts = session.facts(chosen, missing)
     results: dict[str, dict[str, Any]] = {}
-    # In memory, so that no disk takes part in logs and notes.
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix=f"lb-bench-{os.getpid()}-", dir=memory))
     try:
-        for scenario in scenarios:
-            results[scenario.name], is_good = _measure(folder, scenario, chosen, options)
-            is_sound = is_sound and is_good
-            print(*report.tables(scenario, results[scenario.name]), sep="\n")
+        with session.folder_in_memory() as folder:
+            for scenario in scenarios:
+                results[scenario.name], is_good = _measure(folder, scenario, chosen, options)
+                is_sound = is_sound and is_good
+                print(*tables.tables(scenario, results[scenario.name]), sep="\n")
     except KeyboardInterrupt:
         print("\nstopped; what was measured so far follows", file=sys.stderr)
         is_sound = False
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    print(*report.overview(results, scenarios), "", *report.reached(results), sep="\n")
+    print(*tables.overview(results, scenarios), "", *tables.reached(results), sep="\n")
     facts["load_after"] = f"{os.getloadavg()[0]:.2f}"
     _save(results, scenarios, facts, RESULTS if options.save else _kept(options))
     return 0 if is_sound else 1
@@ -72,32 +63,16 @@ def _options() -> argparse.Namespace:
         help="does the bench work? ours alone, half a minute, no plot",
     )
     parser.add_argument("--scenario", action="append", choices=[*names, short])
-    parser.add_argument("--candidate", action="append", choices=[c.name for c in peers.ALL])
+    parser.add_argument("--candidate", action="append", choices=[c.name for c in peers.FAILURES])
     parser.add_argument("--offline", action="store_true", help="install nothing")
     parser.add_argument("--no-plot", action="store_true")
     parser.add_argument("--save", action="store_true", help="into bench/scenarios/results")
     options = parser.parse_args()
-    everybody = [candidate.name for candidate in peers.ALL]
+    everybody = [candidate.name for candidate in peers.FAILURES]
     options.scenario = options.scenario or ([short] if options.quick else names)
-    options.candidate = options.candidate or ([goals.OURS] if options.quick else everybody)
+    options.candidate = options.candidate or ([peers.OURS] if options.quick else everybody)
     options.no_plot = options.no_plot or options.quick
     return options
-
-
-def _candidates(
-    names: list[str], problems: dict[str, str]
-) -> tuple[list[Candidate], dict[str, str]]:
-    chosen, missing = [], {}
-    for kind in peers.ALL:
-        if kind.name in names:
-            candidate = kind(ROOT, BUILD)
-            reason = candidate.missing()
-            if reason is None:
-                chosen.append(candidate)
-            else:
-                missing[kind.name] = problems.get(kind.name, reason)
-                print(f"left out: {kind.name}: {missing[kind.name]}", file=sys.stderr)
-    return chosen, missing
 
 
 def _measure(
@@ -111,7 +86,7 @@ def _measure(
         for candidate in chosen:
             name = candidate.name
             if algorithm != scenario.algorithms[0]:
-                if algorithm not in peers.algorithms(candidate):
+                if algorithm not in candidate.algorithms:
                     continue
                 name = f"{name}/{algorithm}"
             place = folder / f"{scenario.name}-{name.replace('/', '-')}"
@@ -124,7 +99,7 @@ def _measure(
                 continue
             finally:
                 shutil.rmtree(place, ignore_errors=True)
-            result["algorithm"] = peers.algorithm_of(candidate, algorithm)
+            result["algorithm"] = candidate.algorithm(algorithm)
             for doubt in figures.doubts(scenario, result):
                 print(f"{scenario.name} {name}: {doubt}", file=sys.stderr)
                 is_sound = False
@@ -143,7 +118,7 @@ def _measure(
 
 def _plot(scenario: scripts.Scenario, rows: list[dict[str, Any]], folder: Path) -> None:
     python = install.python(BUILD)
-    if not install.has_python(BUILD, "matplotlib"):
+    if not install.package_file(BUILD, "matplotlib/__init__.py"):
         command = [str(python), "-m", "pip", "install", "-q", "matplotlib"]
         subprocess.run(command, check=False, timeout=MATPLOTLIB_SECONDS)
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,47 +147,15 @@ def _kept(options: argparse.Namespace) -> Path:
     return KEEP / "quick" if options.quick else KEEP
 
 
-def _facts(chosen: list[Candidate], missing: dict[str, str]) -> dict[str, Any]:
-    return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "load": f"{os.getloadavg()[0]:.2f}",
-        "versions": {candidate.name: candidate.version() for candidate in chosen},
-        "missing": missing,
-    }
-
-
 def _save(
     results: dict[str, dict[str, Any]],
     scenarios: list[scripts.Scenario],
     facts: dict[str, Any],
     folder: Path,
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = json.dumps({"facts": facts, "results": results}, indent=1, ensure_ascii=False)
-    (folder / "failures.json").write_text(whole + "\n")
-    lines = [
-        f"Measured {facts['date']}, {facts['cores']} cores, load average of the machine"
-        f" {facts['load']} before and {facts['load_after']} after.",
-        "",
-        *(f"- {name}: {version}" for name, version in facts["versions"].items()),
-        *(f"- left out: {name}: {reason}" for name, reason in facts["missing"].items()),
-        "",
-        *report.overview(results, scenarios),
-        "",
-        *report.reached(results),
-        "",
-    ]
-    for scenario in scenarios:
-        if results.get(scenario.name):
-            lines += report.tables(scenario, results[scenario.name])
-    (folder / "failures.md").write_text("\n".join(lines))
+    text = tables.markdown(results, scenarios, facts)
+    report.save(folder, "failures", {"facts": facts, "results": results}, text)
     print(f"\nwritten: {folder}/failures.json and .md, and the plots there", file=sys.stderr)
-
-
-def _interrupted(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

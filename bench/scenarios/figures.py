@@ -11,21 +11,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from bench.load.schedule import percentile
 from bench.scenarios.scripts import Scenario
 
 SETTLE_SECONDS = 2.0
 """What a repaired server is given, after its first passed check, before its share is judged."""
-
-
 DEADLY = ("kill", "hang", "terminate")
 SETTLED_REQUESTS = 200
 """Among fewer, a single retry moves a share by as much as is judged."""
 WAKE_SECONDS = 0.05
 """A server that hung acts first upon what it finds in its sockets: nobody waits for that any more."""
-
-
-def percentile(ordered: Sequence[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
 def summarize(

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bench.peers import OURS
+
 Result = Mapping[str, Any]
 Results = Mapping[str, Mapping[str, Result]]
 
-OURS = "ours"
 PEER_SHARE_FAILED = 1 / 2
 PEER_SHARE_P99 = 1 / 4
 MOST_FAILED = 5
@@ -41,6 +42,8 @@ NOTHING = Verdict("", None)
 
 @dataclass(frozen=True)
 class Goal:
+    """A row of ``GOALS``."""
+
     what: str
     target: str
     judge: Callable[[Results, str], Verdict]

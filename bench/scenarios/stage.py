@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import Any
 
 from bench import procs
-from bench.backends import answers
+from bench.backends import failing
 
-SCRIPT = Path(__file__).with_name("backend.py")
+SCRIPT = Path(failing.__file__)
 PORTS = (12000, 32000)
 """Below the range that the kernel gives to outgoing connections: while a server is dead, nobody may get its
 port, not even a proxy's own attempt to reach it (a connection can be made to itself)."""
@@ -43,7 +43,7 @@ class Stage:
         for group in range(len(self._groups)):
             self.start(group)
         for port in self.ports:
-            if not procs.wait_until(lambda port=port: answers(port), START_SECONDS):  # type: ignore[misc]
+            if not procs.wait_until(lambda port=port: procs.listens(port), START_SECONDS):  # type: ignore[misc]
                 self.stop()
                 raise procs.BenchError("the backends did not start")
         return self

@@ -1,18 +1,17 @@
-"""The backends of one worker: which may be picked now, and picking one.
+"""The backends of one worker: picking one, and the places there.
 
 Facts about backends change rarely and are paid for when they change: the worker compares one cell of the
-shared table (the epoch) and, when it differs, builds a new immutable snapshot of the available backends
-(app.shared.availability) with a policy over them (app.worker.balance.algorithm). Picking then tests no
-health, only whether there is a place (``claim``); where all are full a request waits
-(app.worker.balance.queue). Runs in workers, no I/O but log lines. Of a request it knows only that it may have
-a key, which app.wire.hash_key finds, and a cookie of ours.
+shared table (the epoch) and, when it differs, has a new immutable snapshot built of the backends that are
+available (app.worker.balance.snapshot). Picking then tests no health, only whether there is a place
+(``claim``); where all are full a request waits (app.worker.balance.queue). Runs in workers, no I/O but log
+lines. Of a request it knows only that it may have a key, which app.wire.hash_key finds, and a cookie of ours.
 """
 
 from __future__ import annotations
 
 import random
 from _thread import allocate_lock
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Callable, Iterable, Sized
 from time import monotonic, time_ns
 from typing import Any, Final
 
@@ -22,15 +21,13 @@ from app.errors import (
     BadRequest,
     NoBackend,
 )
-from app.policies import KeyMissing, Policy
-from app.shared.availability import choose, standing_of
+from app.policies import KeyMissing
+from app.shared.availability import standing_of
 from app.shared.table import (
     CHECKED_MS,
-    EJECTION,
     EPOCH,
     READY,
     STREAK,
-    TRIAL,
     Table,
     identity_of,
 )
@@ -41,6 +38,7 @@ from app.worker.balance.algorithm import PolicyFactory
 from app.worker.balance.backend import Backend
 from app.worker.balance.outcome_counter import OutcomeCounter
 from app.worker.balance.queue import Queue
+from app.worker.balance.snapshot import Snapshot, build
 from app.worker.balance.sticky import StickyCookie
 
 # Retries look for a backend that was not tried; the policy gets this many chances before its order is
@@ -54,45 +52,6 @@ _LOOKS: Final = 64
 # Where we cannot know when there will be a server: an operator has taken all out, or there are none.
 _UNKNOWN_SECONDS: Final = 5.0
 _barrier: Final = allocate_lock()  # nobody holds it
-
-
-class Snapshot:
-    """The backends that may be picked, and the policy that picks; never changed once built.
-
-    ``backups`` serve requests for which none of ``backends`` is left. ``is_plain``: a pick needs neither a
-    key nor a look at who is full. ``is_limited``: all can be full. ``sticky`` finds the backend of a client
-    that has been there before, where there are such clients.
-    """
-
-    __slots__ = (
-        "backends",
-        "backups",
-        "is_limited",
-        "is_plain",
-        "pick",
-        "policy",
-        "reason",
-        "sticky",
-    )
-
-    def __init__(
-        self,
-        backends: tuple[Backend, ...],
-        policy: Policy | None,
-        reason: str = "",
-        backups: tuple[Backend, ...] = (),
-        has_key: bool = False,
-        sticky: Mapping[bytes | None, Backend] | None = None,
-    ) -> None:
-        self.backends = backends
-        self.backups = backups
-        self.policy = policy
-        self.pick: Callable[..., int] | None = policy.pick if policy is not None else None
-        is_free = not has_key and sticky is None
-        self.is_plain = policy is not None and is_free and not any(one.limit for one in backends)
-        self.is_limited = all(one.limit for one in backends + backups)
-        self.sticky = sticky
-        self.reason = reason  # why there is none, where there is none
 
 
 class Pool:
@@ -117,11 +76,11 @@ class Pool:
         self._sequence = -1
         self._epoch = -1
         self._epoch_cells = table.cells
-        self._algorithm = PolicyFactory(table)
+        self._factory = PolicyFactory(table)
         self.sticky: StickyCookie | None = None
-        self._tally = OutcomeCounter(table, self.cells)
-        self.answered = self._tally.answered
-        self.failed = self._tally.failed
+        self._outcomes = OutcomeCounter(table, self.cells)
+        self.answered = self._outcomes.answered
+        self.failed = self._outcomes.failed
         self._queue: Queue[Backend] = Queue(self, self.cells)
         self._waiting = self._queue.waiting
         self._looked_at = 0
@@ -154,7 +113,7 @@ class Pool:
         return self._find(snapshot, tried, request) or self._queue.wait(tuple(tried))
 
     def pick_now(self, tried: Iterable[Backend] = (), request: Any = None) -> Backend:
-        """As ``pick``, but for those who have something else to do than to wait."""
+        """Pick without waiting; NoBackend if all are full."""
         if self._epoch_cells[EPOCH] != self._epoch:
             self.refresh()
         if not (self.snapshot.is_limited and self._queue.is_due()):
@@ -183,7 +142,7 @@ class Pool:
         return False
 
     def hold(self, backend: Backend) -> None:
-        """Take one place more where a place is held that is about to be released."""
+        """Count one more request at a backend that already holds one, whose place is about to be released."""
         self.cells[backend.in_flight] += 1
 
     def release(self, backend: Backend) -> None:
@@ -219,21 +178,24 @@ class Pool:
         return self.table.total(cell) + own
 
     def refresh(self) -> None:
-        """Build the snapshot anew from the table."""
+        """Take over what was published since the last time, and build the snapshot anew from the table."""
         self._epoch = self._epoch_cells[EPOCH]  # before reading: a change while we read comes again
         sequence, blob = self.table.published()
+        gone: Iterable[Backend] = ()
         if sequence != self._sequence:
             try:
-                self._adopt(configuration.from_json(blob) if blob else None)
+                gone = self._adopt(configuration.from_json(blob) if blob else None)
             except ConfigError as error:
                 self._complain(sequence, error)
             self._sequence = sequence
-        self.snapshot = self._build()
+        self._build()
+        for backend in gone:
+            self._disconnect(backend.connections)
 
     def start_with(self, config: Config) -> None:
         """In a worker that boots while what is published cannot be read: serve by this meanwhile."""
         self._adopt(config)
-        self.snapshot = self._build()
+        self._build()
 
     # -- what the queue asks ---------------------------------------------------------------------------
 
@@ -263,13 +225,15 @@ class Pool:
         available = len(self.snapshot.backends)
         return f"<Pool {len(self.backends)} backends, {available} available, epoch {self._epoch}>"
 
-    def _adopt(self, config: Config | None) -> None:
-        """Take over a published configuration; a backend that stays keeps its connections."""
-        servers = config.servers if config is not None else ()
+    def _adopt(self, config: Config | None) -> Iterable[Backend]:
+        """Take over a published configuration; the backends that are no more, whose connections may go.
+
+        A backend that stays keeps its connections.
+        """
         known = {backend.url: backend for backend in self.backends}
         rows = self.table.row_index()
         backends = []
-        for server in servers:
+        for server in config.servers if config is not None else ():
             row = rows.get(identity_of(server.url), -1)
             if row < 0:  # not in the table: nothing is known about it, so nothing is sent to it
                 continue
@@ -280,20 +244,22 @@ class Pool:
                 del known[server.url]
                 backend.server = server
             backends.append(backend)
-        for backend in known.values():
-            self._disconnect(backend.connections)
         self.backends = tuple(backends)
         self.sticky = None
-        if config is not None and config.sticky is not None:
-            self.sticky = StickyCookie(config.sticky)
-            for backend in backends:
-                backend.cookie = self.sticky.value_of(backend.url)
         if config is not None:
-            self._algorithm.adopt(config, Trust(config.trusted_proxies, config.forwarded))
-            self._tally.adopt(config.outlier_detection, self._algorithm.measures)
-            self._queue.adopt(config.queue, config.timeouts.total)
-            check = self._health_check = config.health_check
-            self._panic_threshold = check.panic_threshold if check is not None else 0
+            self._adopt_settings(config)
+        return known.values()
+
+    def _adopt_settings(self, config: Config) -> None:
+        if config.sticky is not None:
+            self.sticky = StickyCookie(config.sticky)
+            for backend in self.backends:
+                backend.cookie = self.sticky.value_of(backend.url)
+        self._factory.adopt(config, Trust(config.trusted_proxies, config.forwarded))
+        self._outcomes.adopt(config.outlier_detection, self._factory.measures)
+        self._queue.adopt(config.queue, config.timeouts.total)
+        check = self._health_check = config.health_check
+        self._panic_threshold = check.panic_threshold if check is not None else 0
 
     def _complain(self, sequence: int, error: ConfigError) -> None:
         """Another release's master has published what we cannot read: said once, requests go on."""
@@ -305,32 +271,15 @@ class Pool:
             problems=[str(problem) for problem in error.problems],
         )
 
-    def _build(self) -> Snapshot:
-        cells, server = self.table.cells, self.table.server
-        backends = self.backends
-        away = {backend for backend in backends if not backend.is_available}
-        standings = []
-        for backend in backends:
-            at = server(backend.row)
-            standings.append(standing_of(backend.server, cells, at))
-            backend.is_on_trial = cells[at + EJECTION] == TRIAL
-            backend.limit = 1 if backend.is_on_trial else backend.server.max_connections
-            backend.is_watched = self._tally.watches(backend)
-            backend.is_available = False
-        choice = choose(standings, self._panic_threshold)
-        first = tuple(backends[index] for index in choice.first)
-        backups = tuple(backends[index] for index in choice.backups)
-        for backend in first + backups:
-            backend.is_available = True
-            if backend in away:
-                backend.latency.forget()
-        sticky: dict[bytes | None, Backend] | None = None
-        if self.sticky is not None:  # draining ones keep their clients
-            draining = tuple(backends[index] for index in choice.draining)
-            sticky = {backend.cookie: backend for backend in first + backups + draining}
-        policy = self._algorithm.policy(first) if first else None
-        has_key = self._algorithm.key_of is not None
-        return Snapshot(first, policy, choice.reason, backups, has_key, sticky)
+    def _build(self) -> None:
+        self.snapshot = build(
+            self.backends,
+            self.table,
+            self._panic_threshold,
+            self._factory,
+            self._outcomes.watches,
+            self.sticky is not None,
+        )
 
     def _in_flight(self, backend: Backend) -> int:
         """Over all workers, and with those of a worker that found no slot its own."""
@@ -364,7 +313,7 @@ class Pool:
         pick = snapshot.pick
         if pick is None:
             raise NoBackend(reason=snapshot.reason)
-        key_of = self._algorithm.key_of
+        key_of = self._factory.key_of
         key = key_of(request) if key_of is not None and request is not None else None
         full = False
         try:
@@ -377,7 +326,7 @@ class Pool:
                     return backend
                 full = True
         except KeyMissing:
-            detail = f"no {self._algorithm.hash_on} in the request"
+            detail = f"no {self._factory.hash_on} in the request"
             raise BadRequest(detail, reason="key_missing") from None
         start = random.randrange(len(snapshot.backends))
         for backend in snapshot.backends[start:] + snapshot.backends[:start] + snapshot.backups:

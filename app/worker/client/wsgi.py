@@ -41,10 +41,10 @@ from app.worker.net.stream import BODY_READ_SIZE, RawSocket, Stream
 from app.worker.net.tls_stream import AnyStream, TlsSocketStream
 from app.worker.proxy.handler import Proxy
 from app.worker.stalls import StallWatch
-from app.worker.upstream.adapter import Session
 from app.worker.upstream.connections import ConnectionCache
 from app.worker.upstream.request import ReadBody
 from app.worker.upstream.send_proxy import ProxyHeaderConnections
+from app.worker.upstream.session import Session
 
 # The server writes its own Date and Server; the other two are in a 426.
 _NOT_AN_APPLICATIONS = frozenset((b"date", b"server", b"connection", b"upgrade"))

@@ -20,7 +20,7 @@ from app.worker.proxy.replay import Replay, replay_of
 from app.worker.proxy.retry import Retrier, RetryState
 from app.worker.proxy.to_backend import ToBackend
 from app.worker.proxy.to_client import ToClient
-from app.worker.upstream.adapter import Session
+from app.worker.upstream.session import Session
 
 
 class Forwarder:

@@ -28,7 +28,7 @@ from app.worker.proxy.forward import Forwarder
 from app.worker.proxy.local_reply import LocalReply, error_body
 from app.worker.proxy.to_backend import ToBackend
 from app.worker.proxy.to_client import ToClient
-from app.worker.upstream.adapter import Session
+from app.worker.upstream.session import Session
 
 
 class Proxy:

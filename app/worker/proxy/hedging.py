@@ -25,8 +25,9 @@ from app.worker.proxy import retry_rules
 from app.worker.proxy.attempt import Attempt
 from app.worker.proxy.exchange import Exchange
 from app.worker.proxy.retry import Retrier, RetryState
-from app.worker.upstream.adapter import Adapter, Session
+from app.worker.upstream.adapter import Adapter
 from app.worker.upstream.request import UpstreamRequest
+from app.worker.upstream.session import Session
 
 # Of the latest answers; a percentile of fewer than the least says nothing.
 SAMPLES_KEPT = 1000

@@ -1,25 +1,17 @@
-"""The session that carries requests to backends, and its transport adapter.
+"""The transport adapter: sends one request over a connection to its backend, reads the head of its answer.
 
-Owns sending a request and reading the head of its answer. Everything that ``requests`` does between a
-caller and an adapter is left out by design, because every part of it changes messages: no cookie jar (it
-would hand one user's cookies to another), no redirects (they eat 3xx bodies), no .netrc, no proxy
-variables, no default header, no URL rewriting, no second length header, no joined Set-Cookie, and 1xx is
-never taken for the answer.
-
-Another adapter can be mounted on the session for a prefix of server URLs, as with any session; it gets
-``send(request, stream=True, timeout=…, verify=…)`` with ``request.method/url/headers/body`` and returns a
-``requests.Response``. Runs in workers. Never picks or retries.
+Owns a round trip: which connection, until when each wait lasts, what a connection that ends means, interim
+responses. Runs in workers, in the request's greenlet. Never picks or retries; whether a request may be sent
+once more is read from the errors raised here (``sent``: the backend may have acted upon it).
 """
 
 from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
-import requests
 from requests.adapters import BaseAdapter
 
 from app.errors import (
@@ -39,7 +31,7 @@ from app.worker.net.stream import POST_SIZE
 from app.worker.net.tls_stream import AnyStream
 from app.worker.upstream.connections import Connection, ConnectionCache
 from app.worker.upstream.request import UpstreamRequest
-from app.worker.upstream.response import UpstreamResponse, adapted
+from app.worker.upstream.response import UpstreamResponse
 from app.worker.upstream.send_proxy import ClientLane
 from app.worker.upstream.upload import Upload
 
@@ -95,22 +87,30 @@ def _open(request: UpstreamRequest, connections: ConnectionCache | ClientLane) -
         connection = connections.open()
     except Expired:
         raise ConnectTimeout(f"no connection within {request.connect_timeout} s") from None
-    except ssl.SSLError as error:
-        raise ConnectFailed(backends.words(error), reason=backends.reason(error)) from None
-    except ConnectionRefusedError as error:
-        raise ConnectFailed(str(error), reason="connection_refused") from None
-    except socket.gaierror as error:
-        raise ConnectFailed(str(error), reason="dns_error") from None
     except OSError as error:
-        raise ConnectFailed(str(error)) from None
+        raise _not_connected(error) from None
     finally:
         deadline.at = NEVER
     request.connect_seconds = monotonic() - started
     return connection
 
 
+def _not_connected(error: OSError) -> ConnectFailed:
+    if isinstance(error, ssl.SSLError):
+        return ConnectFailed(backends.words(error), reason=backends.reason(error))
+    if isinstance(error, ConnectionRefusedError):
+        return ConnectFailed(str(error), reason="connection_refused")
+    if isinstance(error, socket.gaierror):
+        return ConnectFailed(str(error), reason="dns_error")
+    return ConnectFailed(str(error))
+
+
 def _round_trip(request: UpstreamRequest, connection: Connection) -> UpstreamResponse:
-    """Write the request, read until the head of its final answer. Raises _Lost, BadResponse, …"""
+    """Write the request, read until the head of its final answer. Raises _Lost, BadResponse, …
+
+    One function for what a request without a body needs, as a call costs 0.1 µs of its 4.4 (bench/micro.py);
+    what bodies, interim responses and failures need has functions of its own.
+    """
     stream, deadline, method = connection.stream, request.deadline, request.raw_method
     read_head = request.read_head
     upload: Upload | None = None
@@ -145,27 +145,17 @@ def _round_trip(request: UpstreamRequest, connection: Connection) -> UpstreamRes
             head = read_head(data, method, seen)
             while head is not None and head.status < 200 and head.status != 101:
                 interims += 1
-                deadline.request = None
-                connection.cache.heard_at = monotonic()
-                _pass_interim(request, upload, head, interims)
-                # Sending has used the same deadline, and a backend that hints begins its time anew.
-                deadline.at = request.next_deadline(monotonic())
+                _pass_interim(request, connection, upload, head, interims)
                 data = data[head.consumed :]
                 head = read_head(data, method, 0)
             if head is not None:
                 break
             seen = len(data)
-    except OSError as failure:
-        raise (
-            _from_client(upload)
-            or _unconnected(connection, failure)
-            or _Lost(str(failure), not data)
-        ) from None
-    except BaseException:
-        error = _from_client(upload)
-        if error is not None:
-            raise error from None
-        raise
+    except BaseException as failure:
+        error = _cause(failure, connection, upload, not data)
+        if error is failure:
+            raise
+        raise error from None
     finally:
         deadline.at = NEVER
         deadline.request = None
@@ -174,21 +164,44 @@ def _round_trip(request: UpstreamRequest, connection: Connection) -> UpstreamRes
     if upload is None and heard_at - sent_at > cache.slowest:
         cache.slowest = heard_at - sent_at
     answer = UpstreamResponse(head, connection, request, heard_at)
+    rest = data[head.consumed :]
     if head.status == 101:
-        if not accepts(head.upgrade, request.upgrade):
-            raise BadResponse("101 that nobody asked for, or without its fields")
-        if upload is not None and not upload.done:
-            raise BadResponse("101 before the request was complete")
-        answer.first = data[head.consumed :]
-        return answer
-    if upload is not None:
-        if not upload.done:
-            answer.upload = upload
-        if upload.was_unasked:
-            # It may read what was sent after the wait as the body, or as its next request: who knows?
-            head.keep_alive = False
-    answer.begin(data[head.consumed :])
+        _switch(answer, rest, upload)
+    else:
+        if upload is not None:
+            _answer_during(upload, answer)
+        answer.begin(rest)
     return answer
+
+
+def _cause(
+    failure: BaseException, connection: Connection, upload: Upload | None, nothing_read: bool
+) -> BaseException:
+    """What ended a round trip: the client's side if that failed first, else what the connection met."""
+    error = _from_client(upload)
+    if error is not None:
+        return error
+    if isinstance(failure, OSError):
+        return _unconnected(connection, failure) or _Lost(str(failure), nothing_read)
+    return failure
+
+
+def _switch(answer: UpstreamResponse, rest: bytes, upload: Upload | None) -> None:
+    """The answer is a 101: ``rest`` is of another protocol. Raises BadResponse if nobody asked for it."""
+    if not accepts(answer.head.upgrade, answer.request_.upgrade):
+        raise BadResponse("101 that nobody asked for, or without its fields")
+    if upload is not None and not upload.done:
+        raise BadResponse("101 before the request was complete")
+    answer.first = rest
+
+
+def _answer_during(upload: Upload, answer: UpstreamResponse) -> None:
+    """The answer has come, perhaps before all of the request's body was sent."""
+    if not upload.done:
+        answer.upload = upload
+    if upload.was_unasked:
+        # It may read what was sent after the wait as the body, or as its next request: who knows?
+        answer.head.keep_alive = False
 
 
 def _write(stream: AnyStream, message: bytes) -> None:
@@ -217,9 +230,15 @@ def _extended(request: UpstreamRequest, upload: Upload | None) -> float:
 
 
 def _pass_interim(
-    request: UpstreamRequest, upload: Upload | None, head: ResponseHead, count: int
+    request: UpstreamRequest,
+    connection: Connection,
+    upload: Upload | None,
+    head: ResponseHead,
+    count: int,
 ) -> None:
-    """Handle a 1xx: 100 starts a body that waits for it, the others are the client's."""
+    """Handle the ``count``-th 1xx: 100 starts a body that waits for it, the others are the client's."""
+    request.deadline.request = None
+    connection.cache.heard_at = monotonic()
     if count > MAX_INTERIM_RESPONSES:
         raise BadResponse("too many interim responses")
     if head.status == 100:
@@ -227,6 +246,8 @@ def _pass_interim(
             upload.begin()
     elif request.on_interim is not None:
         request.on_interim(head)
+    # Sending has used the same deadline, and a backend that hints begins its time anew.
+    request.deadline.at = request.next_deadline(monotonic())
 
 
 def _from_client(upload: Upload | None) -> ProxyError | None:
@@ -235,51 +256,3 @@ def _from_client(upload: Upload | None) -> ProxyError | None:
         return None
     upload.stop()
     return upload.error
-
-
-class Session(requests.Session):
-    """A session that hands a request to its adapter and does nothing else to it.
-
-    ``on_mount`` is called when an adapter was mounted: who keeps what ``get_adapter`` has said asks again.
-    """
-
-    on_mount: Callable[[], None] | None = None
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trust_env = False
-        self.adapters.clear()
-        adapter = Adapter()
-        for prefix in ("http://", "https://", "unix:"):
-            self.mount(prefix, adapter)
-
-    def mount(self, prefix: str | bytes, adapter: BaseAdapter) -> None:
-        """As requests.Session.mount; from the next request on."""
-        super().mount(prefix, adapter)
-        if self.on_mount is not None:
-            self.on_mount()
-
-    def send(self, request: Any, **options: Any) -> Any:
-        """Send with the adapter mounted for the server; give an UpstreamResponse whatever it returned."""
-        adapter = request.adapter
-        if type(adapter) is Adapter:
-            return adapter.send(request)
-        request.check_here()
-        options = {
-            "stream": True,
-            "timeout": (request.connect_timeout or None, request.read_timeout or None),
-            "verify": True,
-            "cert": None,
-            "proxies": {},
-            **options,
-        }
-        try:
-            return adapted(adapter.send(request, **options), request)
-        except requests.exceptions.ConnectTimeout as error:
-            raise ConnectTimeout(str(error)) from error
-        except requests.exceptions.Timeout as error:
-            raise ResponseTimeout(str(error)) from error
-        except requests.exceptions.ConnectionError as error:
-            raise BackendReset(str(error)) from error
-        except requests.exceptions.RequestException as error:
-            raise BadResponse(str(error)) from error

@@ -101,6 +101,11 @@ class ConnectionCache:
         self._session: ssl.SSLSession | None = None
         self._newest: TlsStream | None = None
 
+    @property
+    def cache(self) -> ConnectionCache:
+        """Itself: what is taken here belongs to no one client (see ClientLane)."""
+        return self
+
     def take(self) -> Connection | None:
         """An idle connection that is still open, if there is one."""
         idle = self.idle

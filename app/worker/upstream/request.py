@@ -70,6 +70,11 @@ class UpstreamRequest(requests.PreparedRequest):
         self.connect_timeout = connect_timeout
         self.read_timeout = read_timeout
 
+    @property
+    def cache(self) -> ConnectionCache:
+        """All of this worker's connections to the backend, of which ``connections`` may be one client's."""
+        return self.connections.cache
+
     def next_deadline(self, now: float) -> float:
         """When waiting for the backend ends that begins now."""
         if not self.read_timeout:

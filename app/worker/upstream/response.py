@@ -1,20 +1,18 @@
 """The answer of a backend: its head, and its body as it comes.
 
-Owns where a response's body ends and what its end makes of the connection. ``AdaptedResponse`` gives the
-answers of adapters that users mount the same face. Runs in workers; never sends, retries or picks.
+Owns where a response's body ends and what its end makes of the connection. Runs in workers; never sends,
+retries or picks. What other adapters answer is app.worker.upstream.adapted's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from time import monotonic
-from typing import Any
 
 import requests
 from requests.structures import CaseInsensitiveDict
 
 from app.errors import Aborted, BadResponse
-from app.wire import response as wire_response
 from app.wire.chunked import ChunkedDecoder, ChunkedError
 from app.wire.response import CHUNKED, ResponseHead
 from app.worker.net.deadlines import NEVER, Expired
@@ -228,67 +226,3 @@ class UpstreamResponse(requests.Response):
             yield self.first
         while piece := self.read():
             yield piece
-
-
-class AdaptedResponse:
-    """A plain ``requests.Response`` of a mounted adapter, with the face of UpstreamResponse."""
-
-    def __init__(self, response: requests.Response, head: ResponseHead, method: bytes) -> None:
-        self.head = head
-        self.first = b""
-        self.complete = method == b"HEAD" or head.length == 0
-        self.upload = None
-        self.splices = False
-        self.trailers: list[tuple[bytes, bytes]] = []
-        self.first_byte_at = monotonic()
-        self._response = response
-        self._left = head.length
-        raw = response.raw
-        if hasattr(raw, "stream"):  # urllib3: as it came, not decoded
-            self._pieces: Iterator[bytes] = raw.stream(BODY_READ_SIZE, decode_content=False)
-        else:
-            self._pieces = response.iter_content(BODY_READ_SIZE)
-
-    def read(self) -> bytes:
-        """As UpstreamResponse.read."""
-        try:
-            while self._left:
-                piece = next(self._pieces, None)
-                if piece is None:
-                    break
-                if piece:
-                    if 0 < self._left < len(piece):  # what lies behind a body is nobody's
-                        piece = piece[: self._left]
-                    self._left -= len(piece)
-                    return piece
-        except Exception as error:  # whatever a foreign adapter raises: the body cannot be finished
-            self.close()
-            raise Aborted(str(error), reason="reset_in_body") from error
-        if self._left > 0:
-            raise Aborted(f"body ended {self._left} bytes early", reason="truncated")
-        self.complete = True
-        return b""
-
-    def close(self) -> None:
-        """As UpstreamResponse.close."""
-        self._response.close()
-
-
-def adapted(response: Any, request: UpstreamRequest) -> Any:
-    """An answer of any adapter as the proxy wants it."""
-    if isinstance(response, UpstreamResponse):
-        return response
-    source = getattr(response.raw, "headers", None) or response.headers
-    items = source.iteritems() if hasattr(source, "iteritems") else source.items()
-    block = b"".join(
-        b"%b: %b\r\n" % (str(name).encode("latin-1"), str(value).encode("latin-1"))
-        for name, value in items
-        # What such an adapter read was de-chunked already.
-        if str(name).lower() != "transfer-encoding"
-    )
-    phrase = (response.reason or "").encode("latin-1")
-    data = b"HTTP/1.1 %d %b\r\n%b\r\n" % (response.status_code, phrase, block)
-    head = wire_response.read_head(data, request.raw_method)
-    if head is None or head.status < 200:
-        raise BadResponse("an adapter returned no final head that can be read")
-    return AdaptedResponse(response, head, request.raw_method)

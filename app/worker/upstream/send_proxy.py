@@ -47,18 +47,18 @@ class ProxyHeaderConnections(ConnectionCache):
 class ClientLane:
     """A client's part of the connections to one backend, with what of a cache an exchange uses."""
 
-    __slots__ = ("_announcement", "_cache")
+    __slots__ = ("_announcement", "cache")
 
     def __init__(self, cache: ProxyHeaderConnections, announcement: bytes) -> None:
-        self._cache = cache
+        self.cache = cache
         self._announcement = announcement
 
     def take(self) -> Connection | None:
         """As ConnectionCache.take."""
-        return self._cache.take_announced(self._announcement)
+        return self.cache.take_announced(self._announcement)
 
     def open(self) -> Connection:
         """As ConnectionCache.open."""
-        connection = self._cache.open(self._announcement)
+        connection = self.cache.open(self._announcement)
         connection.announced = self._announcement
         return connection

@@ -9,8 +9,10 @@ leaves no process, and every line it wrote is what docs/log-schema.json says.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,7 +20,7 @@ import sys
 import sysconfig
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,11 +43,29 @@ MARKER = "LB_TEST_INSTANCE"
 OURS = ("LB_CONFIG", "LB_PORT", "LB_HOST", "WEB_CONCURRENCY", "GUNICORN_CMD_ARGS", "PORT", MARKER)
 
 
+def _own_ports() -> Iterator[int]:
+    """Ports of this process alone, where a run of the tests is spread over several (pytest-xdist).
+
+    Below those that the kernel gives to who asks for any (from 32768): between the moment when one is found
+    free and the moment when a balancer listens there, no client and no server is given it.
+    """
+    name = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    size = 12_000 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    first = 20_000 + size * int(name.removeprefix("gw"))
+    start = random.SystemRandom().randrange(size)  # another run of the tests may be at work
+    return itertools.cycle([*range(first + start, first + size), *range(first, first + start)])
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """A port nobody listens on now, and nobody else in this run will."""
+    for port in _ports:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((host, port))
+            return port
+    raise AssertionError("the ports never end")
+
+
+_ports = _own_ports()
 
 
 def health_check(interval: float = 0.2, **more: Any) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from app.wire.request import CHUNKED
 from app.worker.net.deadlines import NEVER, Deadline, deadlines
 from app.worker.net.stream import RawSocket, Stream
 from app.worker.upstream import upload
-from app.worker.upstream.adapter import Session
 from app.worker.upstream.connections import Connection, ConnectionCache
 from app.worker.upstream.request import UpstreamRequest
+from app.worker.upstream.session import Session
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 

@@ -1,4 +1,4 @@
-"""The load: wrk, curl, the constant-rate generator, a crowd of idle connections.
+"""Closed loop: wrk, h2load and curl, which ask again when they have been answered.
 
 Each function drives one proxy for a bounded time from the load cores, reads what the tool says and
 returns plain numbers.
@@ -6,13 +6,8 @@ returns plain numbers.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
-import socket
-import ssl
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,13 +21,14 @@ done = function(summary, latency, requests)
         e.connect + e.read + e.write + e.timeout, e.status))
 end
 """
-EXTRA_SECONDS = 20
 CURL_BYTES_PER_SECOND = 60e6
 """Below this rate a transfer is given up."""
 
 
 @dataclass(frozen=True)
 class Wrk:
+    """What wrk counted."""
+
     requests: int
     seconds: float
     p50_ms: float
@@ -52,6 +48,7 @@ def wrk(
     close: bool = False,
     body: Path | None = None,
 ) -> Wrk:
+    """HTTP/1.1, one request at a time on each connection; ``body`` makes it POST, ``close`` reconnect."""
     script = WRK_DONE
     if close:
         script += 'wrk.headers["Connection"] = "close"\n'
@@ -64,7 +61,7 @@ def wrk(
         ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "10s",
          "-s", str(path), url],
         cores=cores,
-        seconds=seconds + EXTRA_SECONDS,
+        seconds=seconds + procs.EXTRA_SECONDS,
     )  # fmt: skip
     line = re.search(r"^@@ (.*)$", output, re.MULTILINE)
     if not line:
@@ -77,6 +74,8 @@ def wrk(
 
 @dataclass(frozen=True)
 class H2load:
+    """What h2load counted; ``requests`` are those that succeeded."""
+
     requests: int
     seconds: float
     failed: int
@@ -89,7 +88,7 @@ def h2load(
     output = procs.run(
         ["h2load", "-t1", f"-c{connections}", f"-m{streams}", f"-D{max(1, round(seconds))}", url],
         cores=cores,
-        seconds=seconds + EXTRA_SECONDS,
+        seconds=seconds + procs.EXTRA_SECONDS,
     )
     counts = re.search(r"^requests: .* (\d+) done, (\d+) succeeded", output, re.MULTILINE)
     took = re.search(r"^finished in ([\d.]+)s", output, re.MULTILINE)
@@ -113,68 +112,6 @@ def upload(url: str, file: Path, times: int, cores: Sequence[int]) -> None:
     output = _curl(options, url, times, size, cores)
     if output.split().count(str(size)) < 2 * times:
         raise procs.BenchError(f"the backend counted other bytes: {output[:200]}")
-
-
-def constant_rate(
-    port: int, rate: float, *, seconds: float, connections: int, cores: Sequence[int], root: Path
-) -> dict[str, float]:
-    """Open loop; see openloop.py."""
-    words = [str(port), f"{rate:.1f}", f"{seconds:.1f}", str(connections)]
-    output = procs.run(
-        [sys.executable, "-m", "bench.openloop", *words],
-        cores=cores,
-        seconds=seconds + EXTRA_SECONDS,
-        cwd=root,
-    )
-    found: dict[str, float] = json.loads(output)
-    return found
-
-
-@contextlib.contextmanager
-def idle_clients(port: int, count: int) -> Iterator[None]:
-    """``count`` connections that have had one answer each and stay open without a word."""
-    with contextlib.ExitStack() as stack:
-        for _ in range(count):
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
-            status = exchange(client)
-            if status != 200:
-                raise procs.BenchError(f"an idle connection was answered {status}")
-        yield
-
-
-def status_of(port: int, tls: bool = False) -> int:
-    """Status of one GET on a fresh connection; 0 when there is no answer."""
-    with (
-        contextlib.suppress(OSError),
-        socket.create_connection(("127.0.0.1", port), 1) as plain,
-    ):
-        plain.settimeout(2)
-        if not tls:
-            return exchange(plain)
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        with context.wrap_socket(plain, server_hostname="localhost") as client:
-            return exchange(client)
-    return 0
-
-
-def exchange(client: socket.socket) -> int:
-    client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: bench\r\n\r\n")
-    data = b""
-    while b"\r\n\r\n" not in data:
-        more = client.recv(65536)
-        if not more:
-            return 0
-        data += more
-    head, _, body = data.partition(b"\r\n\r\n")
-    length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
-    while length and len(body) < int(length[1]):
-        more = client.recv(65536)
-        if not more:
-            return 0
-        body += more
-    return int(head[9:12])
 
 
 def _curl(options: list[str], url: str, times: int, size: int, cores: Sequence[int]) -> str:

@@ -1,6 +1,6 @@
 """One backend process of the scenario bench: a small HTTP/1.1 server that can be told to misbehave.
 
-Run by path with ``python -IS backend.py INDEX:PORT[,INDEX:PORT…] CONTROL EXECUTED``. The orders are a JSON
+Run by path with ``python -IS failing.py INDEX:PORT[,INDEX:PORT…] CONTROL EXECUTED``. The orders are a JSON
 object in the file CONTROL, read at the start and at SIGUSR1:
 
     slow     every answer takes this many times SERVICE_SECONDS
@@ -57,6 +57,8 @@ class Client:
 
 
 class Backend:
+    """The process: its listeners, clients and timers, and the orders that it has been given."""
+
     def __init__(self, addresses: list[tuple[int, int]], control: str, executed: str) -> None:
         self.control = control
         self.log = os.open(executed, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -81,6 +83,7 @@ class Backend:
             self.epoll.register(listener.fileno(), select.EPOLLIN)
 
     def obey(self, *_: object) -> None:
+        """Read the orders anew."""
         try:
             with open(self.control) as file:
                 self.orders = json.load(file)
@@ -88,9 +91,11 @@ class Backend:
             self.orders = {}
 
     def end(self, *_: object) -> None:
+        """Answer what has come, then leave ``run``."""
         self.ending = True
 
     def run(self) -> None:
+        """Serve until SIGTERM has been obeyed."""
         self.obey()
         signal.signal(signal.SIGUSR1, self.obey)
         signal.signal(signal.SIGTERM, self.end)

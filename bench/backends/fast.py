@@ -1,4 +1,4 @@
-"""What stands behind every candidate: one nginx worker with fixed answers, and the upload sink.
+"""Backends that are no bottleneck: one nginx worker with fixed answers, and the upload sink.
 
 Pinned with the load tool, away from the proxy. nginx answers a small GET some 200,000 times a
 second on one core, three times what the fastest proxy can pass on, so it is never what is
@@ -8,7 +8,6 @@ measured.
 from __future__ import annotations
 
 import contextlib
-import socket
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -65,6 +64,8 @@ CROWD = """
 
 @dataclass(frozen=True)
 class Backends:
+    """Where they are."""
+
     web: tuple[str, ...]
     """Two servers, as host:port."""
     sink: str
@@ -98,21 +99,15 @@ def standing(folder: Path, cores: Sequence[int], root: Path) -> Iterator[Backend
     nginx = procs.Process(command, cores=cores, log=folder / "backend.log", cwd=folder)
     with procs.running(nginx):
         reader = procs.Process(
-            [sys.executable, "-m", "bench.sink", str(sink)],
+            [sys.executable, "-m", "bench.backends.sink", str(sink)],
             cores=cores,
             log=folder / "sink.log",
             cwd=root,
         )
         with procs.running(reader):
             for process, port in ((nginx, one), (reader, sink)):
-                if not procs.wait_until(lambda port=port: answers(port), 10):  # type: ignore[misc]
+                if not procs.wait_until(lambda port=port: procs.listens(port), 10):  # type: ignore[misc]
                     raise procs.BenchError(f"the backends did not start: {process.said()}")
             yield Backends(
                 (f"127.0.0.1:{one}", f"127.0.0.1:{two}"), f"127.0.0.1:{sink}", crowd, large
             )
-
-
-def answers(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False

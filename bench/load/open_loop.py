@@ -1,4 +1,4 @@
-"""Requests at a given rate, whatever the answers do, each timed from the moment it was DUE.
+"""Open loop: requests at a given rate, whatever the answers do, each timed from the moment it was DUE.
 
 wrk and hey send the next request when the last is answered, so that a slow proxy is asked less
 often and its worst moments are left out (coordinated omission). ``h2load --h1 --rps`` keeps a
@@ -7,45 +7,48 @@ per-connection timers fire together), and it times from the send. This generator
 arrivals from a fixed seed, the same for every candidate, and sends each on an idle connection
 out of a fixed set; when none is idle the request waits, and the wait counts. It reports how
 late it was itself, so that a run in which the generator was the bottleneck can be told.
-Run as ``python -m bench.openloop PORT RATE SECONDS CONNECTIONS``; prints one JSON object.
+``constant_rate`` runs it in a process of its own,
+``python -m bench.load.open_loop PORT RATE SECONDS CONNECTIONS``, which prints one JSON object.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
-import random
 import select
 import socket
 import sys
 from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
 from time import perf_counter
 
-from bench.backends import BODY
+from bench import procs
+from bench.backends.fast import BODY
+from bench.load import schedule
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-PR_SET_TIMERSLACK = 29
 GRACE_SECONDS = 2.0
-SEED = 20
 
 
-def percentile(ordered: list[float], share: float) -> float:
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
-
-
-def arrivals(rate: float, seconds: float) -> list[float]:
-    """Due times from 0 on: a Poisson process, the same one for the same rate."""
-    source, due, times = random.Random(SEED), 0.0, []
-    while due < seconds:
-        due += source.expovariate(rate)
-        times.append(due)
-    return times
+def constant_rate(
+    port: int, rate: float, *, seconds: float, connections: int, cores: Sequence[int], root: Path
+) -> dict[str, float]:
+    """What ``drive`` found, in a process pinned to ``cores``."""
+    words = [str(port), f"{rate:.1f}", f"{seconds:.1f}", str(connections)]
+    output = procs.run(
+        [sys.executable, "-m", "bench.load.open_loop", *words],
+        cores=cores,
+        seconds=seconds + procs.EXTRA_SECONDS,
+        cwd=root,
+    )
+    found: dict[str, float] = json.loads(output)
+    return found
 
 
 def drive(port: int, rate: float, seconds: float, connections: int) -> dict[str, float]:
-    # The default slack of 50 µs would be added to every sleep.
-    ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1000)
+    """Counts of requests (due, answered, failed), their latencies, and how late they were sent."""
+    schedule.sleep_precisely()
     poller = select.epoll()
     sockets: dict[int, socket.socket] = {}
     for _ in range(connections):
@@ -61,7 +64,7 @@ def drive(port: int, rate: float, seconds: float, connections: int) -> dict[str,
     latencies: list[float] = []
     lateness: list[float] = []
     failed = 0
-    times = arrivals(rate, seconds)
+    times = schedule.arrivals(schedule.source(), rate, seconds)
     count, sent = len(times), 0
     gc.disable()
     start = perf_counter() + 0.01
@@ -81,9 +84,7 @@ def drive(port: int, rate: float, seconds: float, connections: int) -> dict[str,
                 waiting.append(due)
             sent += 1
             due = start + times[sent] if sent < count else float("inf")
-        # select keeps microseconds where epoll rounds up to a millisecond.
-        select.select([poller.fileno()], [], [], max(0.0, min(due, end) - perf_counter()))
-        for fd, _ in poller.poll(0):
+        for fd, _ in schedule.wait(poller, min(due, end) - perf_counter()):
             data = sockets[fd].recv(65536)
             if parts.get(fd):
                 data = parts.pop(fd) + data
@@ -107,10 +108,10 @@ def drive(port: int, rate: float, seconds: float, connections: int) -> dict[str,
         "due": count,
         "answered": len(latencies),
         "failed": failed + count - len(latencies),
-        "p50_ms": percentile(latencies, 0.5) * 1e3,
-        "p99_ms": percentile(latencies, 0.99) * 1e3,
-        "p999_ms": percentile(latencies, 0.999) * 1e3,
-        "late_p99_ms": percentile(lateness, 0.99) * 1e3,
+        "p50_ms": schedule.percentile(latencies, 0.5) * 1e3,
+        "p99_ms": schedule.percentile(latencies, 0.99) * 1e3,
+        "p999_ms": schedule.percentile(latencies, 0.999) * 1e3,
+        "late_p99_ms": schedule.percentile(lateness, 0.99) * 1e3,
     }
 
 

@@ -1,7 +1,6 @@
 """The bench table: backends, folders and cores of one run, and how one candidate is put on it.
 
-A candidate is started anew for every measurement, so that rounds are independent of one
-another, peak memory belongs to the case, and only one proxy lives at a time. Knows no case.
+Lives in the bench's own process for the whole of a run. Knows no case.
 """
 
 from __future__ import annotations
@@ -10,79 +9,32 @@ import contextlib
 import itertools
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench import load, procs
-from bench.backends import Backends
-from bench.candidates import Candidate, Setup
+from bench import procs, proxy, session
+from bench.backends import fast
+from bench.backends.fast import Backends
+from bench.peers.candidate import Candidate, Setup
+from bench.proxy import Proxy
 
-START_SECONDS = 30.0
 TIME_WAIT_MOST = 100000
 TIME_WAIT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Settings:
+    """How often and how long each case is measured."""
+
     rounds: int = 3
     seconds: float = 5.0
     warm_up: float = 1.0
 
 
-@dataclass
-class Cost:
-    """Filled in when a watch ends."""
-
-    seconds: float = 0.0
-    cpu: float = 0.0
-    peak_mib: float = 0.0
-    foreign: float = 0.0
-    """Share of the proxy's cores that others used meanwhile: the noise of the measurement."""
-
-    @property
-    def busy(self) -> float:
-        return self.cpu / self.seconds if self.seconds else 0.0
-
-
-@dataclass(frozen=True)
-class Proxy:
-    """A running candidate."""
-
-    process: procs.Process
-    port: int
-    start_seconds: float
-    access_log: Path
-    cores: tuple[int, ...]
-    scheme: str = "http"
-
-    def url(self, path: str = "/") -> str:
-        return f"{self.scheme}://127.0.0.1:{self.port}{path}"
-
-    @contextlib.contextmanager
-    def watch(self) -> Iterator[Cost]:
-        """What the whole process tree spends while the block runs."""
-        cost = Cost()
-        # What earlier blocks logged is given back, or memory would fill over a long case.
-        os.truncate(self.access_log, 0)
-        core = [procs.core_busy(number) for number in self.cores]
-        before, start = self.process.usage(), time.perf_counter()
-        yield cost
-        cost.seconds = time.perf_counter() - start
-        after = self.process.usage()
-        if not self.process.alive():
-            raise procs.BenchError(f"the proxy died: {self.process.said()}")
-        cost.cpu = after.cpu - before.cpu
-        cost.peak_mib = after.peak_kib / 1024
-        total = sum(
-            sum(procs.core_busy(number)) - sum(then)
-            for number, then in zip(self.cores, core, strict=True)
-        )
-        cost.foreign = max(0.0, total - cost.cpu) / cost.seconds / len(self.cores)
-
-
 class Lab:
+    """One run's: the load has all cores but the last, the proxy has that one."""
+
     def __init__(
         self, root: Path, folder: Path, backends: Backends, settings: Settings, cores: list[int]
     ) -> None:
@@ -99,9 +51,11 @@ class Lab:
         self._reference_peak = 0.0
 
     def setup(self) -> Setup:
+        """The usual one: two servers, one worker."""
         return Setup(backends=self.backends.web)
 
     def tls(self, setup: Setup) -> Setup:
+        """The same with TLS towards clients."""
         if self._certificate is None:
             certificate, key = self.folder / "certificate.pem", self.folder / "key.pem"
             procs.run(
@@ -130,30 +84,24 @@ class Lab:
         """The candidate running and answering; stopped and its folder gone at the end."""
         folder = self.folder / f"{candidate.name}-{next(self._numbers)}"
         folder.mkdir()
-        port = procs.free_port()
-        launch = candidate.launch(setup, port, folder)
-        log, cores = folder / "access.log", cores or self.proxy_cores
-        began = time.perf_counter()
-        process = procs.Process(
-            launch.command,
-            cores=cores,
-            log=log,
-            cwd=launch.cwd,
-            env=launch.env,
-            stop_signal=launch.stop_signal,
-        )
         try:
-            with procs.running(process):
-                tls = setup.tls is not None
-                ready = procs.wait_until(
-                    lambda: load.status_of(port, tls) == 200 or not process.alive(), START_SECONDS
-                )
-                took = time.perf_counter() - began
-                if not ready or not process.alive():
-                    raise procs.BenchError(f"it did not start: {process.said()}")
-                yield Proxy(process, port, took, log, cores, "https" if tls else "http")
+            with proxy.running(candidate, setup, folder, cores or self.proxy_cores) as running:
+                yield running
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def table(root: Path, settings: Settings) -> Iterator[Lab]:
+    """The lab of one run: two cores, a folder in memory, backends that answer."""
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        raise SystemExit("the bench needs two cores: one for the proxy, one for the load")
+    with (
+        session.folder_in_memory() as folder,
+        fast.standing(folder / "backends", cores[:-1], root) as backends,
+    ):
+        yield Lab(root, folder, backends, settings, cores)
 
 
 def settle_time_wait() -> None:

@@ -4,7 +4,7 @@ The kernel throws the bytes away (MSG_TRUNC on a TCP socket copies nothing), so 
 shared with the load tool is left to the load tool. A web server that answers before it has read
 the body would make proxies differ in how they abandon uploads, which is not what the case is
 about.
-Run as ``python -m bench.sink PORT``; loopback only; understands Content-Length, nothing else.
+Run as ``python -m bench.backends.sink PORT``; loopback only; understands Content-Length, nothing else.
 """
 
 from __future__ import annotations

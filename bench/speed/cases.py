@@ -1,8 +1,7 @@
 """The cases: what is done to a candidate, and which numbers come of it.
 
 A case is a function of the lab and one candidate that returns one sample, a flat dict of
-metrics. It is called once a round for each candidate. ``METRICS`` says how each number is named
-and which way is better.
+metrics. It is called once a round for each candidate. A new case is a function and its line in ``ALL``.
 """
 
 from __future__ import annotations
@@ -14,13 +13,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench import load
-from bench.backends import LARGE_BYTES, PAGE_BYTES
-from bench.candidates import Candidate, Ours, Setup
-from bench.lab import Lab, Proxy, settle_time_wait
+from bench.backends.fast import LARGE_BYTES, PAGE_BYTES
+from bench.load import closed_loop, open_loop, single
+from bench.peers import OURS
+from bench.peers.candidate import Candidate, Setup
 from bench.procs import BenchError
+from bench.proxy import Cost, Proxy
+from bench.speed.lab import Lab, settle_time_wait
+from bench.speed.metrics import Sample
 
-Sample = dict[str, float]
 Measure = Callable[[Lab, Candidate], Sample]
 
 CONNECTIONS = 32
@@ -41,37 +42,9 @@ GB = 1e9
 
 
 @dataclass(frozen=True)
-class Metric:
-    title: str
-    digits: int = 0
-    higher_is_better: bool = False
-    ratio: bool = True
-    """Whether the report compares it with ours."""
-
-
-METRICS = {
-    "rps": Metric("requests/s", 0, higher_is_better=True),
-    "cpu_us": Metric("CPU µs/request", 1),
-    "gb_s": Metric("GB/s", 2, higher_is_better=True),
-    "cpu_s_gb": Metric("CPU s/GB", 3),
-    "p50_ms": Metric("p50 ms", 2),
-    "p99_ms": Metric("p99 ms", 2),
-    "idle_rss_kib": Metric("RSS KiB/connection", 1),
-    "idle_pss_kib": Metric("PSS KiB/connection", 1),
-    "start_s": Metric("start s", 3),
-    "pss_mib": Metric("PSS MiB", 1),
-    "rss_mib": Metric("RSS MiB", 1),
-    "processes": Metric("processes", 0, ratio=False),
-    "peak_mib": Metric("peak MiB", 1),
-    "rate": Metric("rate/s", 0, ratio=False),
-    "late_p99_ms": Metric("generator late p99 ms", 2, ratio=False),
-    "busy": Metric("cores busy", 2, ratio=False),
-    "foreign": Metric("others on its core", 2, ratio=False),
-}
-
-
-@dataclass(frozen=True)
 class Case:
+    """A row of ``ALL``."""
+
     name: str
     title: str
     measure: Measure
@@ -123,8 +96,8 @@ def over_http2(lab: Lab, candidate: Candidate) -> Sample:
     setup = replace(lab.tls(lab.setup()), http2=True)
     with lab.start(candidate, setup) as proxy:
 
-        def drive(seconds: float) -> load.H2load:
-            return load.h2load(
+        def drive(seconds: float) -> closed_loop.H2load:
+            return closed_loop.h2load(
                 proxy.url(),
                 connections=H2_CONNECTIONS,
                 streams=CONNECTIONS // H2_CONNECTIONS,
@@ -140,7 +113,7 @@ def over_http2(lab: Lab, candidate: Candidate) -> Sample:
     return {
         "rps": result.requests / result.seconds,
         "cpu_us": cost.cpu / result.requests * 1e6,
-    } | _common(cost.peak_mib, cost.busy, cost.foreign)
+    } | _common(cost)
 
 
 def pool_of(size: int) -> Measure:
@@ -155,33 +128,33 @@ def pool_of(size: int) -> Measure:
 def download(lab: Lab, candidate: Candidate) -> Sample:
     with lab.start(candidate, lab.setup()) as proxy:
         url = proxy.url("/files/large")
-        load.download(url, LARGE_BYTES, 1, lab.load_cores)
+        closed_loop.download(url, LARGE_BYTES, 1, lab.load_cores)
         with proxy.watch() as cost:
             began = time.perf_counter()
-            load.download(url, LARGE_BYTES, TRANSFERS, lab.load_cores)
+            closed_loop.download(url, LARGE_BYTES, TRANSFERS, lab.load_cores)
             took = time.perf_counter() - began
-    return _bulk(took, cost.cpu) | _common(cost.peak_mib, cost.busy, cost.foreign)
+    return _bulk(took, cost.cpu) | _common(cost)
 
 
 def upload(lab: Lab, candidate: Candidate) -> Sample:
     with lab.start(candidate, replace(lab.setup(), backends=(lab.backends.sink,))) as proxy:
         file = lab.backends.large_file
-        load.upload(proxy.url("/upload"), file, 1, lab.load_cores)
+        closed_loop.upload(proxy.url("/upload"), file, 1, lab.load_cores)
         with proxy.watch() as cost:
             began = time.perf_counter()
-            load.upload(proxy.url("/upload"), file, TRANSFERS, lab.load_cores)
+            closed_loop.upload(proxy.url("/upload"), file, TRANSFERS, lab.load_cores)
             took = time.perf_counter() - began
-    return _bulk(took, cost.cpu) | _common(cost.peak_mib, cost.busy, cost.foreign)
+    return _bulk(took, cost.cpu) | _common(cost)
 
 
 def idle_connections(lab: Lab, candidate: Candidate) -> Sample:
     """Growth from a warm proxy without clients to one with 3,000 that say nothing."""
     with lab.start(candidate, lab.setup()) as proxy:
-        _drive(lab, proxy, seconds=1)
+        _drive(lab, proxy, 1)
         time.sleep(IDLE_SECONDS)
         process = proxy.process
         rss, pss = process.usage().rss_kib, process.pss_kib()
-        with load.idle_clients(proxy.port, IDLE_CONNECTIONS):
+        with single.idle_clients(proxy.port, IDLE_CONNECTIONS):
             time.sleep(IDLE_SECONDS)
             usage = process.usage()
             return {
@@ -195,7 +168,7 @@ def half_load(lab: Lab, candidate: Candidate) -> Sample:
     """Latency at one constant rate for all: half of what the reference did at most."""
     rate = lab.reference_peak(_peak) / 2
     with lab.start(candidate, lab.setup()) as proxy:
-        _drive(lab, proxy, seconds=1)
+        _drive(lab, proxy, 1)
         return _at_rate(lab, proxy, rate)
 
 
@@ -206,14 +179,14 @@ def half_own_peak(lab: Lab, candidate: Candidate) -> Sample:
 
 
 def _peak(lab: Lab, proxy: Proxy) -> float:
-    _drive(lab, proxy, seconds=1)
-    peak = _drive(lab, proxy, seconds=PEAK_SECONDS)
+    _drive(lab, proxy, 1)
+    peak = _drive(lab, proxy, PEAK_SECONDS)
     return peak.requests / peak.seconds
 
 
 def _at_rate(lab: Lab, proxy: Proxy, rate: float) -> Sample:
     with proxy.watch() as cost:
-        found = load.constant_rate(
+        found = open_loop.constant_rate(
             proxy.port,
             rate,
             seconds=lab.settings.seconds,
@@ -224,11 +197,7 @@ def _at_rate(lab: Lab, proxy: Proxy, rate: float) -> Sample:
     if found["failed"] > found["due"] * ERROR_SHARE:
         raise BenchError(f"{found['failed']:.0f} of {found['due']:.0f} requests failed")
     sample = {"rate": rate, **{key: found[key] for key in ("p50_ms", "p99_ms", "late_p99_ms")}}
-    return (
-        sample
-        | {"cpu_us": cost.cpu / found["answered"] * 1e6}
-        | _common(cost.peak_mib, cost.busy, cost.foreign)
-    )
+    return sample | {"cpu_us": cost.cpu / found["answered"] * 1e6} | _common(cost)
 
 
 def start(lab: Lab, candidate: Candidate) -> Sample:
@@ -243,7 +212,7 @@ def start(lab: Lab, candidate: Candidate) -> Sample:
 def memory(lab: Lab, candidate: Candidate) -> Sample:
     """The whole tree after some traffic, at rest."""
     with lab.start(candidate, lab.setup()) as proxy:
-        _drive(lab, proxy, seconds=1)
+        _drive(lab, proxy, 1)
         time.sleep(1)
         usage = proxy.process.usage()
         return {
@@ -345,7 +314,7 @@ def expand(case: Case, candidate: Candidate) -> list[tuple[str, Measure]]:
     if case.variants is None:
         return [(candidate.name, case.measure)]
     return [
-        (Ours.name if number == 0 else name, algorithm(name))
+        (OURS if number == 0 else name, algorithm(name))
         for number, name in enumerate(case.variants())
     ]
 
@@ -357,25 +326,13 @@ def lacks(case: Case, candidate: Candidate) -> str | None:
     return None
 
 
-def _drive(
-    lab: Lab,
-    proxy: Proxy,
-    *,
-    seconds: float,
-    path: str = "/",
-    connections: int = CONNECTIONS,
-    close: bool = False,
-    body: Path | None = None,
-    cores: tuple[int, ...] | None = None,
-) -> load.Wrk:
-    return load.wrk(
-        proxy.url(path),
-        connections=connections,
+def _drive(lab: Lab, proxy: Proxy, seconds: float) -> closed_loop.Wrk:
+    return closed_loop.wrk(
+        proxy.url(),
+        connections=CONNECTIONS,
         seconds=seconds,
-        cores=cores or lab.load_cores,
+        cores=lab.load_cores,
         folder=lab.folder,
-        close=close,
-        body=body,
     )
 
 
@@ -394,16 +351,15 @@ def _wrk(
 ) -> Sample:
     with lab.start(candidate, setup, cores) as proxy:
 
-        def drive(seconds: float) -> load.Wrk:
-            return _drive(
-                lab,
-                proxy,
-                seconds=seconds,
-                path=path,
+        def drive(seconds: float) -> closed_loop.Wrk:
+            return closed_loop.wrk(
+                proxy.url(path),
                 connections=connections,
+                seconds=seconds,
+                cores=cores or lab.load_cores,
+                folder=lab.folder,
                 close=close,
                 body=body,
-                cores=cores,
             )
 
         drive(max(warm_up, lab.settings.warm_up))
@@ -421,7 +377,7 @@ def _wrk(
         "p50_ms": result.p50_ms,
         "p99_ms": result.p99_ms,
         "errors": float(bad),
-    } | _common(cost.peak_mib, cost.busy, cost.foreign)
+    } | _common(cost)
 
 
 def _bulk(seconds: float, cpu: float) -> Sample:
@@ -429,5 +385,5 @@ def _bulk(seconds: float, cpu: float) -> Sample:
     return {"gb_s": moved / seconds, "cpu_s_gb": cpu / moved}
 
 
-def _common(peak_mib: float, busy: float, foreign: float) -> Sample:
-    return {"peak_mib": peak_mib, "busy": busy, "foreign": foreign}
+def _common(cost: Cost) -> Sample:
+    return {"peak_mib": cost.peak_mib, "busy": cost.busy, "foreign": cost.foreign}

@@ -1,10 +1,11 @@
-"""The figures as tables, for the terminal and for Markdown. Pure."""
+"""The figures of the scenario bench as tables, for the terminal and for Markdown. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.report import aligned, provenance
 from bench.scenarios.goals import GOALS, is_peer
 from bench.scenarios.scripts import Scenario
 
@@ -49,6 +50,29 @@ def reached(results: Mapping[str, Mapping[str, Result]]) -> list[str]:
         for goal in GOALS
     ]
     return _table(["goal", "target", *names], lines) if names else []
+
+
+def markdown(
+    results: Mapping[str, Mapping[str, Result]],
+    scenarios: Sequence[Scenario],
+    facts: Mapping[str, Any],
+) -> str:
+    """The whole report."""
+    lines = [
+        f"Measured {facts['date']}, {facts['cores']} cores, load average of the machine"
+        f" {facts['load']} before and {facts['load_after']} after.",
+        "",
+        *provenance(facts, "left out"),
+        "",
+        *overview(results, scenarios),
+        "",
+        *reached(results),
+        "",
+    ]
+    for scenario in scenarios:
+        if results.get(scenario.name):
+            lines += tables(scenario, results[scenario.name])
+    return "\n".join(lines)
 
 
 def _cell(result: Result | None) -> str:
@@ -112,10 +136,4 @@ def _shares(shares: Sequence[float]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
-        for row in (head, *rows)
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return lines
+    return aligned([head, *rows], figures=False)

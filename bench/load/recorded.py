@@ -1,22 +1,19 @@
-"""The open-loop client: requests on schedule, whatever the answers, each timed from when it was DUE.
+"""Open loop, recorded: requests on schedule, whatever the answers, each timed from when it was DUE.
 
-``rate × seconds`` requests at uniformly random moments (a Poisson process of which the number is
-known), one in ten a POST with a small body; both drawn from one seed, so every candidate gets the same.
+``rate × seconds`` requests, one in ten a POST with a small body; moments and methods come from one seed.
 Like a real client it keeps connections alive: the one that has been idle longest is used next, another is
 opened when none is idle, and one that the proxy closes is forgotten. It retries nothing.
 Answers are checked to the last byte, and that they answer this request and no other.
 
-Run as ``python -m bench.scenarios.load PORT RATE SECONDS START OUTPUT`` with START on the monotonic
-clock; writes one JSON object of columns.
+Runs in a process of its own, with START on the monotonic clock:
+``python -m bench.load.recorded PORT RATE SECONDS START OUTPUT``; writes one JSON object of columns.
 """
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
-import random
 import select
 import socket
 import sys
@@ -24,38 +21,45 @@ from collections import deque
 from pathlib import Path
 from time import perf_counter, sleep
 
+from bench.load import schedule
+
 POST_SHARE = 0.1
 WARM_CONNECTIONS = 32
 """Opened before the start: enough that every worker of a proxy has some."""
 MOST_IDLE = 512
 TIMEOUT_SECONDS = 10.0
 """A client that has waited this long gives up; twice what any candidate's timeouts add up to."""
-SEED = 20
 POST_BODY = b'{"order": 1, "note": "a small body, as a form or an API call sends"}'
-PR_SET_TIMERSLACK = 29
 
 
-def schedule(rate: float, seconds: float) -> tuple[list[float], list[bool]]:
-    """When each request is due, from 0 on, and whether it is a POST."""
-    source = random.Random(SEED)
-    dues = sorted(source.uniform(0, seconds) for _ in range(int(rate * seconds)))
-    return dues, [source.random() < POST_SHARE for _ in dues]
+def command(port: int, rate: float, seconds: float, start: float, output: Path) -> tuple[str, ...]:
+    """How it is run, from the project's root."""
+    words = (str(port), str(rate), str(seconds), repr(start), str(output))
+    return (sys.executable, "-m", "bench.load.recorded", *words)
+
+
+def requests(rate: float, seconds: float) -> tuple[list[float], list[bool]]:
+    """When each is due, from 0 on, and whether it is a POST."""
+    numbers = schedule.source()
+    dues = schedule.arrivals(numbers, rate, seconds)
+    return dues, [numbers.random() < POST_SHARE for _ in dues]
 
 
 class Exchange:
     """One connection and the request it carries, -1 when idle."""
 
-    __slots__ = ("data", "number", "request", "sock", "used")
+    __slots__ = ("data", "number", "request", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.number = -1
         self.data = b""
         self.request = b""
-        self.used = False
 
 
 class Client:
+    """All connections, and the columns that are filled in as requests end."""
+
     def __init__(self, port: int, dues: list[float], posts: list[bool]) -> None:
         self.port = port
         self.dues = dues
@@ -73,6 +77,7 @@ class Client:
         self.left = count
 
     def run(self, start: float) -> None:
+        """To the last answer; ``start`` is the moment from which dues count."""
         for _ in range(WARM_CONNECTIONS):
             self.idle.append(self._open())
         sleep(max(0.0, start - perf_counter() - 0.01))
@@ -85,10 +90,8 @@ class Client:
                 following += 1
             self._give_up(now)
             until = dues[following] if following < count else now + 0.05
-            pause = max(0.0, min(until, now + 0.05) - (perf_counter() - start))
-            # select keeps microseconds where epoll rounds up to a millisecond.
-            select.select([self.epoll.fileno()], [], [], pause)
-            for fd, events in self.epoll.poll(0):
+            pause = min(until, now + 0.05) - (perf_counter() - start)
+            for fd, events in schedule.wait(self.epoll, pause):
                 exchange = self.by_fd.get(fd)
                 if exchange is not None:
                     self._event(exchange, events)
@@ -178,7 +181,6 @@ class Client:
         self.server[number] = int(fields.get(b"x-server", b"-1"))
         self._done(number, outcome)
         exchange.number = -1
-        exchange.used = True
         if fields.get(b"connection", b"").lower() == b"close" or len(self.idle) >= MOST_IDLE:
             self._close(exchange)
         else:
@@ -212,13 +214,13 @@ class Client:
 
 
 def main(port: int, rate: float, seconds: float, start: float, output: Path) -> None:
-    # The default slack of 50 µs would be added to every sleep.
-    ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1000)
+    """Send them, write the columns."""
+    schedule.sleep_precisely()
     try:  # what it spends is little, and what others do must not make it late
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     except PermissionError:
         pass
-    dues, posts = schedule(rate, seconds)
+    dues, posts = requests(rate, seconds)
     client = Client(port, dues, posts)
     gc.disable()
     client.run(start)
