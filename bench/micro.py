@@ -240,9 +240,11 @@ def _proxy(session: Any, log: bool = True) -> Any:
 @step("upstream request", "head and UpstreamRequest, wrk's", WRK)
 @step("upstream request", "head and UpstreamRequest, a browser's", BROWSER)
 def _upstream_request(data: bytes) -> Call:
-    proxy, exchange = _proxy(None), _exchange(data)
+    proxy, exchange = _proxy(SimpleNamespace(send=None)), _exchange(data)
     backend = proxy.pool.backends[0]
-    return lambda: proxy._request(exchange, backend, "0123456789abcdef0123456789abcdef", 1e18)
+    return lambda: proxy.to_backend.request(
+        exchange, backend, "0123456789abcdef0123456789abcdef", 1e18
+    )
 
 
 class _Memory:
@@ -288,14 +290,14 @@ def _in_memory() -> Any:
 @step("session", "Session.send, adapter and response, backend in memory")
 def _session() -> Call:
     proxy, exchange = _in_memory(), _exchange(WRK)
-    request = proxy._request(exchange, proxy.pool.backends[0], "0" * 32, 1e18)
+    request = proxy.to_backend.request(exchange, proxy.pool.backends[0], "0" * 32, 1e18)
     return lambda: proxy.session.send(request)
 
 
 @step("session", "the same without the session")
 def _adapter() -> Call:
     proxy, exchange = _in_memory(), _exchange(WRK)
-    request = proxy._request(exchange, proxy.pool.backends[0], "0" * 32, 1e18)
+    request = proxy.to_backend.request(exchange, proxy.pool.backends[0], "0" * 32, 1e18)
     return lambda: request.adapter.send(request)
 
 
@@ -345,17 +347,13 @@ def _respond() -> Call:
 
 @step("log", "access line: record, encoding, its share of the write")
 def _access_line() -> Call:
-    proxy, exchange = _proxy(None), _exchange(BROWSER)
-    attempts = [
-        {
-            "server": "127.0.0.1:8001",
-            "connect_ms": None,
-            "first_byte_ms": 0.213,
-            "status": 200,
-            "reason": None,
-        }
-    ]
-    return lambda: proxy._log_access(exchange, "0" * 32, 0.0, 200, None, attempts, attempts[-1])
+    from app.worker.proxy.attempt import Attempt
+
+    proxy, exchange = _proxy(SimpleNamespace(send=None)), _exchange(BROWSER)
+    attempt = Attempt(proxy.pool, proxy.pool.pick())
+    attempt.response = SimpleNamespace(first_byte_at=0.000213, head=SimpleNamespace(status=200))
+    attempts = [attempt]
+    return lambda: proxy.access.write(exchange, "0" * 32, 0.0, 200, None, attempts, attempt)
 
 
 # -- all of it -------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """What a backend is told about the client, and whom to believe about it.
 
-Owns X-Forwarded-*, Forwarded (RFC 7239) and X-Request-Id towards a backend, and finding the client behind
-trusted proxies. A claim that does not come from a trusted proxy is dropped; of a trusted one, the field
-that the configuration names is believed, the other where that one is missing. Pure: bytes in, bytes out.
+Owns X-Forwarded-*, Forwarded (RFC 7239) and X-Request-Id towards a backend, and (Trust) finding the client
+behind trusted proxies. A claim that does not come from a trusted proxy is dropped; of a trusted one, the
+field that the configuration names is believed, the other where that one is missing. Pure.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable
+from typing import Final
 
 from app.wire import forwarded_syntax
 from app.wire.fields import TOKEN
@@ -52,13 +53,27 @@ def _nobody(_address: str) -> bool:
     return False
 
 
-def client_finder(is_trusted: IsTrusted, mode: str) -> FindClient:
-    """The function that gives a client's address for a head from a trusted peer."""
+class Trust:
+    """Who is believed about a client under one configuration, and so who the client is.
 
-    def find(head: RequestHead, peer: str) -> str:
-        return _origin(head, peer, is_trusted, mode)[0]
+    The access line, what a backend is told, and the key that a policy hashes: all have it from here.
+    ``is_trusted(address)``: whether the address is that of a trusted proxy. ``mode`` is the configuration's
+    ``forwarded``: which field of a trusted proxy is believed, and which is written.
+    """
 
-    return find
+    __slots__ = ("is_trusted", "mode")
+
+    def __init__(self, proxies: tuple[str, ...], mode: str) -> None:
+        """``proxies`` are networks in CIDR notation."""
+        self.is_trusted: Final = trust_in(proxies)
+        self.mode: Final = mode
+
+    def client_of(self, head: RequestHead, peer: str) -> str:
+        """The address of the client that sent this head through ``peer``, which must be a trusted proxy."""
+        return _origin(head, peer, self.is_trusted, self.mode)[0]
+
+    def __repr__(self) -> str:
+        return f"<Trust in {self.mode}>"
 
 
 def client_address(forwarded_for: bytes | None, peer: str, is_trusted: IsTrusted) -> str:
@@ -117,11 +132,12 @@ def connection_lines(peer: str, scheme: str) -> bytes:
     )
 
 
-def lines_writer(is_trusted: IsTrusted, mode: str) -> Lines:
+def lines_writer(trust: Trust) -> Lines:
     """The function that writes the lines for a request, in every case but that of connection_lines.
 
     It takes the head, the peer's address, the scheme, and whether the peer is trusted.
     """
+    is_trusted, mode = trust.is_trusted, trust.mode
 
     def lines(head: RequestHead, peer: str, scheme: str, believed: bool) -> bytes:
         written = b""

@@ -69,12 +69,9 @@ def reading(data: bytes) -> str:
         head = request.read_head(data)
         if head is None:
             return None
-        trusted = forwarded.trust_in(("10.0.0.0/8", "127.0.0.1"))
         for form in FORMS:
-            lines, client = (
-                forwarded.lines_writer(trusted, form),
-                forwarded.client_finder(trusted, form),
-            )
+            trust = forwarded.Trust(("10.0.0.0/8", "127.0.0.1"), form)
+            lines, client = forwarded.lines_writer(trust), trust.client_of
             note(lambda lines=lines: lines(head, "127.0.0.1", "http", True))
             note(lambda lines=lines: lines(head, "127.0.0.1", "http", False))
             note(lambda client=client: client(head, "127.0.0.1"))

@@ -199,7 +199,7 @@ def fuzz_proxy(data: bytes) -> None:
 
 
 _MODES = (forwarded.X_FORWARDED, forwarded.FORWARDED, forwarded.BOTH)
-_PROXIES = forwarded.trust_in(("10.0.0.0/8", "2001:db8::/32"))
+_PROXIES = ("10.0.0.0/8", "2001:db8::/32")
 _MARK = via.mark(0x1234)
 
 
@@ -221,9 +221,10 @@ def fuzz_forwarded(data: bytes) -> None:
     except BadRequest:
         return
     peer = "10.0.0.1"
-    address = forwarded.client_finder(_PROXIES, mode)(head, peer)
+    trust = forwarded.Trust(_PROXIES, mode)
+    address = trust.client_of(head, peer)
     ipaddress.ip_address(address)
-    lines = forwarded.lines_writer(_PROXIES, mode)(head, peer, "https", believed)
+    lines = forwarded.lines_writer(trust)(head, peer, "https", believed)
     written = {}
     for line in lines.splitlines(keepends=True):
         assert _LINE.fullmatch(line), line

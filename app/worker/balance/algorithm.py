@@ -16,7 +16,7 @@ from app.policies import POLICIES, Guard, Inputs, Policy, PolicyError, load_cust
 from app.shared.layout import FULL_RAMP, RAMP
 from app.shared.table import Table
 from app.telemetry import log
-from app.wire.forwarded import client_finder, trust_in
+from app.wire.forwarded import Trust
 from app.wire.hash_key import key_reader
 from app.worker.balance.backend import Backend
 
@@ -42,7 +42,7 @@ class PolicyFactory:
         """What of a request is its key."""
         return self._settings.hash_on
 
-    def adopt(self, config: Config) -> None:
+    def adopt(self, config: Config, trust: Trust) -> None:
         """Take over a configuration; a user's class that stays is not loaded again."""
         settings = config.algorithm
         if settings.is_custom and (settings != self._settings or self._guard is None):
@@ -52,8 +52,7 @@ class PolicyFactory:
         self._settings = settings if self._guard or not settings.is_custom else ROUND_ROBIN
         definition = POLICIES.get(self._settings.name)
         reads = definition.reads if definition is not None else {"key", "latency"}
-        find_client = client_finder(trust_in(config.trusted_proxies), config.forwarded)
-        self.key_of = key_reader(settings.hash_on, find_client) if "key" in reads else None
+        self.key_of = key_reader(settings.hash_on, trust.client_of) if "key" in reads else None
         self.measures = "latency" in reads
         self._ramps = config.slow_start > 0 and (definition is None or definition.ramps)
 

@@ -27,6 +27,7 @@ from app.shared.availability import standing_of
 from app.shared.layout import CHECKED_MS, EPOCH, READY, STREAK
 from app.shared.table import Table, identity_of
 from app.telemetry import log
+from app.wire.forwarded import Trust
 from app.worker.balance import retry_after
 from app.worker.balance.algorithm import PolicyFactory
 from app.worker.balance.backend import Backend
@@ -249,7 +250,7 @@ class Pool:
             self.sticky = StickyCookie(config.sticky)
             for backend in self.backends:
                 backend.cookie = self.sticky.value_of(backend.url)
-        self._factory.adopt(config)
+        self._factory.adopt(config, Trust(config.trusted_proxies, config.forwarded))
         self._outcomes.adopt(config.outlier_detection, self._factory.measures)
         self._queue.adopt(config.queue, config.timeouts.total)
         check = self._health_check = config.health_check

@@ -1,7 +1,7 @@
 """The client's side of one request, as the proxy sees it.
 
-A protocol without code: app.worker.client.http1's connection and app.worker.client.wsgi's environ each are
-one. Runs nowhere.
+A protocol without code: app.worker.client.http1's connection, app.worker.client.http2's stream and
+app.worker.client.wsgi's environ each are one. Runs nowhere.
 """
 
 from __future__ import annotations

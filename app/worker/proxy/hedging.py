@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 import gevent
 from gevent.event import Event
@@ -22,8 +22,9 @@ from app.worker.balance.backend import Backend
 from app.worker.balance.pool import Pool
 from app.worker.net.deadlines import deadlines
 from app.worker.proxy import retry_rules
+from app.worker.proxy.attempt import Attempt
 from app.worker.proxy.exchange import Exchange
-from app.worker.proxy.retry import HeldResponse, Retrier, RetryState
+from app.worker.proxy.retry import Retrier, RetryState
 from app.worker.upstream.adapter import Adapter
 from app.worker.upstream.request import UpstreamRequest
 from app.worker.upstream.session import Session
@@ -31,6 +32,8 @@ from app.worker.upstream.session import Session
 # Of the latest answers; a percentile of fewer than the least says nothing.
 SAMPLES_KEPT = 1000
 SAMPLES_LEAST = 50
+
+Make = Callable[[Backend], UpstreamRequest]
 
 
 class Overtaken(Exception):
@@ -41,23 +44,8 @@ class Abandoned(gevent.GreenletExit):  # type: ignore[misc]
     """Thrown into the second attempt when the first has its answer, or nobody wants one."""
 
 
-class Lap(NamedTuple):
-    """One attempt: where, what, its part of the access line, and since when."""
-
-    backend: Backend
-    request: UpstreamRequest
-    attempt: dict[str, Any]
-    sent_at: float
-
-    def close(self, reason: str | None) -> None:
-        """It is over."""
-        self.attempt["reason"] = reason
-        if self.request.connect_seconds is not None:
-            self.attempt["connect_ms"] = int(self.request.connect_seconds * 1e6) / 1e3
-
-
 class Hedger:
-    """Says when a second attempt begins, under one configuration."""
+    """Says when a second attempt begins, under one configuration, and has both race."""
 
     def __init__(
         self,
@@ -66,6 +54,7 @@ class Hedger:
         session: Session,
         retrier: Retrier,
     ) -> None:
+        """``after`` is a time in seconds, or a percentile of first-byte times: "p95"."""
         self.pool = pool
         self.session = session
         self.retrier = retrier
@@ -77,7 +66,7 @@ class Hedger:
         return f"<Hedger after {self.seconds} s, {len(self._seen)} samples>"
 
     def tick(self) -> None:
-        """Ten times a second."""
+        """Find the percentile of the latest samples anew, ten times a second: sorting them takes 0.1 ms."""
         if self._share and len(self._seen) >= SAMPLES_LEAST:
             self.seconds = percentile(self._seen, self._share)
 
@@ -86,7 +75,7 @@ class Hedger:
         if self._share:
             self._seen.append(seconds)
 
-    def applies(self, exchange: Exchange, course: RetryState, request: UpstreamRequest) -> bool:
+    def applies(self, exchange: Exchange, state: RetryState, request: UpstreamRequest) -> bool:
         """Whether a second attempt may be made beside this one."""
         return (
             not exchange.head.length
@@ -94,154 +83,136 @@ class Hedger:
             and not request.is_last_attempt
             and not request.upgrade
             and type(request.adapter) is Adapter  # another's attempt cannot be abandoned
-            and self.pool.has_other(course.tried)
+            and self.pool.has_other(state.tried)
         )
 
-    def race(
+    def send(
         self,
+        first: Attempt,
         exchange: Exchange,
-        course: RetryState,
-        attempts: list[dict[str, Any]],
-        first: Lap,
-        make: Callable[[Backend], UpstreamRequest],
-    ) -> Race:
-        """One request's first attempt, and maybe another; ``make`` makes the request for that."""
-        return Race(self, exchange, course, attempts, first, make)
+        state: RetryState,
+        attempts: list[Attempt],
+        make: Make,
+    ) -> Attempt:
+        """Send the first attempt, and another beside it if it takes too long; the one that counts.
+
+        That is the one whose answer came first, or the last to fail; what came of the other was given to
+        ``state``. ``make`` makes the request of the second, which is put into ``attempts``. Raises what ended
+        the race and is no backend's fault.
+        """
+        return Race(self, first, exchange, state, attempts, make).run()
 
 
 class Race:
-    """One request's two attempts; ``lap`` is the one whose answer, or failure, ``run`` ended with.
-
-    The place of ``lap`` at its backend is the caller's to release, the other's is released here.
-    """
+    """The two attempts of one request at the same time."""
 
     __slots__ = (
         "_attempts",
-        "_course",
         "_exchange",
         "_first",
         "_greenlet",
         "_hedger",
         "_is_first_waiting",
         "_make",
-        "_outcome",
-        "_over",
+        "_mistake",
         "_second",
-        "lap",
+        "_second_is_over",
+        "_state",
     )
 
     def __init__(
         self,
         hedger: Hedger,
+        first: Attempt,
         exchange: Exchange,
-        course: RetryState,
-        attempts: list[dict[str, Any]],
-        first: Lap,
-        make: Callable[[Backend], UpstreamRequest],
+        state: RetryState,
+        attempts: list[Attempt],
+        make: Make,
     ) -> None:
         self._hedger = hedger
+        self._first = first
         self._exchange = exchange
-        self._course = course
+        self._state = state
         self._attempts = attempts
-        self._first = self.lap = first
         self._make = make
-        self._second: Lap | None = None
-        self._outcome: Any = None  # of the second: its response or its BackendError
+        self._second: Attempt | None = None  # while it runs or has what the first is to know
+        self._second_is_over = Event()
+        self._mistake: ProxyError | None = None  # what ended the second and is no backend's fault
         self._greenlet: Any = None
-        self._over = Event()
         self._is_first_waiting = False
 
-    def mark(self, attempt: dict[str, Any]) -> dict[str, Any]:
-        """What became of an answer, as it was; in the line a second attempt's is marked."""
-        if attempt["reason"] is not None or self.lap is self._first:
-            return attempt
-        answer = dict(attempt)
-        attempt["reason"] = "hedged"
-        return answer
-
-    def run(self) -> Any:
-        """The response, or the failure, that is to be acted upon."""
-        hedger = self._hedger
+    def run(self) -> Attempt:
+        """In the request's greenlet: the attempt that counts."""
+        hedger, first = self._hedger, self._first
         timer = gevent.get_hub().loop.timer(max(hedger.seconds, 0.0))
         if hedger.seconds >= 0.0:
             timer.start(self._begin)
         try:
             self._is_first_waiting = True
-            response = hedger.session.send(self._first.request)
+            first.response = hedger.session.send(first.request)
         except Overtaken:
-            self._first.close("abandoned")
-            hedger.observe(monotonic() - self._first.sent_at)
-            hedger.pool.release(self._first.backend)
-            return self._pass_to_second()
+            first.abandon("abandoned")
+            first.end()
+            hedger.observe(monotonic() - first.sent_at)
+            return self._winner()
         except BackendError as error:
             self._is_first_waiting = False
-            if not self._is_second_going:
-                raise
-            self._first.close(error.reason)
-            hedger.pool.failed(self._first.backend, error)
-            return self._wait_for_second(error)
+            first.fail(error)
+            return self._wait_for_second() if self._is_second_going else first
         except BaseException:
-            self._abandon()
+            self._abandon_second()
             raise
         finally:
             self._is_first_waiting = False
             timer.stop()
             timer.close()
-        hedger.observe(response.first_byte_at - self._first.sent_at)
-        status = response.head.status
-        if status in hedger.retrier.statuses and self._is_second_going:
-            self._first.attempt["status"] = status
-            self._first.close(None)
-            hedger.pool.answered(
-                self._first.backend, status, response.first_byte_at - self._first.sent_at
-            )
-            return self._wait_for_second(
-                HeldResponse(self._first.backend, response, self._first.attempt, hedger.pool)
-            )
-        self._abandon()
-        return response
+        hedger.observe(first.first_byte_seconds)
+        if first.response.head.status in hedger.retrier.statuses and self._is_second_going:
+            return self._wait_for_second()
+        self._abandon_second()
+        return first
 
     # -- in the first attempt's greenlet -----------------------------------------------------------
 
     @property
     def _is_second_going(self) -> bool:
-        return self._second is not None and self._second.attempt["reason"] is None
+        return self._second is not None and self._second.reason is None
 
-    def _wait_for_second(self, outcome: BackendError | HeldResponse) -> Any:
+    def _wait_for_second(self) -> Attempt:
         """The first is over and not good enough: what the second brings."""
-        self._course.take(self._first.backend, outcome, len(self._attempts))
-        self._hedger.pool.release(self._first.backend)
-        self.lap = self._second  # type: ignore[assignment]
+        self._state.take(self._first, len(self._attempts))
         try:
-            self._over.wait()
-        except BaseException:  # nobody wants it any more
+            self._second_is_over.wait()
+        except BaseException as error:  # nobody wants it any more
             self._greenlet.kill(Abandoned, block=False)
-            if self._outcome is not None and not isinstance(self._outcome, ProxyError):
-                self._outcome.close()
+            assert self._second is not None
+            known = error if isinstance(error, ProxyError) else InternalError
+            self._second.abandon(known.reason)
             raise
-        if isinstance(self._outcome, ProxyError):
-            raise self._outcome
-        return self._pass_to_second()
+        if self._mistake is not None:
+            raise self._mistake
+        return self._winner()
 
-    def _pass_to_second(self) -> Any:
-        assert self._second is not None
-        self.lap = self._second
-        # Its body is read here, in the request's own greenlet.
-        self._second.request.deadline = self._exchange.deadline
-        return self._outcome
+    def _winner(self) -> Attempt:
+        """The second counts, whether it has an answer or has failed."""
+        second = self._second
+        assert second is not None
+        if second.response is not None:
+            second.is_winner = True
+            self._hand_over(second)
+        return second
 
-    def _abandon(self) -> None:
+    def _hand_over(self, second: Attempt) -> None:
+        """Its body is read in the request's own greenlet."""
+        assert second.request is not None
+        second.request.deadline = self._exchange.deadline
+
+    def _abandon_second(self) -> None:
         """End the second, wherever it is."""
-        second, greenlet = self._second, self._greenlet
-        if greenlet is None:
-            return
-        greenlet.kill(Abandoned, block=False)
-        if second is None or second.attempt["reason"] is not None:
-            return
-        second.close("abandoned")
-        if self._outcome is not None:  # it had its answer, a moment too late
-            self._outcome.close()
-            self._hedger.pool.release(second.backend)
+        if self._greenlet is not None:
+            self._greenlet.kill(Abandoned, block=False)
+            if self._second is not None and self._second.reason is None:
+                self._second.abandon("abandoned")
 
     # -- the second attempt ------------------------------------------------------------------------
 
@@ -254,94 +225,70 @@ class Race:
         self._greenlet = gevent.spawn(self._run_second)
 
     def _run_second(self) -> None:
-        hedger, course = self._hedger, self._course
+        """In the second's own greenlet: from the pick to its answer."""
+        hedger, tried = self._hedger, (*self._state.tried, self._first.backend)
         if not self._first_waits() or not hedger.retrier.has_budget():
             return
         try:
-            backend = hedger.pool.pick_now((*course.tried, self._first.backend), self._exchange)
+            backend = hedger.pool.pick_now(tried, self._exchange)
         except (NoBackend, ClientError):
             return
+        second = self._second = Attempt(hedger.pool, backend)
+        self._attempts.append(second)
         hedger.retrier.charge()
         deadline = deadlines.enter()
         try:
-            request = self._make(backend)
+            request = second.request = self._make(backend)
             request.deadline = deadline
             request.on_interim = None  # the client has but one answer in front of it
             request.is_last_attempt = True
-            attempt = {
-                "server": backend.name,
-                "connect_ms": None,
-                "first_byte_ms": None,
-                "status": None,
-                "reason": None,
-            }
-            self._attempts.append(attempt)
-            hedger.pool.cells[backend.requests] += 1
-            self._second = second = Lap(backend, request, attempt, monotonic())
-            response = hedger.session.send(request)
+            second.sent_at = monotonic()
+            second.response = hedger.session.send(request)
         except BackendError as error:
-            self._lose(error)
-            return
-        except BaseException as error:
-            if self.lap is self._first:
-                hedger.pool.release(backend)
-            if isinstance(error, Abandoned):
-                raise
-            self._break(error)
-            return
+            self._second_failed(second, error)
+        except Abandoned:
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is raised in the request's greenlet
+            self._second_broke(second, error)
+        else:
+            self._second_answered(second)
         finally:
             deadlines.leave(deadline)
-        hedger.observe(response.first_byte_at - second.sent_at)
-        if self._first_waits() and response.head.status in hedger.retrier.statuses:
-            self._hold(response)
+            if second.response is None:
+                second.end()
+
+    def _second_answered(self, second: Attempt) -> None:
+        """The first has lost, unless it may still bring something better than this."""
+        hedger = self._hedger
+        if second.reason is not None:  # it was abandoned, in this very turn of the loop
+            second.abandon(second.reason)
             return
-        self._outcome = response
-        self._over.set()
-        if self._is_first_waiting:
+        hedger.observe(second.first_byte_seconds)
+        if self._first_waits() and second.response.head.status in hedger.retrier.statuses:
+            self._hand_over(second)
+            self._state.take(second, len(self._attempts))
+            self._second = self._greenlet = None  # the first goes on alone
+            return
+        self._second_is_over.set()
+        if self._first_waits():
             gevent.get_hub().loop.run_callback(self._overtake)
 
-    def _break(self, error: BaseException) -> None:
+    def _second_failed(self, second: Attempt, error: BackendError) -> None:
+        """The first is waited for; if it has failed too, this is how both ended."""
+        second.fail(error)
+        if self._first_waits():
+            self._state.take(second, len(self._attempts))
+        else:
+            self._second_is_over.set()
+
+    def _second_broke(self, second: Attempt, error: BaseException) -> None:
         """The client's side has failed, or what nobody foresaw: nobody may wait for the second for ever."""
         if not isinstance(error, ProxyError):
             log.uncaught("proxy", "hedged attempt failed", error)
             error = InternalError(str(error))
-        if self.lap is not self._first:
-            self._outcome = error
-            self._over.set()
-        elif self._second is not None:
-            self._second.close(error.reason)
-
-    def _lose(self, error: BackendError) -> None:
-        """The second has failed: that of the first is waited for, or this is how both ended."""
-        second = self._second
-        assert second is not None
-        if not self._is_first_waiting:
-            self._outcome = error
-            self._over.set()
-            return
-        second.close(error.reason)
-        self._hedger.pool.failed(second.backend, error)
-        self._course.take(second.backend, error, len(self._attempts))
-        self._hedger.pool.release(second.backend)
-
-    def _hold(self, response: Any) -> None:
-        """An answer that the first may still better."""
-        second, pool = self._second, self._hedger.pool
-        assert second is not None
-        status = response.head.status
-        second.attempt["status"] = status
-        second.request.deadline = self._exchange.deadline
-        seconds = response.first_byte_at - second.sent_at
-        second.attempt["first_byte_ms"] = int(seconds * 1e6) / 1e3
-        pool.answered(second.backend, status, seconds)
-        self._course.take(
-            second.backend,
-            HeldResponse(second.backend, response, second.attempt, pool),
-            len(self._attempts),
-        )
-        pool.release(second.backend)
-        self._second = None
-        self._greenlet = None
+        second.fail(error)
+        self._mistake = error
+        self._second_is_over.set()
 
     def _overtake(self) -> None:
         """In the hub: if the first still waits, it need not any more."""

@@ -1,22 +1,81 @@
-"""The bodies of our own answers: what and why by name, nothing of the inside. Pure."""
+"""Answers that no backend gave: what went wrong and why, by name; nothing of the inside.
+
+Owns the bodies of errors, their fields (Retry-After, Allow), and the last resort when nobody foresaw what was
+raised. Runs in workers, in the request's greenlet. Never tells an address or a traceback.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import orjson
 
-from app.errors import ProxyError
-from app.wire.status import STATUS_TEXT
+from app.errors import ClientError, InternalError, ProxyError
+from app.telemetry import log
+from app.wire.status import ALLOWED_METHODS, STATUS_TEXT
+from app.worker.proxy.attempt import Attempt
+from app.worker.proxy.exchange import Exchange
 
 
-def server_header(setting: str) -> tuple[bytes, ...] | None:
-    """The Server field of every response as flat pieces, () for never one; None where a backend's passes."""
-    if setting == "pass":
-        return None
-    return () if setting == "none" else (b"Server", b": ", setting.encode("ascii"), b"\r\n")
+class LocalReply:
+    """Answers for us under one configuration.
+
+    ``retry_after(reason)`` gives the seconds after which a client that gets a 503 should come again.
+    """
+
+    def __init__(
+        self, retry_after: Callable[[str], int], server_field: list[tuple[str, str]]
+    ) -> None:
+        self._retry_after = retry_after
+        self._server_field = server_field
+
+    def options(self, exchange: Exchange) -> int:
+        """Answer an OPTIONS that must go no further (RFC 9110 §7.6.2); its status."""
+        exchange.answer(200, [("Allow", ALLOWED_METHODS.decode())], b"")
+        return 200
+
+    def fail(self, exchange: Exchange, error: ProxyError, request_id: str) -> int:
+        """Tell the client that its request has failed; the status for the log."""
+        if error.status == 499:
+            exchange.abort()
+            return 499
+        is_text = prefers_text(exchange.head.accept)
+        lines = [("Content-Type", "text/plain; charset=utf-8" if is_text else "application/json")]
+        if error.status == 503:
+            lines.append(("Retry-After", str(self._retry_after(error.reason))))
+        elif error.status == 405:
+            lines.append(("Allow", ALLOWED_METHODS.decode()))
+        lines += self._server_field
+        try:
+            exchange.answer(error.status, lines, error_body(error, request_id, is_text))
+        except ClientError:
+            exchange.abort()
+        return error.status
+
+    def fail_unforeseen(
+        self, exchange: Exchange, error: Exception, request_id: str, last: Attempt | None
+    ) -> int:
+        """Put a mistake of ours, or of foreign code, into the log and answer 500 if that can be done.
+
+        The status for the access line: that of the ``last`` attempt's answer if it was on its way.
+        """
+        log.uncaught("proxy", f"request {request_id} failed", error)
+        try:
+            if not exchange.is_begun:
+                return self.fail(exchange, InternalError(str(error)), request_id)
+        except Exception as second:  # noqa: BLE001 - the exchange itself is broken
+            log.uncaught("proxy", f"request {request_id} not answered", second)
+        try:
+            exchange.abort()
+        except Exception as second:  # noqa: BLE001
+            log.uncaught("proxy", f"request {request_id} not cut", second)
+        begun = last.response.head.status if last is not None and last.response is not None else 0
+        return begun or InternalError.status
 
 
 def prefers_text(accept: bytes | None) -> bool:
-    """JSON unless the client names text and not JSON: whoever reads our errors is mostly a program."""
+    """Whether an error is told as text: as JSON unless a client names text and not JSON, since whoever reads
+    our errors is mostly a program."""
     return accept is not None and b"text/" in accept and b"json" not in accept
 
 

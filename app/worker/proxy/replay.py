@@ -12,7 +12,10 @@ from app.worker.upstream.request import ReadBody
 
 
 class Replay:
-    """The body of one exchange; at most ``limit`` bytes of it are kept, what was here at first included."""
+    """The body of one exchange; at most ``limit`` bytes of it are kept, what came with the head included.
+
+    ``has_begun``: something was read of it beyond that. ``is_ended``: all of it was.
+    """
 
     __slots__ = (
         "_first",
@@ -42,11 +45,11 @@ class Replay:
 
     @property
     def body(self) -> bytes:
-        """What is here."""
+        """What was read of it so far: all of that can be sent at once."""
         return b"".join((self._first, *self._kept)) if self._kept else self._first
 
     def read(self, deadline: Deadline) -> bytes:
-        """The next piece from the client; b"" at the end."""
+        """Read the next piece from the client and keep it; b"" at the end."""
         if self.is_ended:
             return b""
         self.has_begun = self._is_reading = True  # stays so where the read is cut short
@@ -63,13 +66,16 @@ class Replay:
         return piece
 
     def release(self) -> None:
-        """There will be no other attempt."""
+        """Keep nothing any more: no other attempt will ask for it."""
         self._left = -1
         self._kept.clear()
 
 
 def replay_of(exchange: Exchange, limit: int) -> Replay | None:
-    """The body that is still to come, to be kept; None if it is known to be longer than that."""
+    """The body of an exchange, to be kept while it is read.
+
+    None if nothing of it is still to come, or if it is known to be longer than ``limit`` bytes.
+    """
     if exchange.read_body is None or exchange.head.length > limit:
         return None
     return Replay(exchange, exchange.read_body, limit)

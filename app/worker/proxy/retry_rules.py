@@ -7,6 +7,7 @@ Runs in workers. Never picks a backend, never sends, reads no clock.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 # RFC 9110 §9.2.2: sending these twice has the effect of sending them once.
 IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
@@ -17,6 +18,42 @@ FREE_REFUSALS = 8
 # with a random part, so that the requests that failed together do not come back together (Envoy: 25–250 ms).
 FIRST_PAUSE = 0.025
 LONGEST_PAUSE = 0.25
+
+
+class Facts(NamedTuple):
+    """What decides whether there is another attempt, gathered after one that brought no answer.
+
+    ``was_sent``: the backend may have acted on the request. ``is_repeatable``: twice is as good as once.
+    ``is_replayable``: its body, if it has one, can be sent (again). ``costs``: see ``costs``. ``counted`` of
+    the allowed ``attempts`` were made. ``now`` and ``expires_at`` are monotonic seconds.
+    """
+
+    was_sent: bool
+    is_repeatable: bool
+    is_replayable: bool
+    costs: bool
+    has_budget: bool
+    counted: int
+    attempts: int
+    now: float
+    expires_at: float
+
+
+def refusal(facts: Facts) -> str:
+    """Why there may be no other attempt, as the slug that the access line has; "" if there may.
+
+    By what left the building: what no backend's kernel has taken may always be sent again. The rest may have
+    been carried out, so it must be repeatable. A body of which a part is gone cannot be sent again.
+    """
+    if facts.counted >= facts.attempts:
+        return "attempts_used"
+    if facts.now >= facts.expires_at:
+        return "out_of_time"
+    if facts.was_sent and not facts.is_repeatable:
+        return "not_repeatable"
+    if not facts.is_replayable:
+        return "body_gone"
+    return "over_budget" if facts.costs and not facts.has_budget else ""
 
 
 def is_repeatable(method: bytes, fields: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -41,34 +78,11 @@ def counted(made: int, stale: int, refused: int, attempts: int) -> int:
     return made - free
 
 
-def refusal(
-    *,
-    was_sent: bool,
-    is_repeatable: bool,
-    is_replayable: bool,
-    made: int,
-    attempts: int,
-    now: float,
-    expires_at: float,
-) -> str:
-    """Why there may be no other attempt, as a slug; "" if there may.
-
-    By what left the building: what no backend's kernel has taken may always be sent again. The rest may have
-    been carried out, so it must be repeatable. A body of which a part is gone cannot be sent again.
-    """
-    if made >= attempts:
-        return "attempts_used"
-    if now >= expires_at:
-        return "out_of_time"
-    if was_sent and not is_repeatable:
-        return "not_repeatable"
-    return "" if is_replayable else "body_gone"
-
-
 def costs(was_sent: bool, status: int) -> bool:
     """Whether sending it again is work for servers that have enough of it already: the budget's affair.
 
-    A refused connect and bytes that nobody took are not. A timed-out connect is: a full queue looks like it.
+    A refused connect and bytes that nobody took are not. A timed-out connect (``status`` 504) is: a full
+    queue looks like it.
     """
     return was_sent or status == 504
 

@@ -7,10 +7,12 @@ in workers. Never sends or picks.
 
 from __future__ import annotations
 
+from typing import Final, NamedTuple
+
 from app.config import Config
 from app.wire import proxy_protocol, via
 from app.wire.chunked import encode_chunk, last_chunk
-from app.wire.forwarded import X_FORWARDED, client_finder, lines_writer, trust_in
+from app.wire.forwarded import X_FORWARDED, Trust, lines_writer
 from app.wire.lenient import reader
 from app.wire.request import CHUNKED
 from app.wire.upgrade import offer
@@ -19,7 +21,20 @@ from app.worker.net.deadlines import NEVER
 from app.worker.proxy.exchange import Exchange
 from app.worker.proxy.replay import Replay
 from app.worker.upstream.adapter import Adapter
-from app.worker.upstream.request import UpstreamRequest
+from app.worker.upstream.request import ReadBody, UpstreamRequest
+
+
+class _Body(NamedTuple):
+    """The body of one request to one backend: what of it is ``here`` (framed), what reads the rest of it, and
+    the end of the head, with the ``lines`` about it."""
+
+    here: bytes
+    read_rest: ReadBody | None
+    lines: bytes
+    expects_continue: bool
+
+
+_NO_BODY: Final = _Body(b"", None, b"\r\n", False)
 
 
 class ToBackend:
@@ -38,14 +53,13 @@ class ToBackend:
         "_via",
     )
 
-    def __init__(self, config: Config, mark: bytes) -> None:
+    def __init__(self, config: Config, trust: Trust, mark: bytes) -> None:
         """``mark`` is what we call ourselves in Via."""
         self._mark = mark
         self._via = tuple(via.line(minor, None, mark) for minor in range(3))
-        is_trusted = trust_in(config.trusted_proxies)
-        self._find_client = client_finder(is_trusted, config.forwarded)
-        self._forwarding_lines = lines_writer(is_trusted, config.forwarded)
-        self._has_own_lines = config.forwarded != X_FORWARDED
+        self._find_client = trust.client_of
+        self._forwarding_lines = lines_writer(trust)
+        self._has_own_lines = trust.mode != X_FORWARDED
         self._connect_timeout = config.timeouts.connect
         self._read_timeout = config.timeouts.read
         self._send_proxy = config.send_proxy if config.send_proxy != "off" else ""
@@ -60,15 +74,12 @@ class ToBackend:
         expires_at: float,
         replay: Replay | None = None,
     ) -> UpstreamRequest:
-        """The request as this backend gets it, rebuilt from its parsed form."""
+        """The request as this backend gets it; ``expires_at`` is monotonic. Raises ClientGone."""
         head = exchange.head
         target = head.target if not backend.prefix else _prefixed(backend.prefix, head.target)
-        if replay is None:
-            body, read_body = exchange.body, exchange.read_body
-            asks_first = head.expect_continue
-        else:
-            body, read_body = replay.body, None if replay.is_ended else replay.read
-            asks_first = head.expect_continue and not replay.has_begun
+        body = _NO_BODY
+        if head.length or exchange.body or exchange.read_body is not None:
+            body = _body(exchange, backend, replay)
         if exchange.is_trusted or self._has_own_lines:
             forwarded = self._forwarding_lines(
                 head, exchange.peer, exchange.scheme, exchange.is_trusted
@@ -85,9 +96,7 @@ class ToBackend:
             b"X-Request-Id: ",
             request_id.encode(),
             b"\r\n",
-            self._via[head.minor]
-            if head.via is None
-            else via.line(head.minor, head.via, self._mark),
+            self._via[head.minor] if head.via is None else self._via_line(exchange, head.via),
         )
         offered = b""
         if head.upgrade is not None and type(backend.adapter) is Adapter:
@@ -96,28 +105,13 @@ class ToBackend:
             pieces += (b"Connection: Upgrade\r\nUpgrade: ", offered, b"\r\n")
         elif head.te_trailers and head.te_is_named:
             pieces.append(b"TE: trailers\r\nConnection: TE\r\n")
-        # Other adapters frame it themselves, and know no trailers.
-        if head.length == CHUNKED and type(backend.adapter) is Adapter:
-            if head.trailer is not None:
-                pieces += (b"Trailer: ", head.trailer, b"\r\n")
-            if read_body is None:
-                end = last_chunk(exchange.request_trailers())
-                body = encode_chunk(body) + end if body else end
-            elif body:
-                body = encode_chunk(body)
-        expects_continue = asks_first and read_body is not None
-        pieces.append(b"Expect: 100-continue\r\n\r\n" if expects_continue else b"\r\n")
+        pieces.append(body.lines)
         request = UpstreamRequest(
-            head.method,
-            b"".join(pieces),
-            body,
-            backend.connections,
-            exchange.deadline,
-            self._connect_timeout,
-            self._read_timeout,
-        )
-        if head.length:
-            request.length = head.length
+            head.method, b"".join(pieces), body.here, backend.connections, exchange.deadline,
+            self._connect_timeout, self._read_timeout,
+        )  # fmt: skip
+        if body is not _NO_BODY:
+            _set_body(request, exchange, body, replay)
         if self._send_proxy:
             request.connections = backend.connections.lane(self._announcement(exchange))
         if offered:
@@ -128,15 +122,14 @@ class ToBackend:
         request.base_url = backend.base_url
         if expires_at != NEVER:
             request.expires_at = expires_at
-        if read_body is not None:
-            request.read_body = read_body
-            request.splice_body = exchange.splice_body if replay is None else None
-            request.is_chunked = head.length == CHUNKED
-            request.trailers = exchange.request_trailers
-            request.expects_continue = expects_continue
         if head.minor:
             request.on_interim = exchange.interim
         return request
+
+    def _via_line(self, exchange: Exchange, said: bytes) -> bytes:
+        """Our Via line behind what is kept of the client's; of a stranger's, only what finds loops."""
+        kept = said if exchange.is_trusted else b", ".join(via.marks(said))
+        return via.line(exchange.head.minor, kept, self._mark)
 
     def _announcement(self, exchange: Exchange) -> bytes:
         """What a backend is told of the client before the connection's first request."""
@@ -148,6 +141,43 @@ class ToBackend:
         return proxy_protocol.client_header(
             self._send_proxy, source, proxy_protocol.endpoint(local)
         )
+
+
+def _body(exchange: Exchange, backend: Backend, replay: Replay | None) -> _Body:
+    """The body as this backend gets it; of a ``replay`` first what an earlier attempt has read."""
+    head = exchange.head
+    if replay is None:
+        here, read_rest = exchange.body, exchange.read_body
+        asks_first = head.expect_continue
+    else:
+        here, read_rest = replay.body, None if replay.is_ended else replay.read
+        asks_first = head.expect_continue and not replay.has_begun
+    lines = b""
+    # Other adapters frame it themselves, and know no trailers.
+    if head.length == CHUNKED and type(backend.adapter) is Adapter:
+        if head.trailer is not None:
+            lines = b"Trailer: %b\r\n" % head.trailer
+        if read_rest is None:
+            end = last_chunk(exchange.request_trailers())
+            here = encode_chunk(here) + end if here else end
+        elif here:
+            here = encode_chunk(here)
+    expects_continue = asks_first and read_rest is not None
+    lines += b"Expect: 100-continue\r\n\r\n" if expects_continue else b"\r\n"
+    return _Body(here, read_rest, lines, expects_continue)
+
+
+def _set_body(
+    request: UpstreamRequest, exchange: Exchange, body: _Body, replay: Replay | None
+) -> None:
+    """Tell the request what it has to send besides its head and what is here."""
+    request.length = exchange.head.length
+    if body.read_rest is not None:
+        request.read_body = body.read_rest
+        request.splice_body = exchange.splice_body if replay is None else None
+        request.is_chunked = exchange.head.length == CHUNKED
+        request.trailers = exchange.request_trailers
+        request.expects_continue = body.expects_continue
 
 
 def _prefixed(prefix: bytes, target: bytes) -> bytes:

@@ -65,6 +65,7 @@ class Tunnel:
             self._to_reset.reset()
 
     def _move_in(self, piece: bytes) -> None:
+        """From the client to the backend, in the client's greenlet, until one of them ends."""
         client, backend = self._client, self._backend
         while True:
             if piece:
@@ -86,6 +87,7 @@ class Tunnel:
                 return
 
     def _move_out(self, piece: bytes) -> None:
+        """From the backend to the client, in a greenlet of its own, until one of them ends."""
         client, backend = self._client, self._backend
         while True:
             if piece:
@@ -107,24 +109,25 @@ class Tunnel:
                 return
 
     def _stir(self) -> None:
-        """Something moved: the idle timeout begins again, for both directions."""
+        """Begin the idle timeout anew, for both directions: one of them has moved."""
         deadline = self._deadline
         if deadline.at:
             deadline.at = deadlines.now + self._idle_timeout
 
     def _half_close(self, reason: str, other: AnyStream) -> None:
+        """One side has ended: tell the other, and go on with what that one still says."""
         self._end(reason)
         self._idle_timeout = min(self._idle_timeout, HALF_CLOSED_SECONDS)
         self._stir()
         other.shutdown_write()
 
     def _break(self, reason: str, other: AnyStream) -> None:
-        """One side is broken: the tunnel ends at the next tick, and the other side sees an error too."""
+        """One side is broken: end the tunnel at the next tick, and show the other side an error too."""
         self._end(reason)
         self._to_reset = other
         self._deadline.at = 0.0
 
     def _end(self, reason: str) -> None:
-        """The first reason stays: what follows is its consequence."""
+        """Note why the tunnel ends. The first reason stays: what follows is its consequence."""
         if self.reason is None:
             self.reason = reason

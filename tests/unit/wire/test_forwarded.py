@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from app.wire import forwarded_syntax
 from app.wire.forwarded import (
+    Trust,
     client_address,
-    client_finder,
     connection_lines,
     is_https,
     lines_writer,
@@ -21,13 +21,20 @@ from app.wire.forwarded import (
 )
 from app.wire.request import RequestHead, read_head
 
-PROXIES = trust_in(("10.0.0.0/8", "2001:db8::/32"))
+NETWORKS = ("10.0.0.0/8", "2001:db8::/32")
+PROXIES = trust_in(NETWORKS)
+
+
+def trust(mode: str) -> Trust:
+    return Trust(NETWORKS, mode)
+
+
 MODES = ("x-forwarded", "forwarded", "both")
 
 
 def trusted_lines(request: RequestHead, peer: str, scheme: str, mode: str = "x-forwarded") -> bytes:
     """What is said of a request that a trusted proxy sent."""
-    return lines_writer(PROXIES, mode)(request, peer, scheme, True)
+    return lines_writer(trust(mode))(request, peer, scheme, True)
 
 
 def head(*lines: bytes) -> RequestHead:
@@ -136,7 +143,7 @@ def test_other_claims_of_a_trusted_proxy() -> None:
 def test_what_a_stranger_claims_is_dropped(mode: str) -> None:
     """In every mode."""
     request = head(b"X-Forwarded-For: 203.0.113.9", b"Forwarded: for=203.0.113.9", b"X-Real-IP: 1")
-    lines = lines_writer(PROXIES, mode)(request, "192.0.2.1", "http", False)
+    lines = lines_writer(trust(mode))(request, "192.0.2.1", "http", False)
     assert b"203.0.113.9" not in lines
     assert b"Real-IP" not in lines
     assert lines.count(b"192.0.2.1") == (2 if mode == "both" else 1)
@@ -144,14 +151,14 @@ def test_what_a_stranger_claims_is_dropped(mode: str) -> None:
 
 def test_forwarded_for_a_stranger() -> None:
     """RFC 7239 §4: for, host, proto, by."""
-    assert lines_writer(PROXIES, "forwarded")(head(), "192.0.2.1", "https", False) == (
+    assert lines_writer(trust("forwarded"))(head(), "192.0.2.1", "https", False) == (
         b"Forwarded: for=192.0.2.1;host=a.example;proto=https;by=_load-balancer\r\n"
     )
 
 
 def test_both_for_a_stranger() -> None:
     """Both families say the same."""
-    assert lines_writer(PROXIES, "both")(head(), "192.0.2.1", "http", False) == (
+    assert lines_writer(trust("both"))(head(), "192.0.2.1", "http", False) == (
         b"Forwarded: for=192.0.2.1;host=a.example;proto=http;by=_load-balancer\r\n"
         b"X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: a.example\r\n"
     )
@@ -213,13 +220,13 @@ def test_the_client_is_found_from_the_right_in_forwarded(forwarded: bytes, expec
     """As in X-Forwarded-For; an open quote on the left swallows nothing of a trusted proxy's."""
     request = head(b"Forwarded: " + forwarded)
     for mode in MODES:
-        assert client_finder(PROXIES, mode)(request, "10.0.0.1") == expected
+        assert trust(mode).client_of(request, "10.0.0.1") == expected
 
 
 def test_which_field_is_believed() -> None:
     """The one that the configuration names; the other may be what a client sent through the proxy."""
     request = head(b"X-Forwarded-For: 203.0.113.8", b"Forwarded: for=203.0.113.9")
-    found = [client_finder(PROXIES, mode)(request, "10.0.0.1") for mode in MODES]
+    found = [trust(mode).client_of(request, "10.0.0.1") for mode in MODES]
     assert found == ["203.0.113.8", "203.0.113.9", "203.0.113.8"]
 
 
@@ -228,7 +235,7 @@ def test_which_field_is_believed() -> None:
 def test_any_forwarded_gives_an_address(value: str) -> None:
     """What goes into the log is an address."""
     request = head(b"Forwarded: " + value.strip().encode())
-    ipaddress.ip_address(client_finder(PROXIES, "forwarded")(request, "10.0.0.1"))
+    ipaddress.ip_address(trust("forwarded").client_of(request, "10.0.0.1"))
 
 
 @settings(derandomize=True)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from app.wire.forwarded import client_finder, trust_in
+from app.wire.forwarded import Trust
 from app.wire.hash_key import key_reader
 from app.wire.request import read_head
 
@@ -15,9 +15,9 @@ def key(hash_on: str, *lines: str, target: str = "/", peer: str = "192.0.2.7") -
     head = read_head(
         "\r\n".join([f"GET {target} HTTP/1.1", "Host: a", *lines, "", ""]).encode("latin-1")
     )
-    is_trusted = trust_in(("10.0.0.0/8",))
-    request = SimpleNamespace(head=head, peer=peer, is_trusted=is_trusted(peer))
-    return key_reader(hash_on, client_finder(is_trusted, "x-forwarded"))(request)
+    trust = Trust(("10.0.0.0/8",), "x-forwarded")
+    request = SimpleNamespace(head=head, peer=peer, is_trusted=trust.is_trusted(peer))
+    return key_reader(hash_on, trust.client_of)(request)
 
 
 def test_client_address() -> None:

@@ -1,210 +1,32 @@
-"""The retry loop: how often, where, and for which requests another attempt is made; what nobody foresaw.
-
-No sockets.
-"""
+"""Whether, where and when another attempt is made, and for which requests. No sockets."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
 from time import monotonic
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fakes.pool import Pool
+from fakes.proxied import forward
 
 from app import config as configuration
 from app.errors import (
-    Aborted,
     BackendError,
     BackendReset,
-    ClientGone,
     ConnectFailed,
     ConnectTimeout,
-    NoBackend,
     ProxyError,
     ResponseTimeout,
     StaleConnection,
     Stalled,
 )
-from app.shared.layout import ASKED, RETRIES, SLOT_HEADER
-from app.wire.request import read_head
-from app.wire.response import read_head as read_response_head
-from app.worker.net.deadlines import Deadline
-from app.worker.proxy import retry
-from app.worker.proxy.handler import Proxy
-
-
-class Pool:
-    """Hands out its backends in turn, as round robin does, leaving out those already tried."""
-
-    sticky = None
-
-    def __init__(self, count: int) -> None:
-        self.cells = [0] * (SLOT_HEADER + 2 * count)
-        self.table = SimpleNamespace(cells=[0] * 8)
-        self.backends = [
-            SimpleNamespace(
-                name=f"server {number}", prefix=b"", authority=b"server", connections=None,
-                adapter=None, base_url="", is_watched=False, in_flight=SLOT_HEADER + 2 * number,
-                requests=SLOT_HEADER + 2 * number + 1,
-            )
-            for number in range(count)
-        ]  # fmt: skip
-        self.turn = 0
-        self.others = 0  # retries of other workers
-        self.told: list[tuple[str, int | str]] = []
-
-    def pick(self, tried: tuple[Any, ...], _exchange: Any = None) -> Any:
-        for _ in self.backends:
-            backend = self.backends[self.turn % len(self.backends)]
-            self.turn += 1
-            if backend not in tried:
-                self.hold(backend)
-                return backend
-        raise NoBackend(reason="all_tried")
-
-    pick_now = pick
-
-    def hold(self, backend: Any) -> None:
-        self.cells[backend.in_flight] += 1
-
-    def release(self, backend: Any) -> None:
-        self.cells[backend.in_flight] -= 1
-
-    def has_other(self, tried: tuple[Any, ...]) -> bool:
-        return len(self.backends) > len(tried) + 1
-
-    def total(self, cell: int) -> int:
-        return self.cells[cell] + (self.others if cell == RETRIES else 0)
-
-    def in_flight(self) -> list[int]:
-        return [self.cells[backend.in_flight] for backend in self.backends]
-
-    def failed(self, backend: Any, error: Any) -> None:
-        self.told.append((backend.name, error.reason))
-
-    def answered(self, backend: Any, status: int, _seconds: float) -> None:
-        self.told.append((backend.name, status))
-
-
-class Answer:
-    """A response of one status; with ``rest`` its body is not all here, and may fail."""
-
-    def __init__(self, status: int, rest: Exception | bytes = b"") -> None:
-        raw = b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status
-        self.head = read_response_head(raw, b"GET")
-        self.first, self.trailers, self.first_byte_at = b"", list[Any](), 0.0
-        self.complete = not rest
-        self.is_closed = self.splices = False
-        self.upload = None
-        self._rest = rest
-
-    def read(self) -> bytes:
-        if isinstance(self._rest, Exception):
-            raise self._rest
-        piece, self._rest = self._rest, b""
-        self.complete = not piece
-        return piece
-
-    def close(self) -> None:
-        self.is_closed = self.complete = True
-
-
-class Session:
-    """Does what it is told to, attempt after attempt; then it answers 200."""
-
-    def __init__(self, pool: Pool, outcomes: Iterable[Exception | int | Answer]) -> None:
-        self.pool = pool
-        self.outcomes = list(outcomes)
-        self.requests: list[Any] = []
-        self.expires_at: list[float] = []  # as it was when it was sent
-        self.in_flight: list[list[int]] = []
-
-    def send(self, request: Any) -> Any:
-        self.requests.append(request)
-        self.expires_at.append(request.expires_at)
-        self.in_flight.append(self.pool.in_flight())
-        outcome = self.outcomes.pop(0) if self.outcomes else 200
-        if isinstance(outcome, Exception):
-            raise outcome
-        return Answer(outcome) if isinstance(outcome, int) else outcome
-
-
-class Result:
-    """What came of one request."""
-
-    def __init__(self, pool: Pool, session: Session, line: dict[str, Any], sent: list[Any]) -> None:
-        self.pool, self.session, self.line, self.sent = pool, session, line, sent
-        self.status = sent[0] if sent else 0
-        self.movable: list[bool] = []
-        self.attempts = line["attempts"]
-        self.tried = [attempt["server"] for attempt in self.attempts]
-        self.why_not = self.attempts[-1].get("not_retried")
-
-
-@pytest.fixture(name="pauses", autouse=True)
-def _pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that were made, without waiting for them."""
-    pauses: list[float] = []
-    monkeypatch.setattr(retry.gevent, "sleep", pauses.append)
-    return pauses
+from app.shared.layout import RETRIES
+from app.worker.proxy.retry import Retrier
 
 
 def taken(error: BackendError, sent: bool) -> BackendError:
     error.sent = sent
     return error
-
-
-def forward(
-    method: str,
-    *outcomes: Exception | int | Answer,
-    servers: int = 2,
-    fields: str = "",
-    body: bytes = b"",
-    total: float = 0,
-    others: int = 0,
-    broken: str = "",
-    **settings: Any,
-) -> Result:
-    """One request that meets these outcomes, attempt after attempt."""
-    config = configuration.parse(
-        json.dumps({"retries": settings, "timeouts": {"total": total, "read": 9}})
-    )
-    lines: list[dict[str, Any]] = []
-    log: Any = SimpleNamespace(write=lines.append)
-    pool = Pool(servers)
-    session = Session(pool, outcomes)
-    proxy = Proxy(config, pool, session, log)  # type: ignore[arg-type]
-    pool.others = others
-    sent: list[Any] = []
-    if body:
-        fields += f"Content-Length: {len(body)}\r\n"
-
-    def start(head: Any, *_: Any) -> None:
-        sent.append(head.status)
-        exchange.is_begun = True
-
-    exchange: Any = SimpleNamespace(
-        head=read_head(f"{method} / HTTP/1.1\r\nHost: a\r\n{fields}\r\n".encode()),
-        peer="127.0.0.1", scheme="http", is_trusted=False, forwarded=b"", deadline=Deadline(),
-        body=body, read_body=None, bytes_in=len(body), bytes_out=0, is_begun=False, interim=None,
-        failure=None, start=start, write=sent.append, finish=lambda _: None,
-        abort=lambda: sent.append("cut"), request_trailers=list,
-        answer=lambda status, *_: sent.append(status),
-    )  # fmt: skip
-    if broken:
-        setattr(exchange, broken, _raise)
-    proxy.handle(exchange)
-    assert len(lines) == 1
-    assert pool.in_flight() == [0] * servers
-    result = Result(pool, session, lines[0], sent)
-    result.movable = [proxy.may_move(request) for request in session.requests]
-    return result
-
-
-def _raise(*_: Any) -> None:
-    raise ValueError("a mistake")
 
 
 def test_refused_after_a_stale_connection_still_leaves_the_other_server() -> None:
@@ -312,88 +134,6 @@ def test_there_is_no_second_round_past_the_deadline(pauses: list[float]) -> None
     assert (result.status, len(result.tried), pauses) == (502, 1, [])
 
 
-def test_a_status_is_passed_on_unless_it_is_listed() -> None:
-    """Without statuses the backend's answer is the client's."""
-    result = forward("GET", 500, statuses=[])
-    assert (result.status, result.tried) == (500, ["server 0"])
-    assert forward("GET", 501).status == 501
-
-
-@pytest.mark.parametrize("failed", [500, 502, 503, 504])
-def test_by_default_another_server_is_asked_after_a_failure_of_the_first(failed: int) -> None:
-    """Its answer is told to the pool, and the other's is the client's."""
-    result = forward("GET", failed)
-    assert (result.status, result.tried) == (200, ["server 0", "server 1"])
-    assert result.pool.told == [("server 0", failed)]
-    assert [attempt["status"] for attempt in result.attempts] == [failed, 200]
-
-
-@pytest.mark.parametrize(
-    ("method", "fields", "status"),
-    [
-        ("GET", "", 200),
-        ("PUT", "", 200),
-        ("POST", "", 500),
-        ("POST", "Idempotency-Key: 1\r\n", 200),
-    ],
-)
-def test_a_listed_status_asks_another_server(method: str, fields: str, status: int) -> None:
-    """With a request that may be repeated only: it was acted upon."""
-    result = forward(method, 500, fields=fields, statuses=[500, 503])
-    assert result.status == status
-
-
-def test_the_last_answer_is_the_clients() -> None:
-    """Where no other server is left, or no other attempt, the answer is not given up for an error."""
-    alone = forward("GET", 503, servers=1)
-    assert (alone.status, alone.tried, alone.why_not) == (503, ["server 0"], "no_other_server")
-    assert forward("GET", 503, 500, 200, servers=3).status == 500
-
-
-@pytest.mark.parametrize("failure", [ConnectFailed(), BackendReset(), ResponseTimeout()])
-def test_an_answer_is_not_lost_when_the_retry_fails(failure: BackendError) -> None:
-    """The held answer is the client's, and the line says which server it came from."""
-    first = Answer(503, b"rest of the body")
-    result = forward("GET", first, failure)
-
-    assert result.sent == [503, b"rest of the body"]
-    assert result.line["backend"] == "server 0"
-    assert result.line["reason"] is None
-    assert result.tried == ["server 0", "server 1"]
-    assert result.pool.told == [("server 0", 503), ("server 1", failure.reason)]
-
-
-def test_a_held_answer_is_in_flight_until_it_is_given_up() -> None:
-    """Its connection is closed as soon as the other server has answered."""
-    first = Answer(503, b"rest")
-    result = forward("GET", first)
-    assert result.session.in_flight == [[1, 0], [1, 1]]
-    assert first.is_closed
-
-
-def test_only_the_last_answer_is_held() -> None:
-    """The one before is closed, and its place is free, when the next is there."""
-    first, second = Answer(503, b"rest"), Answer(500, b"rest of the second")
-    result = forward("GET", first, second, BackendReset(), servers=3, attempts=3)
-    assert result.session.in_flight == [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
-    assert result.sent == [500, b"rest of the second"]
-    assert first.is_closed
-
-
-def test_a_held_answer_that_breaks_off_is_cut() -> None:
-    """Once its head is out it is a broken answer like any other."""
-    result = forward("GET", Answer(503, Aborted(reason="truncated")), BackendReset())
-    assert result.sent == [503, "cut"]
-    assert (result.line["status"], result.line["reason"]) == (503, "truncated")
-    assert result.line["backend"] == "server 0"
-
-
-def test_a_client_that_leaves_ends_it() -> None:
-    """No retry for somebody who is gone."""
-    result = forward("GET", 503, ClientGone())
-    assert (result.sent, result.line["status"]) == (["cut"], 499)
-
-
 @pytest.mark.parametrize(
     ("buffer", "failure", "status"),
     [
@@ -458,26 +198,6 @@ def test_the_time_for_one_try_never_ends_the_only_one(
     assert result.session.expires_at == pytest.approx(plain.session.expires_at, abs=1)
 
 
-def test_the_body_of_an_answer_has_more_time_than_its_first_byte() -> None:
-    """The time for one try is over with the head."""
-    result = forward("GET", per_try_timeout=0.5)
-    assert result.session.requests[0].expires_at == float("inf")
-
-
-def test_each_tick_counts_the_requests_so_far() -> None:
-    """From the ids that were given out, the tick's own not among them."""
-    config = configuration.parse("{}")
-    pool = Pool(1)
-    proxy = Proxy(config, pool, Session(pool, ()), None)  # type: ignore[arg-type]
-    proxy.tick(1.0)
-    assert pool.cells[ASKED] == 0
-    for _ in range(3):
-        proxy.refuse("127.0.0.1", ClientGone(), 0.0)
-    proxy.tick(2.0)
-    proxy.tick(3.0)
-    assert pool.cells[ASKED] == 3
-
-
 def test_what_may_be_moved_from_a_stalled_server() -> None:
     """What may be repeated, while an attempt is left: a wait is not given up for an error."""
     assert forward("GET", Stalled(), servers=3).movable == [True, False]
@@ -490,51 +210,13 @@ def test_what_may_be_moved_from_a_stalled_server() -> None:
 
 def test_a_charge_is_forgotten_after_ten_seconds() -> None:
     """Until then all workers see it."""
-    config = configuration.parse("{}")
     pool = Pool(1)
-    proxy = Proxy(config, pool, Session(pool, ()), None)  # type: ignore[arg-type]
+    retrier = Retrier(configuration.parse("{}"), pool)  # type: ignore[arg-type]
     start = monotonic()
-    proxy.tick(start)
-    proxy._retrier.charge()
+    retrier.tick(start, 0)
+    retrier.charge()
     charged = []
     for later in (1.0, 10.0, 12.0):
-        proxy.tick(start + later)
+        retrier.tick(start + later, 0)
         charged.append(pool.cells[RETRIES])
     assert charged == [1, 1, 0]
-
-
-# -- what nobody foresaw: an answer, a line, and no place kept ------------------------------------------
-
-
-def test_whatever_is_raised_before_the_answer_is_a_500() -> None:
-    """It is not the server's fault, and no reason to ask another."""
-    result = forward("GET", ValueError("a mistake"))
-    assert (result.status, len(result.tried)) == (500, 1)
-    assert (result.line["status"], result.line["reason"]) == (500, "internal_error")
-    assert result.attempts[0]["reason"] == "internal_error"
-    assert result.pool.told == []
-
-
-def test_whatever_is_raised_in_the_answer_cuts_it() -> None:
-    """Its line has the status that the client has seen."""
-    result = forward("GET", Answer(200, RuntimeError("a mistake")))
-    assert result.sent == [200, "cut"]
-    assert (result.line["status"], result.line["reason"]) == (200, "internal_error")
-
-
-@pytest.mark.parametrize("outcome", [200, 503, "refused", "in two pieces"])
-@pytest.mark.parametrize("broken", ["start", "write", "answer", "finish", "request_trailers"])
-def test_a_client_s_side_that_breaks_leaves_a_line_too(broken: str, outcome: int | str) -> None:
-    """Wherever it raises, also when it is told of the failure."""
-    made = {"refused": ConnectFailed(), "in two pieces": Answer(200, b"rest")}
-    result = forward("GET", made.get(outcome, outcome), servers=1, broken=broken)
-    assert result.line["status"] in (200, 500, 502, 503)
-
-
-@pytest.mark.parametrize("broken", ["start", "answer", "abort"])
-@pytest.mark.parametrize("is_begun", [False, True])
-def test_two_mistakes_are_no_worse_than_one(broken: str, is_begun: bool) -> None:
-    """The second is logged, and the first keeps its line."""
-    mistake = RuntimeError("a mistake")
-    result = forward("GET", Answer(200, mistake) if is_begun else mistake, broken=broken)
-    assert result.line["reason"] == "internal_error"

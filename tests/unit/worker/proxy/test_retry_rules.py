@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 
 from app.worker.proxy import retry_rules
+from app.worker.proxy.retry_rules import Facts
 
 FINE: dict[str, Any] = {
     "was_sent": False,
     "is_repeatable": False,
     "is_replayable": True,
-    "made": 1,
+    "costs": True,
+    "has_budget": True,
+    "counted": 1,
     "attempts": 2,
     "now": 1.0,
     "expires_at": 2.0,
@@ -27,14 +30,17 @@ FINE: dict[str, Any] = {
         ({"was_sent": True, "is_repeatable": True}, ""),
         ({"is_replayable": False}, "body_gone"),
         ({"was_sent": True, "is_repeatable": True, "is_replayable": False}, "body_gone"),
-        ({"made": 2}, "attempts_used"),
-        ({"made": 0, "attempts": 1}, ""),
+        ({"counted": 2}, "attempts_used"),
+        ({"counted": 0, "attempts": 1}, ""),
         ({"now": 2.0}, "out_of_time"),
+        ({"has_budget": False}, "over_budget"),
+        ({"has_budget": False, "costs": False}, ""),
+        ({"has_budget": False, "is_replayable": False}, "body_gone"),
     ],
 )
 def test_why_there_is_no_other_attempt(facts: dict[str, Any], reason: str) -> None:
     """By what left the building, what it is, and what is left of attempts and time."""
-    assert retry_rules.refusal(**{**FINE, **facts}) == reason
+    assert retry_rules.refusal(Facts(**{**FINE, **facts})) == reason
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"])
