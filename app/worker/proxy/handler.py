@@ -73,7 +73,7 @@ class Proxy:
         """
         started = monotonic()
         self._last_id += 1
-        request_id = f"{self._id_prefix}{self._last_id:016x}"
+        request_id = self._id_prefix + self._last_id.to_bytes(8, "big").hex()
         head = exchange.head
         attempts: list[Attempt] = []
         answer: Attempt | None = None
@@ -126,9 +126,12 @@ class Proxy:
         self._forwarder.tick(now, self._last_id - self._first_id)
 
     def _new_id(self) -> str:
-        """As ``handle`` makes it itself, for which a call would be 0.06 µs."""
+        """An id as ``handle`` makes it too, without a call: 64 bits in hexadecimal digits behind the prefix.
+
+        By way of bytes, which takes 0.09 µs; a format takes 0.17.
+        """
         self._last_id += 1
-        return f"{self._id_prefix}{self._last_id:016x}"
+        return self._id_prefix + self._last_id.to_bytes(8, "big").hex()
 
     def _check_body(self, exchange: Exchange) -> None:
         """Refuse a body for what is known of it before anything was sent. Raises ClientError."""

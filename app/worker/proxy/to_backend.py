@@ -7,7 +7,7 @@ in workers. Never sends or picks.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from app.config import Config
 from app.wire import proxy_protocol, via
@@ -32,9 +32,6 @@ class _Body(NamedTuple):
     read_rest: ReadBody | None
     lines: bytes
     expects_continue: bool
-
-
-_NO_BODY: Final = _Body(b"", None, b"\r\n", False)
 
 
 class ToBackend:
@@ -77,9 +74,10 @@ class ToBackend:
         """The request as this backend gets it; ``expires_at`` is monotonic. Raises ClientGone."""
         head = exchange.head
         target = head.target if not backend.prefix else _prefixed(backend.prefix, head.target)
-        body = _NO_BODY
+        body, here, end = None, b"", b"\r\n"
         if head.length or exchange.body or exchange.read_body is not None:
             body = _body(exchange, backend, replay)
+            here, end = body.here, body.lines
         if exchange.is_trusted or self._has_own_lines:
             forwarded = self._forwarding_lines(
                 head, exchange.peer, exchange.scheme, exchange.is_trusted
@@ -105,12 +103,12 @@ class ToBackend:
             pieces += (b"Connection: Upgrade\r\nUpgrade: ", offered, b"\r\n")
         elif head.te_trailers and head.te_is_named:
             pieces.append(b"TE: trailers\r\nConnection: TE\r\n")
-        pieces.append(body.lines)
+        pieces.append(end)
         request = UpstreamRequest(
-            head.method, b"".join(pieces), body.here, backend.connections, exchange.deadline,
+            head.method, b"".join(pieces), here, backend.connections, exchange.deadline,
             self._connect_timeout, self._read_timeout,
         )  # fmt: skip
-        if body is not _NO_BODY:
+        if body is not None:
             _set_body(request, exchange, body, replay)
         if self._send_proxy:
             request.connections = backend.connections.lane(self._announcement(exchange))
