@@ -1,7 +1,7 @@
 """The access line of a request: what is told of it when it is over.
 
 Owns which fields a line has, where their values come from, and hiding what a line must not repeat; writing is
-app.telemetry.log's. Runs in workers, once a request, in its greenlet. Never decides anything.
+app.telemetry.access_log's. Runs in workers, once a request, in its greenlet. Never decides anything.
 """
 
 from __future__ import annotations
