@@ -964,7 +964,9 @@ ATTACKS = [
 ]
 
 
-@pytest.mark.parametrize(("attack", "code", "reason"), ATTACKS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("attack", "code", "reason"), ATTACKS, ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_attacks_end_their_own_connection(
     secure: tuple[Balancer, Backend],
     attack: Callable[[Http2Client], Iterator[bytes]],
