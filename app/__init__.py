@@ -1,8 +1,8 @@
 """An HTTP load balancer: gunicorn in front, requests sessions behind, one shared table between.
 
 ``app:application`` is the WSGI callable. It is made on first access (PEP 562) because gunicorn.conf.py
-imports this package in the master, which must load neither requests nor gevent: they are imported in
-the workers, after gevent has patched the standard library.
+imports this package in the master, which must not load requests nor use gevent (gunicorn loads that there
+with the worker's class): it is made in the workers, after gevent has patched the standard library.
 """
 
 from __future__ import annotations

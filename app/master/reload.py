@@ -1,9 +1,11 @@
 """A reload (HUP): everything is read, judged and opened before anything that works is let go.
 
-Owns the way from one set of gunicorn's settings to the next, in the place of ``Arbiter.reload``, which closes
-all listeners before it opens others and ends the balancer when anything at all goes wrong on the way: what
-cannot be had here is a ConfigError, after which everything is as it was. Runs in the master, between its own
-steps, and forks no worker. Must never know what a configuration means to a worker.
+Owns the way from one set of gunicorn's settings to the next. ``Arbiter.reload`` closes all listeners before
+it opens others and ends the balancer when anything at all goes wrong on the way: what cannot be had here is
+a ConfigError, after which everything is as it was. Called by app.master.supervisor (``Master.reload``, which
+HUP reaches) with a configuration that was judged; its last step that can fail, the on_reload hook, has that
+one published. Runs in the master, between its own steps, and forks no worker. Must never know what a
+configuration means to a worker.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Access lines: one for each request, encoded in well under a microsecond and buffered.
 
 Owns the head that all lines of a millisecond share. Runs in workers, once for each request. Which fields a
-line has is decided where a request is handled (app.worker.proxy); flushing is its caller's part too.
+line has is decided where a request is handled (app.worker.proxy); flushing is app.worker.application's part.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from app.telemetry.sink import Sink
 
 
 class AccessLog:
-    """Access lines into a sink, which flushes at 16 KiB; the caller flushes it every 100 ms.
+    """Access lines into a sink, which flushes itself at 16 KiB and is flushed every 100 ms.
 
     ``record`` holds the fields of an access line in their order, none of the first four. The head of
     the line is made once a millisecond and put in front of the encoded record: a second dict with all

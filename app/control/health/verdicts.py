@@ -22,7 +22,8 @@ class Thresholds(NamedTuple):
 class Health(NamedTuple):
     """What is known of a server.
 
-    ``streak``: results in a row that contradict the verdict. ``changed_ms``: when the verdict last turned.
+    ``streak``: results in a row that contradict the verdict. ``changed_ms``: when the verdict last turned,
+    in unix ms.
     """
 
     verdict: int = UNCHECKED
