@@ -73,6 +73,8 @@ FULL_RAMP = 10
 TRUSTED, EJECTED, TRIAL, STALLED = 0, 1, 2, 3  # EJECTION
 
 # -- a worker: relative to its slot ----------------------------------------------------------------
+# Of app.worker: TROUBLES by balance.outcome_counter, the next three by stalls, WAITING_NS by balance.queue, ASKED
+# and RETRIES by proxy.retry, CONNECTIONS by listener.
 
 PID = 0              # master  in its hooks: reserved in the master, taken in the worker
 GENERATION = 1       # master  in the worker's hook: gunicorn's age of the worker
@@ -87,6 +89,8 @@ RETRIES = 9          # worker  retries of that time that the budget was charged 
 CONNECTIONS = 10     # worker  clients' connections it has, and one; 0 while it accepts none
 
 # -- a server in a worker: relative to counters_at(row) in the worker's slot -----------------------
+# Of app.worker: IN_FLIGHT by balance.pool, REQUESTS by proxy.attempt, the last four by stalls, the others by
+# balance.outcome_counter.
 
 IN_FLIGHT = 0        # worker  requests now
 REQUESTS = 1         # worker  requests ever

@@ -136,10 +136,6 @@ class Pool:
             cells[at] -= 1
         return False
 
-    def hold(self, backend: Backend) -> None:
-        """Count one more request at a backend that already holds one, whose place is about to be released."""
-        self.cells[backend.in_flight] += 1
-
     def release(self, backend: Backend) -> None:
         """Give back a place that ``pick`` or ``claim`` gave: the first who waits gets it."""
         self.cells[backend.in_flight] -= 1
