@@ -18,7 +18,7 @@ from pathlib import Path
 
 import app
 from app import config
-from app.master import listening, trial
+from app.master import listen_sockets, policy_trial
 from app.tls import clients as tls
 
 ROOT = Path(__file__).resolve().parent
@@ -116,7 +116,7 @@ def check(path: Path) -> int:
     """Print the effective configuration, or every problem with it."""
     try:
         settings = config.load(str(path), os.environ)
-        trial.require(settings)
+        policy_trial.require(settings)
         tls.require(settings)
     except config.ConfigError as error:
         for problem in error.problems:
@@ -168,7 +168,7 @@ def in_words(error: OSError, host: str, port: int, whose: str) -> str:
     elsewhere = (
         "change its url in the configuration" if whose else f"set LB_PORT, as in LB_PORT={port + 1}"
     )
-    return listening.in_words(error, host, port, elsewhere, whose)
+    return listen_sockets.in_words(error, host, port, elsewhere, whose)
 
 
 def config_path() -> Path:

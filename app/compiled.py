@@ -30,7 +30,7 @@ _VALUES = ("auto", "off", "required")
 # app.worker.client.wsgi and app.worker.admission have some that are not.
 MODULES = (
     "worker.balance.backend",
-    "worker.client.body",
+    "worker.client.body_timeout",
     "worker.client.http1",
     "worker.client.http1_writer",
     "worker.net.deadlines",
@@ -52,7 +52,7 @@ MODULES = (
     "worker.net.splice",
     "worker.net.stream",
     "worker.net.tls_stream",
-    "worker.upstream.adapted",
+    "worker.upstream.adapted_response",
     "worker.upstream.adapter",
     "worker.upstream.send_proxy",
     "worker.upstream.session",

@@ -59,7 +59,7 @@ def _watch(table: Table, master: int) -> None:
     import gevent
 
     from app.control.health.checker import Checker
-    from app.control.health.panic import PanicLog
+    from app.control.health.panic_log import PanicLog
     from app.control.health.slow_start import SlowStart
     from app.control.outliers.ejector import Ejector
     from app.control.outliers.stall_detector import StallDetector

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 
 from app import config as configuration
 from app.config import Config, ConfigError
-from app.master import trial
+from app.master import policy_trial
 from app.telemetry import log
 from app.telemetry.gunicorn import set_redact
 from app.tls import clients as tls
@@ -43,7 +43,7 @@ def load_config() -> Config:
 def judge(path: str, environ: Mapping[str, str]) -> Config:
     """The configuration as it is on disk now. ConfigError with every problem, if it is not fit for use."""
     candidate = configuration.load(path, environ)
-    trial.require(candidate)
+    policy_trial.require(candidate)
     tls.require(candidate)
     return candidate
 

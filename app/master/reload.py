@@ -25,12 +25,12 @@ from gunicorn import util as gunicorn_util
 from gunicorn.pidfile import Pidfile
 
 from app.config import Config, ConfigError, Problem
-from app.master import privileges, trial
-from app.master.listening import CannotListen, Change, in_words
+from app.master import policy_trial, privileges
+from app.master.listen_sockets import CannotListen, Change, in_words
 from app.tls import clients as tls
 
-# What trial.require may take, and some.
-REHEARSAL_SECONDS = trial.LIMIT_SECONDS + 2.0
+# What policy_trial.require may take, and some.
+REHEARSAL_SECONDS = policy_trial.LIMIT_SECONDS + 2.0
 _MODULE = "__config__"  # as gunicorn names the file of its settings
 
 
@@ -201,7 +201,7 @@ def _be_rehearsed(arbiter: Any, cfg: Any, config: Config, writer: int) -> None:
         problems: list[tuple[str, str]] = []
         try:
             gunicorn_util.set_owner_process(cfg.uid, cfg.gid, initgroups=cfg.initgroups)
-            trial.require(config)
+            policy_trial.require(config)
             tls.require(config)
         except ConfigError as error:
             problems = [(problem.path, problem.message) for problem in error.problems]

@@ -73,8 +73,8 @@ FULL_RAMP = 10
 TRUSTED, EJECTED, TRIAL, STALLED = 0, 1, 2, 3  # EJECTION
 
 # -- a worker: relative to its slot ----------------------------------------------------------------
-# Of app.worker: TROUBLES by balance.outcome_counter, the next three by stalls, WAITING_NS by balance.queue, ASKED
-# and RETRIES by proxy.retry, CONNECTIONS by listener.
+# Of app.worker: TROUBLES by balance.outcome_counter, the next three by stalls, WAITING_NS by balance.queue,
+# ASKED and RETRIES by proxy.retry, CONNECTIONS by listener.
 
 PID = 0              # master  in its hooks: reserved in the master, taken in the worker
 GENERATION = 1       # master  in the worker's hook: gunicorn's age of the worker

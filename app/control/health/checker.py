@@ -18,7 +18,7 @@ from gevent.event import Event
 
 from app.config import BackendTls, Config, HealthCheck, Server
 from app.control.health.intervals import CheckState, pause
-from app.control.health.probe import Outcome, ProbeRequest, ProbeSession, probe
+from app.control.health.probe import CheckResult, ProbeRequest, ProbeSession, probe
 from app.control.health.slow_start import SlowStart
 from app.control.health.verdicts import Health, Thresholds, observe
 from app.shared.layout import (
@@ -46,7 +46,7 @@ START_PACE_SECONDS = 0.0003
 BUMP_SECONDS = 0.005
 
 # Prepares the checks of one server; each call of what it returns makes one.
-Check = Callable[[Server, Config], Callable[[], Outcome]]
+Check = Callable[[Server, Config], Callable[[], CheckResult]]
 Later = Callable[..., gevent.Greenlet]  # (seconds, function, *arguments)
 
 
@@ -133,7 +133,7 @@ class Checker:
             self._keep(self._watch_all(config, config.health_check, rows))
         self._acknowledge()
 
-    def question(self, row: int) -> Callable[[], Outcome] | None:
+    def question(self, row: int) -> Callable[[], CheckResult] | None:
         """A check of the server in ``row`` that can be made at any time, beside those that are due.
 
         None where its result would not tell whether the server hangs: it is not checked, or by a connect
@@ -148,15 +148,15 @@ class Checker:
         if watch is not None:
             watch.soon.set()
 
-    def record(self, watch: Watch, outcome: Outcome) -> None:
+    def record(self, watch: Watch, result: CheckResult) -> None:
         """Take one result into account, unless the row was given to another server meanwhile."""
         at = self._table.server(watch.row)
         if self._table.cells[at + IDENTITY] == watch.identity:
-            if outcome.ok is None:
-                self._excuse(watch, outcome)
+            if result.ok is None:
+                self._excuse(watch, result)
             else:
                 watch.is_failing_locally = False
-                self._judge(watch, at, outcome, outcome.ok)
+                self._judge(watch, at, result, result.ok)
         self._unchecked.discard(watch.identity)
         self._acknowledge()
 
@@ -230,13 +230,13 @@ class Checker:
         limits = watch.health_check
         return pause(state, limits.interval, limits.fast_interval, len(self._hurried))
 
-    def _attempt(self, watch: Watch) -> Outcome:
+    def _attempt(self, watch: Watch) -> CheckResult:
         try:
             return watch.check()
         except Exception as error:  # noqa: BLE001 - a dead greenlet leaves its server unwatched for good
-            return Outcome(None, "internal_error", detail=repr(error))
+            return CheckResult(None, "internal_error", detail=repr(error))
 
-    def _judge(self, watch: Watch, at: int, outcome: Outcome, ok: bool) -> None:
+    def _judge(self, watch: Watch, at: int, result: CheckResult, ok: bool) -> None:
         """Write down what a result makes of a server; a verdict that turns is logged, and workers told."""
         cells = self._table.cells
         now_ms = time.time_ns() // 1_000_000
@@ -247,7 +247,7 @@ class Checker:
         thresholds = Thresholds(needed, limits.unhealthy_threshold)
         health, turned = observe(before, ok, now_ms, thresholds)
         cells[at + CHECKED_MS] = now_ms
-        cells[at + STATUS] = outcome.status or 0
+        cells[at + STATUS] = result.status or 0
         cells[at + STREAK] = health.streak
         watch.failures = 0 if ok or turned else watch.failures + 1
         (self._healthy.add if health.verdict == HEALTHY else self._healthy.discard)(watch.identity)
@@ -257,9 +257,9 @@ class Checker:
                 self._slow_start.begin(watch.row)
             cells[at + STATE] = health.verdict
             self._bump()
-            _log_turn(watch, outcome, ok, before.streak + 1)
+            _log_turn(watch, result, ok, before.streak + 1)
 
-    def _excuse(self, watch: Watch, outcome: Outcome) -> None:
+    def _excuse(self, watch: Watch, result: CheckResult) -> None:
         """Log that a check could not be made, once until one can be; about the server it says nothing."""
         if not watch.is_failing_locally:
             watch.is_failing_locally = True
@@ -268,8 +268,8 @@ class Checker:
                 "error",
                 "backend could not be checked",
                 backend=watch.server.name,
-                reason=outcome.reason,
-                detail=outcome.detail,
+                reason=result.reason,
+                detail=result.detail,
             )
 
     def _trust(self, rows: Iterable[int]) -> None:
@@ -315,7 +315,7 @@ def _checks() -> Check:
     # Of the settings in use: reading the authorities costs 20 ms, once for all servers.
     trusts: dict[BackendTls, BackendTrust] = {}
 
-    def prepare(server: Server, config: Config) -> Callable[[], Outcome]:
+    def prepare(server: Server, config: Config) -> Callable[[], CheckResult]:
         assert config.health_check is not None
         trust = None
         if server.scheme == "https":
@@ -332,16 +332,16 @@ def _checks() -> Check:
     return prepare
 
 
-def _log_turn(watch: Watch, outcome: Outcome, ok: bool, consecutive: int) -> None:
+def _log_turn(watch: Watch, result: CheckResult, ok: bool, consecutive: int) -> None:
     log.event(
         "health",
         "info" if ok else "warning",
         f"backend is {'healthy' if ok else 'unhealthy'}",
         backend=watch.server.name,
-        reason=outcome.reason,
+        reason=result.reason,
         healthy=ok,
-        status=outcome.status,
+        status=result.status,
         consecutive=consecutive,
-        duration_ms=round(outcome.duration_ms, 3),
-        **({"detail": outcome.detail} if outcome.detail else {}),
+        duration_ms=round(result.duration_ms, 3),
+        **({"detail": result.detail} if result.detail else {}),
     )

@@ -41,7 +41,7 @@ USER_AGENT = "load-balancer-health-check"
 READ_SIZE = 16 * 1024  # most heads come whole
 
 
-class Outcome(NamedTuple):
+class CheckResult(NamedTuple):
     """Result of one check. ``ok`` is None if the check could not be made for reasons of our own."""
 
     ok: bool | None
@@ -141,7 +141,7 @@ class ProbeSession(requests.Session):
         return self._adapter.send(request, **kwargs)
 
 
-def probe(session: requests.Session, request: ProbeRequest) -> Outcome:
+def probe(session: requests.Session, request: ProbeRequest) -> CheckResult:
     """Check one server once. Never raises for what the server does or fails to do."""
     started = time.perf_counter()
     status: int | None = None
@@ -154,7 +154,7 @@ def probe(session: requests.Session, request: ProbeRequest) -> Outcome:
         except (OSError, BadResponse, BadBody, SearchTooSlow, UnicodeError) as error:
             reason, detail = _reason(error), _detail(error)
     ok = None if reason == "local_error" else reason == "ok"
-    return Outcome(ok, reason, status, (time.perf_counter() - started) * 1000, detail)
+    return CheckResult(ok, reason, status, (time.perf_counter() - started) * 1000, detail)
 
 
 def _judge(response: requests.Response, request: ProbeRequest) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import gevent
 
 from app.config import Config
-from app.control.health.probe import Outcome
+from app.control.health.probe import CheckResult
 from app.control.outliers.ejector import Ejector
 from app.control.outliers.stall_rules import ASK_SHARE, Silence, limit_ms, together
 from app.shared.layout import (
@@ -35,7 +35,7 @@ BELIEVED_MS = 500
 # Between the end of one question and the next; a stalled server has at most one to answer.
 ASK_AGAIN_MS = 200
 
-Ask = Callable[[], Outcome]  # makes one health check
+Ask = Callable[[], CheckResult]  # makes one health check
 
 
 class StallSuspect:
@@ -51,7 +51,7 @@ class StallSuspect:
         self.is_asking = False
         self.asked_ms = 0
         self.ask_next_ms = 0
-        self.outcome: Outcome | None = None
+        self.outcome: CheckResult | None = None
 
     def is_silent(self, now_ms: int, limit: int) -> bool:
         """Whether it has left checks unanswered for ``limit`` ms."""
@@ -201,6 +201,6 @@ def _put_question(suspect: StallSuspect, ask: Ask) -> None:
     try:
         suspect.outcome = ask()
     except Exception as error:  # noqa: BLE001 - a dead question would leave the server unasked for good
-        suspect.outcome = Outcome(None, "internal_error", detail=repr(error))
+        suspect.outcome = CheckResult(None, "internal_error", detail=repr(error))
     finally:
         suspect.is_asking = False

@@ -18,7 +18,7 @@ from app.wire.chunked import ChunkedDecoder, ChunkedError
 from app.wire.forwarded import connection_lines
 from app.wire.proxy_protocol import Ends
 from app.wire.request import CHUNKED, HeadLimits, RequestHead, read_head
-from app.worker.client.body import patience, too_slow
+from app.worker.client.body_timeout import patience, too_slow
 from app.worker.client.contract import ConnectionContext, Parking, Place
 from app.worker.client.http1_writer import Http1Writer
 from app.worker.client.linger import linger

@@ -150,5 +150,5 @@ class Forwarder:
         if held is None:
             assert state.failure is not None
             raise state.failure from None
-        self._deliver(exchange, held, is_told=True)
+        self._deliver(exchange, held, is_counted=True)
         return held

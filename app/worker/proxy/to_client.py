@@ -38,10 +38,10 @@ class ToClient:
         self.server_line = b"".join(server or ())
         self.server_field = [("Server", server[2].decode())] if server else []
 
-    def deliver(self, exchange: Exchange, attempt: Attempt, is_told: bool = False) -> None:
+    def deliver(self, exchange: Exchange, attempt: Attempt, is_counted: bool = False) -> None:
         """Send the attempt's answer as it comes; when its head is out, a failure cuts it and is its reason.
 
-        A failure before that is raised. ``is_told``: the pool knows already of the answer.
+        A failure before that is raised. ``is_counted``: the pool knows already of the answer.
         """
         backend, response = attempt.backend, attempt.response
         is_complete = response.complete
@@ -57,14 +57,14 @@ class ToClient:
             if self._server is not None:
                 self.name_server(head)
             if status == 101:
-                if backend.is_watched and not is_told:
+                if backend.is_watched and not is_counted:
                     pool.answered(backend, status, attempt.first_byte_seconds)
                 attempt.reason = self._tunnel(exchange, response)
                 return
             exchange.start(head, response.first, is_complete, response.trailers)
             if not is_complete:
                 self._relay(exchange, response)
-            if (backend.is_watched or status >= 500) and not is_told:
+            if (backend.is_watched or status >= 500) and not is_counted:
                 pool.answered(backend, status, attempt.first_byte_seconds)
         except ProxyError as error:
             attempt.reason = error.reason

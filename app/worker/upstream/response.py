@@ -1,7 +1,7 @@
 """The answer of a backend: its head, and its body as it comes.
 
 Owns where a response's body ends and what its end makes of the connection. Runs in workers; never sends,
-retries or picks. What other adapters answer is app.worker.upstream.adapted's.
+retries or picks. What other adapters answer is app.worker.upstream.adapted_response's.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from requests import exceptions
 from requests.adapters import BaseAdapter
 
 from app.errors import BackendError, BackendReset, BadResponse, ConnectTimeout, ResponseTimeout
-from app.worker.upstream.adapted import adapted
+from app.worker.upstream.adapted_response import adapted
 from app.worker.upstream.adapter import Adapter
 
 # What an adapter other than ours raises, and what it means here: the first that fits.

@@ -10,14 +10,14 @@ from fakes.world import Entry, World, url
 
 from app.control.health.checker import BUMP_SECONDS, START_PACE_SECONDS, Checker, Watch
 from app.control.health.intervals import FAST_CHECKS_PER_SECOND
-from app.control.health.probe import Outcome
+from app.control.health.probe import CheckResult
 from app.control.health.slow_start import SlowStart
 from app.shared import publication
 from app.shared.layout import CHECKED, EJECTED, EJECTION, EPOCH, IDENTITY, STATE, TRUSTED, UNCHECKED
 
-OK = Outcome(True, "ok", 200, 1.5)
-FAILED = Outcome(False, "connection_refused")
-EXCUSED = Outcome(None, "local_error", detail="no descriptors")
+OK = CheckResult(True, "ok", 200, 1.5)
+FAILED = CheckResult(False, "connection_refused")
+EXCUSED = CheckResult(None, "local_error", detail="no descriptors")
 
 
 class Later:
@@ -158,7 +158,7 @@ def test_the_next_check_comes_soon_while_in_doubt(bench: CheckerBench) -> None:
     bench.adopt(1, 2, interval=8, fast_interval=1, unhealthy_threshold=2)
     one, two = bench.watch(1), bench.watch(2)
 
-    def next_after(watch: Watch, outcome: Outcome) -> float:
+    def next_after(watch: Watch, outcome: CheckResult) -> float:
         bench.checker.record(watch, outcome)
         return bench.checker.pause(watch)
 

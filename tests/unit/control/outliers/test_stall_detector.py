@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fakes.world import World
 
-from app.control.health.probe import Outcome
+from app.control.health.probe import CheckResult
 from app.control.health.slow_start import SlowStart
 from app.control.outliers.ejector import Ejector
 from app.control.outliers.stall_detector import ASK_AGAIN_MS, BELIEVED_MS, StallDetector
@@ -32,8 +32,8 @@ from app.shared.layout import (
     counters_at,
 )
 
-ANSWER = Outcome(True, "ok", 200)
-TIMEOUT = Outcome(False, "timeout")
+ANSWER = CheckResult(True, "ok", 200)
+TIMEOUT = CheckResult(False, "timeout")
 
 
 class DetectorBench(World):
@@ -51,7 +51,7 @@ class DetectorBench(World):
     def successor(self) -> StallDetector:
         """The detector of a new control process."""
 
-        def ask(row: int) -> Callable[[], Outcome] | None:
+        def ask(row: int) -> Callable[[], CheckResult] | None:
             return (lambda: ANSWER) if self.can_ask else None
 
         def spawn(put: Any, suspect: Any, question: Any) -> None:
@@ -99,7 +99,7 @@ class DetectorBench(World):
             self.worker(slot, answered)
         self.detector.tick(self.now_ms)
 
-    def answer(self, outcome: Outcome = ANSWER) -> None:
+    def answer(self, outcome: CheckResult = ANSWER) -> None:
         """The questions that are open end like this."""
         for suspect, _ in self.questions:
             suspect.outcome = outcome
@@ -169,11 +169,11 @@ def test_a_refusal_is_not_silence(bench: DetectorBench) -> None:
     """That one is dead: other rules find it."""
     for _ in range(20):
         bench.silence(1, 50)
-        bench.answer(Outcome(False, "connection_refused"))
+        bench.answer(CheckResult(False, "connection_refused"))
     bench.waits(1, since=2_000, heard=2_000)
     for _ in range(20):
         bench.tick()
-        bench.answer(Outcome(False, "connection_refused"))
+        bench.answer(CheckResult(False, "connection_refused"))
     assert bench.ejection(1) == TRUSTED
 
 
@@ -284,7 +284,7 @@ def test_an_answer_to_our_question_brings_it_back(bench: DetectorBench) -> None:
     assert bench.ejection(1) == STALLED
     bench.tick(ASK_AGAIN_MS)
     assert len(bench.questions) == 1
-    bench.answer(Outcome(False, "status_503", 503))
+    bench.answer(CheckResult(False, "status_503", 503))
     bench.tick()
     assert bench.ejection(1) == TRUSTED
 

@@ -11,7 +11,7 @@ import requests
 
 from app.errors import Aborted, BadResponse
 from app.worker.net.deadlines import NEVER
-from app.worker.upstream.adapted import AdaptedResponse, adapted
+from app.worker.upstream.adapted_response import AdaptedResponse, adapted
 from app.worker.upstream.request import UpstreamRequest
 
 FIELDS = {"Content-Type": "text/plain"}

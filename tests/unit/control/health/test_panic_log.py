@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fakes.world import World
 
-from app.control.health.panic import PanicLog
+from app.control.health.panic_log import PanicLog
 from app.shared.layout import CHECKED, HEALTHY, STATE, UNCHECKED, UNHEALTHY
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from gunicorn import sock as gunicorn_sock
 
-from app.master.listening import CannotListen, Change, in_words
+from app.master.listen_sockets import CannotListen, Change, in_words
 
 HERE, ALL, OTHER = ("127.0.0.1", 80), ("0.0.0.0", 80), ("127.0.0.1", 81)
 

@@ -36,7 +36,7 @@ def _try(name: str, options: dict[str, object]) -> str:
     places = [place or os.getcwd() for place in sys.path]
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "app.master.trial", name, json.dumps(options)],
+            [sys.executable, "-m", "app.master.policy_trial", name, json.dumps(options)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app import config as configuration
-from app.master import trial
+from app.master import policy_trial
 
 GOOD = """
 class Good:
@@ -23,7 +23,7 @@ class Good:
 def refusal(name: str, **options: object) -> str:
     config = configuration.parse(json.dumps({"algorithm": {"name": name, **options}}))
     try:
-        trial.require(config)
+        policy_trial.require(config)
     except configuration.ConfigError as error:
         return str(error)
     return ""
@@ -72,12 +72,12 @@ def test_what_it_prints_is_not_taken_for_the_verdict(module: Path) -> None:
 
 def test_one_that_never_ends_is_given_up(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The start does not hang with it."""
-    monkeypatch.setattr(trial, "LIMIT_SECONDS", 1.0)
+    monkeypatch.setattr(policy_trial, "LIMIT_SECONDS", 1.0)
     module.write_text("while True: pass")
     assert "within 1 s" in refusal("users_own.Good")
 
 
 def test_a_built_in_algorithm_costs_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is started."""
-    monkeypatch.setattr(trial, "_try", lambda *_: "tried")
+    monkeypatch.setattr(policy_trial, "_try", lambda *_: "tried")
     assert refusal("hash") == ""

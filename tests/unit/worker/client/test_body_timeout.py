@@ -1,8 +1,8 @@
-"""app.worker.client.body: how long a client is waited for while it sends a body."""
+"""app.worker.client.body_timeout: how long a client is waited for while it sends a body."""
 
 from __future__ import annotations
 
-from app.worker.client.body import GRACE_SECONDS, patience, too_slow
+from app.worker.client.body_timeout import GRACE_SECONDS, patience, too_slow
 
 
 def test_a_body_has_a_grace_and_then_its_rate() -> None:
