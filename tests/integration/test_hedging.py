@@ -337,7 +337,13 @@ def test_hedges_are_charged_to_the_budget(pair: tuple[Backend, Backend]) -> None
 
 def test_a_percentile_of_the_latest_answers(pair: tuple[Backend, Backend]) -> None:
     """Known after some answers: then a request is hedged that takes longer than nearly all of them."""
-    turns = play(pair)
+
+    def late(exchange: Exchange) -> None:
+        threading.Event().wait(0.05)
+        handlers.ok(exchange)
+
+    # A twelfth of them, so that the percentile is longer than a busy machine takes to hand a request on.
+    turns = play(pair, *(late if number % 8 == 0 else handlers.ok for number in range(40)))
     with hedging(pair, after="p95", retries={"min_per_second": 100}) as balancer:
         with balancer.connect() as client:
             for _ in range(60):
