@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from fakes.world import Entry, World, url
 
 SLOT = 1  # the pool's own
 OTHER_SLOT = 2  # another worker's
+STICKY = {"secret": "0123456789abcdef"}
 
 
 class PoolBench(World):
@@ -68,3 +70,11 @@ class PoolBench(World):
 def server(port: int, **more: Any) -> dict[str, Any]:
     """An object of ``servers`` in a configuration."""
     return {"url": url(port), **more}
+
+
+def bound(bench: PoolBench, *ports: int, cookie: bytes | None = None, tried: int = 0) -> list[int]:
+    """Where a client with a server's cookie (or this one) is sent, in a dozen requests."""
+    said = [bench.backend(port).cookie for port in ports] or [cookie]
+    requests = [SimpleNamespace(head=SimpleNamespace(sticky=value)) for value in said]
+    left_out = (bench.backend(tried),) if tried else ()
+    return [bench.pool.pick(left_out, one).server.port for one in requests for _ in range(12)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from fakes.pool_bench import STICKY, PoolBench
 
 from app.config import Sticky
 from app.wire.request import RequestHead, read_head
@@ -114,3 +115,10 @@ def test_fields_that_set_it_under_https() -> None:
     """Never sent in the clear then; lifetime and path as configured."""
     lines = sticky(path="/shop", max_age=3600).lines(b"v", is_secure=True)
     assert lines[2] == b"lb=v; Path=/shop; Max-Age=3600; HttpOnly; SameSite=Lax; Secure"
+
+
+def test_cookies_differ_and_do_not_depend_on_the_order_of_servers() -> None:
+    """Another machine may list them otherwise."""
+    one, other = PoolBench(1, 2, 3, sticky=STICKY), PoolBench(3, 1, sticky=STICKY)
+    assert len({backend.cookie for backend in one.pool.backends}) == 3
+    assert one.backend(3).cookie == other.backend(3).cookie

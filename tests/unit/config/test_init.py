@@ -1,4 +1,4 @@
-"""Loading: the file, the environment that wins over it, secrets in files of their own."""
+"""What app.config itself does: the file, the environment that wins over it, secrets in their own files."""
 
 from __future__ import annotations
 
