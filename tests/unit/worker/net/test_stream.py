@@ -1,17 +1,18 @@
-"""Messages that are posted: they leave in order, and nobody waits for them unasked. Over Unix sockets."""
+"""A stream: what is read, what is posted, what its peer does while nobody looks. Over Unix sockets."""
 
 from __future__ import annotations
 
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
 
 from app.telemetry import log
-from app.worker.net.stream import Outbox, RawSocket, Stream, reset_at_close
+from app.worker.net.stream import Outbox, RawSocket, Stream, connect, reset_at_close
 
 SOME = b"x" * 4096
 
@@ -199,3 +200,164 @@ def test_a_socket_is_set_to_be_reset() -> None:
     reset_at_close(Raw(OSError(9, "closed")))
     linger = struct.pack("ii", 1, 0)  # on, and no time for it
     assert raw.options == [(socket.SOL_SOCKET, socket.SO_LINGER, linger)]
+
+
+# --- read ----------------------------------------------------------------------------------------
+
+
+def test_a_read_gives_what_is_here_and_no_more_than_asked(pair: Pair) -> None:
+    """It waits for the first byte only, and an end is an end each time."""
+    reader = gevent.spawn(pair.stream.read, 4)
+    gevent.sleep(0)
+    assert not reader.dead
+    pair.peer.send(b"hello")
+    assert reader.get(timeout=5) == b"hell"
+    assert pair.stream.read() == b"o"
+    pair.peer.close()
+    assert [pair.stream.read(), pair.stream.read()] == [b"", b""]
+
+
+def test_what_is_here_is_seen_without_being_taken(pair: Pair) -> None:
+    """By who has to know whether a connection has spoken, or has ended."""
+    assert (pair.stream.peek(), pair.stream.is_silent(), pair.stream.read_now()) == (
+        None,
+        True,
+        None,
+    )
+    pair.peer.send(b"ab")
+    assert (pair.stream.peek(), pair.stream.is_silent()) == (b"a", False)
+    assert pair.stream.read_now() == b"ab"
+    assert pair.stream.is_silent()
+    pair.peer.close()
+    assert (pair.stream.peek(), pair.stream.is_silent(), pair.stream.read_now()) == (
+        b"",
+        False,
+        b"",
+    )
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_who_watches_is_told_once_and_nothing_is_lost(pair: Pair, is_gone: bool) -> None:
+    """Bytes that wait for later must not have the loop spin; watched again, they are told again."""
+    told: list[str] = []
+    pair.stream.on_event = lambda: told.append("event")
+    pair.stream.watch()
+    turn(3)
+    assert told == []
+    if is_gone:
+        pair.peer.close()
+    else:
+        pair.peer.send(b"unasked")
+    turn(5)
+    assert told == ["event"]
+    pair.stream.watch()
+    turn(5)
+    assert told == ["event", "event"]
+    assert pair.stream.read() == (b"" if is_gone else b"unasked")
+
+
+def test_who_reads_has_the_bytes_and_no_watch_is_told(pair: Pair) -> None:
+    told: list[str] = []
+    pair.stream.on_event = lambda: told.append("event")
+    pair.stream.watch()
+    reader = gevent.spawn(pair.stream.read)
+    turn(2)
+    pair.peer.send(b"asked")
+    assert reader.get(timeout=5) == b"asked"
+    turn(3)
+    assert told == []
+
+
+def test_a_wait_that_was_ended_is_not_woken_later(pair: Pair) -> None:
+    """A greenlet whose time is over does something else by then."""
+
+    class Over(Exception):
+        pass
+
+    def wait() -> str:
+        try:
+            pair.stream.read()
+        except Over:
+            gevent.get_hub().switch()  # whatever wakes it now is not the stream's affair
+        return "woken"
+
+    reader = gevent.spawn(wait)
+    turn(2)
+    gevent.get_hub().loop.run_callback(reader.throw, Over())
+    turn(3)
+    pair.peer.send(b"late")
+    turn(5)
+    assert not reader.dead
+    assert pair.stream.read() == b"late"
+    reader.kill(block=False)
+
+
+def test_the_end_of_what_is_sent_leaves_what_comes(pair: Pair) -> None:
+    """And what was posted goes before it."""
+    pair.stream.post(b"last words")
+    pair.stream.shutdown_write()
+    assert pair.peer.recv(100) == b"last words"
+    assert pair.peer.recv(100) == b""
+    pair.peer.send(b"answer")
+    assert pair.stream.read() == b"answer"
+
+
+def test_a_shutdown_ends_the_read_of_another_greenlet(pair: Pair) -> None:
+    reader = gevent.spawn(pair.stream.read)
+    turn(2)
+    pair.stream.shutdown()
+    assert reader.get(timeout=5) == b""
+
+
+def test_a_connection_that_is_given_away_stays_open(pair: Pair) -> None:
+    """Its new owner has it, and the stream hears no more of it."""
+    told: list[str] = []
+    pair.stream.on_event = lambda: told.append("event")
+    pair.stream.watch()
+    given = socket.socket(fileno=pair.stream.detach())
+    pair.peer.send(b"for the new owner")
+    turn(3)
+    assert given.recv(100) == b"for the new owner"
+    assert told == []
+    pair.stream.close()
+    given.send(b"open")
+    assert pair.peer.recv(100) == b"open"
+    given.close()
+
+
+# --- opened --------------------------------------------------------------------------------------
+
+
+def test_connecting_reaches_who_listens(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        stream = connect(socket.AF_UNIX, path)
+        peer, _ = listener.accept()
+        stream.write(b"hello")
+        assert peer.recv(100) == b"hello"
+        stream.close()
+        peer.close()
+
+
+def test_where_nobody_listens_the_error_says_so_and_nothing_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[Stream] = []
+    close = Stream.close
+    monkeypatch.setattr(Stream, "close", lambda self: (closed.append(self), close(self)))
+    with pytest.raises(FileNotFoundError):
+        connect(socket.AF_UNIX, str(tmp_path / "nobody"))
+    assert [stream.raw.fileno() for stream in closed] == [-1]
+
+
+def turn(count: int) -> None:
+    """So many turns of the loop in which it asks the kernel: a sleep(0) need not be one."""
+    hub: Any = gevent.get_hub()
+    ours, theirs = socket.socketpair()
+    for _ in range(count):
+        with hub.loop.io(ours.fileno(), 2) as always_writable:
+            hub.wait(always_writable)
+    ours.close()
+    theirs.close()
