@@ -121,7 +121,7 @@ def files(folder: Path) -> dict[str, Path]:
 
 
 def stamp() -> str:
-    """What the sources are now, all of the package, as a digest."""
+    """A digest of all sources of the package as they are now."""
     digest = hashlib.sha256()
     for source in sorted(PACKAGE.rglob("*.py")):
         digest.update(b"%b\0" % source.relative_to(PACKAGE).as_posix().encode())

@@ -77,7 +77,7 @@ class ClientGone(ClientError):
 
 
 class NoBackend(ProxyError):
-    """No backend is available: ``none_healthy``, ``all_draining`` or ``all_full``."""
+    """No backend can be picked: ``none_healthy``, ``all_draining``, ``all_full`` or ``all_tried``."""
 
     status = 503
     reason = "none_healthy"
@@ -161,4 +161,4 @@ class Aborted(ProxyError):
 
 
 class InternalError(ProxyError):
-    """What nobody foresaw was raised: its traceback is in the log."""
+    """Something was raised that nobody foresaw; its traceback is in the log."""

@@ -54,7 +54,7 @@ def hash_policy(inputs: Inputs, missing_key: str, balance_factor: float) -> Poli
 
 
 class Layer:
-    """One ring and which of its members are available, by their index in the snapshot."""
+    """One ring of points, and which of its members are available, by their index in the snapshot."""
 
     __slots__ = ("factor", "indexes", "points")
 
@@ -83,7 +83,7 @@ class Layer:
 
 
 class Hash:
-    """Each key to the nearest point of any of its probes."""
+    """Sends each key to the backend whose point is nearest to any of the key's probes."""
 
     __slots__ = ("_fallback", "_layers")
 
@@ -170,7 +170,7 @@ class BoundedHash:
 
 
 class _Refuse:
-    """The fallback that raises: there is nothing to hash and that is to be an error."""
+    """In the place of a fallback: raises KeyMissing, where a request without a key is to be refused."""
 
     __slots__ = ()
 

@@ -51,7 +51,7 @@ class PeakEwma:
 
 
 def _assumed(latency: float, other: float) -> tuple[float, float]:
-    """What to compare by when one or both have no sample yet."""
+    """The latencies to compare two backends by when one or both have no sample yet."""
     if latency == other:
         return 1.0, 1.0
     return latency or UNKNOWN_FACTOR * other, other or UNKNOWN_FACTOR * latency

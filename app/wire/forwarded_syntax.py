@@ -64,7 +64,7 @@ def _value(text: bytes) -> bytes:
 
 
 def _element(text: bytes) -> Element | None:
-    """None where a parameter comes twice (RFC 7239 §4)."""
+    """What the parameters of one element say; None where one comes twice (RFC 7239 §4)."""
     found: dict[bytes, bytes] = {}
     for match in _ONE_PAIR.finditer(text):
         name, value = match[1].lower(), match[2]

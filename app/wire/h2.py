@@ -104,9 +104,10 @@ def read_trailers(fields: Iterable[tuple[bytes, bytes]]) -> Fields:
 
 
 def response_fields(status: int, lines: list[bytes]) -> Fields:
-    """A response's fields from the flat pieces of a ResponseHead, hop-by-hop ones being gone already.
+    """A response's fields in HTTP/2, from the flat pieces of a ResponseHead.
 
-    But for those of a 426 (RFC 9110 §15.5.22), which have no place in HTTP/2 (RFC 9113 §8.2.2).
+    Its hop-by-hop fields are gone already, except those that a 426 keeps (RFC 9110 §15.5.22): they have no
+    place in HTTP/2 (RFC 9113 §8.2.2) and are left out here.
     """
     fields = [(b":status", b"%d" % status)]
     for at in range(0, len(lines), 4):

@@ -56,7 +56,7 @@ class TokenBucket:
         return self._left >= 0
 
     def earn(self, amount: float) -> None:
-        """Give back for work done."""
+        """Allow ``amount`` more, never above ``burst``: for work that was done meanwhile."""
         self._left = min(self._burst, self._left + amount)
 
 
@@ -94,21 +94,21 @@ class FrameGuard:
 
     @property
     def is_inside(self) -> bool:
-        """Whether the rest of something is owed."""
+        """Whether a frame, a header block or the preface has begun whose rest has not come."""
         if self._preface or self._is_block or self._part:
             return True
         return self._left > 0 and not self._is_data
 
     def moved(self, count: int) -> None:
-        """Bytes of bodies were moved, either way."""
+        """Allow the client more frames: so many bytes of bodies were moved, either way."""
         self._budget.earn(count / BYTES_PER_IDLE_FRAME)
 
     def served(self) -> None:
-        """A request has been answered."""
+        """Allow the client more frames: a request of it has been answered."""
         self._budget.earn(IDLE_FRAMES_PER_REQUEST)
 
     def feed(self, data: bytes, now: float) -> bytes:
-        """What of ``data`` is for the library. Raises Refused."""
+        """The part of ``data`` that the library is to see. Raises Refused."""
         if self._part:
             data = self._part + data
             self._part = b""

@@ -19,7 +19,7 @@ Key = bytes | None
 
 
 class Request(Protocol):
-    """What of an exchange is looked at."""
+    """The part of an exchange in which a key is looked for."""
 
     head: RequestHead
     peer: str
@@ -27,7 +27,7 @@ class Request(Protocol):
 
 
 def key_reader(hash_on: str, find_client: FindClient) -> Callable[[Request], Key]:
-    """The function that finds the key of a request."""
+    """The function that finds the key of a request as ``hash_on`` says; None where the request has none."""
     kind, _, name = hash_on.partition(":")
     wanted = name.encode("latin-1")
     if kind == "path":

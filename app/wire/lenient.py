@@ -23,7 +23,7 @@ _FOLD = re.compile(rb"[ \t]*\r\n[ \t]+")
 
 
 def reader(forgiven: Collection[str]) -> ReadHead:
-    """app.wire.response.read_head, but for what is forgiven."""
+    """A reader like app.wire.response.read_head that mends the ``forgiven`` faults and refuses the others."""
     if not forgiven:
         return read_head
 

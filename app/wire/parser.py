@@ -27,7 +27,10 @@ REMEDY: Final = (
 
 
 def choose(asked: str) -> tuple[ModuleType, bool, str]:
-    """The parser, whether it is the one in Python, and why it is where that was not asked for."""
+    """Import the parser that ``asked`` (the value of LB_PARSER) means. ImportError where that cannot be had.
+
+    Gives the module, whether it is the one in Python, and where "auto" came to that: why.
+    """
     problem = ""
     if asked not in _VALUES:
         raise ImportError(f"{VARIABLE} must be auto, c or python, got {asked!r}")

@@ -136,7 +136,7 @@ def _address(text: bytes, is_four: bool) -> str:
 
 
 def _written(address: _IpAddress) -> str:
-    """The one spelling of an address: also of an IPv4 address that came in an IPv6 one."""
+    """An address as it is always written here; an IPv4 address that came in an IPv6 one as IPv4."""
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     return str(address)

@@ -64,7 +64,7 @@ class IncompleteError(Exception):
 
 
 class ParseError(ValueError):
-    """No head."""
+    """The bytes are no head, or one that must not pass."""
 
 
 class LimitRequestLine(ParseError):
@@ -76,7 +76,7 @@ class LimitRequestHeaders(ParseError):
 
 
 class InvalidRequestMethod(ParseError):
-    """The method is none."""
+    """The method has a lower-case letter or '#', or not 3 to 20 characters."""
 
 
 def parse_request(
@@ -233,7 +233,7 @@ def _split(data: bytes, at: int) -> tuple[Fields, int]:
 
 
 def _refuse_line(data: bytes, at: int) -> None:
-    """Whether the line that begins there is incomplete or wrong: one of both it is."""
+    """Raise what the line at ``at``, which is no whole field, deserves: ParseError or IncompleteError."""
     if data[at] not in b"\t ":
         name_end = _pass(_TOKEN, data, at)
         if data[name_end] != _COLON or name_end == at:
@@ -243,7 +243,7 @@ def _refuse_line(data: bytes, at: int) -> None:
 
 
 def _pass(pattern: re.Pattern[bytes], data: bytes, at: int) -> int:
-    """Where what may stand from ``at`` on ends; incomplete if nothing ends it."""
+    """Where the match of ``pattern`` from ``at`` on ends; IncompleteError if the data ends there too."""
     match = pattern.match(data, at)
     assert match is not None
     end = match.end()
@@ -279,7 +279,7 @@ def _invalid() -> ParseError:
 
 
 def _fault(data: bytes) -> ParseError:
-    """What to call it when a request cannot be split: the method's fault if anything before a space is."""
+    """The error for a request that cannot be split: of its method, if what stands before a space is none."""
     end = data.find(b" ")
     if end > 0 and not _METHOD_SO_FAR.fullmatch(data, 0, end):
         return InvalidRequestMethod("Invalid character in HTTP method")
@@ -336,5 +336,8 @@ def _check_framing(fields: Fields, minor: int) -> None:
 
 
 def _is_length(value: bytes) -> bool:
-    """Digits whose number, as the C parser counts in 64 bits, is not negative. 2**64 divides 10**64."""
+    """Whether the C parser takes it for a length: digits whose number is not negative in 64 bits.
+
+    The last 64 digits say so, as 2**64 divides 10**64.
+    """
     return value.isdigit() and not int(value[-64:]) >> 63 & 1

@@ -297,7 +297,7 @@ def _read_expect(head: RequestHead, value: bytes, minor: int) -> None:
 
 
 def _read_max_forwards(head: RequestHead, name: bytes, value: bytes) -> None:
-    """Count it down where RFC 9110 §7.6.2 gives it a meaning; elsewhere it is a field like any other."""
+    """Count Max-Forwards down where RFC 9110 §7.6.2 gives it a meaning; else it is a field like any other."""
     if head.method != b"OPTIONS":
         head.lines += (name, b": ", value, b"\r\n")
         return

@@ -46,7 +46,7 @@ def is_loop(via: bytes, own: bytes) -> bool:
 
 
 def max_forwards(value: bytes) -> int:
-    """How often a message may still be forwarded; BadRequest if it does not say."""
+    """The number in a Max-Forwards: how often a message may still be forwarded. BadRequest if it is none."""
     if not value.isdigit():
         raise BadRequest("malformed Max-Forwards", reason="bad_header")
     digits = value.lstrip(b"0") or b"0"

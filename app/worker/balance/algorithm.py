@@ -24,7 +24,11 @@ ROUND_ROBIN = Algorithm("round_robin")
 
 
 class PolicyFactory:
-    """``key_of`` finds a request's key, None where the policy asks for none."""
+    """Makes the policy of each snapshot, as the configuration says.
+
+    ``key_of`` finds a request's key, None where the policy asks for none. ``measures``: the policy goes by
+    latency, so that somebody has to measure it.
+    """
 
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -57,7 +61,7 @@ class PolicyFactory:
         self._ramps = config.slow_start > 0 and (definition is None or definition.ramps)
 
     def policy(self, available: tuple[Backend, ...]) -> Policy:
-        """A policy over these backends."""
+        """The configured policy, built over the backends of one snapshot."""
         table = self._table
         rows = [backend.row for backend in available]
         latencies = [backend.latency for backend in available]
@@ -75,7 +79,7 @@ class PolicyFactory:
         return make(self._settings.name, dict(self._settings.options), inputs)
 
     def _weights(self, available: tuple[Backend, ...]) -> tuple[int, ...]:
-        """As configured; in a slow start, all in tenths and those that ramp up with theirs."""
+        """The weights as configured; in a slow start in tenths, and fewer of them for those that ramp up."""
         weights = tuple(backend.server.weight for backend in available)
         if not self._ramps:
             return weights

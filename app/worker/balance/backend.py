@@ -10,10 +10,12 @@ from app.worker.balance.latency import Latency
 
 
 class Backend:
-    """One server as this worker sees it. ``connections`` and ``adapter`` belong to the transport.
+    """A configured server with what this worker keeps about it.
+
+    ``connections`` and ``adapter`` belong to the transport.
 
     ``in_flight`` and ``requests`` are indexes into the worker's cells. ``limit``: the most requests in flight
-    over all workers, 0 for any number. ``is_watched``: its answers are to be told (``answered``).
+    over all workers, 0 for any number. ``is_watched``: Pool.answered is to hear of all its answers.
     ``cookie`` is what its sticky clients say.
     """
 

@@ -32,7 +32,7 @@ class Latency:
         return f"<Latency {self._value * 1000:.3f} ms at {self._at:.1f}>"
 
     def observe(self, seconds: float, now: float) -> None:
-        """Take one answer into account."""
+        """Take into account that an answer took so many seconds."""
         value = self.read(now)
         if seconds > value:
             self._value = seconds
@@ -42,9 +42,9 @@ class Latency:
         self._at = now
 
     def read(self, now: float) -> float:
-        """The average as of now."""
+        """The average in seconds as it stands at ``now``."""
         return self._value * exp((self._at - now) / FORGET_SECONDS)
 
     def forget(self) -> None:
-        """It was out of service: what comes back is not what went."""
+        """Begin anew: the backend was out of service, and what comes back is not what went."""
         self._value = 0.0

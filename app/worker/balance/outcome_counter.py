@@ -62,7 +62,7 @@ class OutcomeCounter:
         self._counted = _counted(settings)
 
     def watches(self, backend: Backend) -> bool:
-        """Whether all answers of a backend are to be told (``answered``), not only the bad ones."""
+        """Whether ``answered`` is to be called for every answer of a backend, not only for the bad ones."""
         return self.measures or backend.is_on_trial or backend.troubled_at != 0.0
 
     def answered(self, backend: Backend, status: int, seconds: float) -> None:

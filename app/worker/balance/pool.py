@@ -159,12 +159,12 @@ class Pool:
         return retry_after.seconds(estimate, random.random())
 
     def has_other(self, tried: Sized) -> bool:
-        """Whether there are more backends to pick from than those and the one that is asked now."""
+        """Whether a backend is left to pick besides those in ``tried`` and the one that is asked now."""
         snapshot = self.snapshot
         return len(snapshot.backends) + len(snapshot.backups) > len(tried) + 1
 
     def total(self, cell: int) -> int:
-        """A slot's cell over all workers, also where there is no slot for this one."""
+        """The sum of a cell over the slots of all workers, and what this one has where it found no slot."""
         own = self.cells[cell] if self._is_private else 0
         return self.table.total(cell) + own
 
@@ -184,7 +184,10 @@ class Pool:
             self._disconnect(backend.connections)
 
     def start_with(self, config: Config) -> None:
-        """In a worker that boots while what is published cannot be read: serve by this meanwhile."""
+        """Serve by ``config`` until something is published that this worker can read.
+
+        For a worker that boots while it cannot read what is published.
+        """
         self._adopt(config)
         self._build()
 
@@ -200,7 +203,7 @@ class Pool:
         return not backend.is_available
 
     def candidates(self) -> Iterable[Backend]:
-        """Some of those that may have room, next time the next ones."""
+        """Up to _LOOKS of the backends that may have room, going round: the next call gives the next ones."""
         if self._epoch_cells[EPOCH] != self._epoch:
             self.refresh()
         if not self.snapshot.backends:
@@ -217,7 +220,7 @@ class Pool:
         return f"<Pool {len(self.backends)} backends, {available} available, epoch {self._epoch}>"
 
     def _adopt(self, config: Config | None) -> Iterable[Backend]:
-        """Take over a published configuration; the backends that are no more, whose connections may go.
+        """Take over a published configuration; give the backends that are gone, whose connections may go.
 
         A backend that stays keeps its connections.
         """
@@ -253,7 +256,7 @@ class Pool:
         self._panic_threshold = check.panic_threshold if check is not None else 0
 
     def _complain(self, sequence: int, error: ConfigError) -> None:
-        """Another release's master has published what we cannot read: said once, requests go on."""
+        """Log, once for each, that what another release's master has published cannot be read."""
         log.event(
             "pool",
             "error",
@@ -273,7 +276,7 @@ class Pool:
         )
 
     def _in_flight(self, backend: Backend) -> int:
-        """Over all workers, and with those of a worker that found no slot its own."""
+        """The requests at a backend over all workers, and this one's where it found no slot."""
         own = self.cells[backend.in_flight] if self._is_private else 0
         return self.table.in_flight(backend.row) + own
 
@@ -298,7 +301,7 @@ class Pool:
     def _find(self, snapshot: Snapshot, tried: Iterable[Backend], request: Any) -> Backend | None:
         """A backend that was not tried, with a place taken there; None if all are full.
 
-        The next keys after the first are made of it, so that the keys of a backend that cannot take them
+        When the backend of a key cannot take it, more keys are made of that: so the keys of one backend
         spread over all others, each always to the same one.
         """
         pick = snapshot.pick

@@ -44,13 +44,13 @@ class PlaceSource(Protocol[B]):
     def release(self, backend: B) -> None: ...
 
     def waiting_since(self) -> list[int]:
-        """What each worker announces."""
+        """Since when the oldest request of each worker waits, 0 where none does: what workers announce."""
 
     def candidates(self) -> Iterable[B]:
         """Backends that may have room. Raises NoBackend where waiting has no sense any more."""
 
     def is_lost(self, backend: B) -> bool:
-        """Whether nobody should wait for it any more."""
+        """Whether it is out of service, so that nobody should wait for it any more."""
 
 
 class Waiter(Generic[B]):
@@ -69,7 +69,10 @@ class Waiter(Generic[B]):
 
 
 class Queue(Generic[B]):
-    """``waiting`` is public: who frees a place looks whether it is empty, and nothing more."""
+    """The waiting requests of one worker, in their order.
+
+    ``waiting`` is public: who frees a place looks whether it is empty, and nothing more.
+    """
 
     def __init__(self, places: PlaceSource[B], cells: memoryview) -> None:
         self.waiting: deque[Waiter[B]] = deque()
@@ -145,7 +148,10 @@ class Queue(Generic[B]):
     # ----------------------------------------------------------------------------------------------
 
     def _is_our_turn(self) -> bool:
-        """Whether no other worker's oldest request has waited longer than ours, or it has had its time."""
+        """Whether no worker's oldest request has waited longer than ours, but for those that take nothing.
+
+        A worker that has waited longer gets PATIENCE_NS to take a free place, and is then passed over.
+        """
         oldest = self._oldest()
         older = frozenset(since for since in self._places.waiting_since() if 0 < since < oldest)
         self._stuck &= older

@@ -17,7 +17,7 @@ LONGEST = 300.0
 
 
 def seconds(estimate: float, draw: float) -> int:
-    """The estimate and up to as much again, at least 1; ``draw`` is random from [0, 1)."""
+    """What Retry-After says: the estimate and up to as much again, at least 1. ``draw``: random, below 1."""
     estimate = min(max(estimate, 0.0), LONGEST)
     return max(1, ceil(estimate + draw * max(SPREAD_MIN, estimate)))
 
@@ -40,5 +40,5 @@ def until_healthy(
 
 
 def _until_due(checked_ms: int, interval: float, now_ms: int) -> float:
-    """A check that is late is due now; a clock that was set back gives one interval at most."""
+    """How soon a server is checked next: at once if that is late; a clock set back gives one interval."""
     return min(max(0.0, (checked_ms - now_ms) / 1000 + interval), interval)

@@ -64,10 +64,11 @@ def build(
     watches: Callable[[Backend], bool],
     is_sticky: bool,
 ) -> Snapshot:
-    """The snapshot of what the table says now; each backend is told what became of it.
+    """The snapshot of what the table says now; sets on each backend what follows for it.
 
-    ``watches`` says whether all answers of a backend are to be told. With ``is_sticky`` backends that drain
-    keep the clients that have their cookie. One that comes back starts with unknown latency.
+    ``watches`` is OutcomeCounter.watches: whether all answers of a backend are to be told. With ``is_sticky``
+    backends that drain keep the clients that have their cookie. One that comes back starts with unknown
+    latency.
     """
     away = {backend for backend in backends if not backend.is_available}
     standings = [_settle(backend, table, watches) for backend in backends]

@@ -82,7 +82,7 @@ class Deadlines:
         self._deadlines.discard(deadline)
 
     def unanswered(self) -> list[Deadline]:
-        """Those whose greenlets wait for the first byte of an answer."""
+        """The deadlines whose greenlets wait for the first byte of an answer."""
         return [deadline for deadline in self._deadlines if deadline.request is not None]
 
     def __repr__(self) -> str:

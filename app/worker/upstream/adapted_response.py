@@ -64,7 +64,7 @@ class AdaptedResponse:
 
 
 def adapted(response: Any, request: UpstreamRequest) -> Any:
-    """An answer of any adapter as the proxy wants it."""
+    """What an adapter has returned, with the face of UpstreamResponse. Raises BadResponse."""
     if isinstance(response, UpstreamResponse):
         return response
     source = getattr(response.raw, "headers", None) or response.headers

@@ -174,7 +174,7 @@ def _round_trip(request: UpstreamRequest, connection: Connection) -> UpstreamRes
 def _cause(
     failure: BaseException, connection: Connection, upload: Upload | None, nothing_read: bool
 ) -> BaseException:
-    """What ended a round trip: the client's side if that failed first, else what the connection met."""
+    """The error to raise for a round trip: the client's, if its side failed first, else the connection's."""
     error = _from_client(upload)
     if error is not None:
         return error
@@ -184,7 +184,7 @@ def _cause(
 
 
 def _switch(answer: UpstreamResponse, rest: bytes, upload: Upload | None) -> None:
-    """The answer is a 101: ``rest`` is of another protocol. Raises BadResponse if nobody asked for it."""
+    """Take a 101, behind which another protocol begins (``rest``). BadResponse if nobody asked for it."""
     if not accepts(answer.head.upgrade, answer.request_.upgrade):
         raise BadResponse("101 that nobody asked for, or without its fields")
     if upload is not None and not upload.done:
@@ -193,7 +193,7 @@ def _switch(answer: UpstreamResponse, rest: bytes, upload: Upload | None) -> Non
 
 
 def _answer_during(upload: Upload, answer: UpstreamResponse) -> None:
-    """The answer has come, perhaps before all of the request's body was sent."""
+    """Tell an answer about the body of its request, of which perhaps not all was sent when it came."""
     if not upload.done:
         answer.upload = upload
     if upload.was_unasked:
@@ -210,7 +210,10 @@ def _write(stream: AnyStream, message: bytes) -> None:
 
 
 def _unconnected(connection: Connection, failure: OSError) -> ConnectFailed | None:
-    """With TLS 1.3 a server judges our certificate after we have spoken: what it refused, it has not read."""
+    """ConnectFailed where the server refused our certificate, else None.
+
+    With TLS 1.3 it judges the certificate after we have spoken: what it refused, it has not read.
+    """
     if not isinstance(failure, ssl.SSLError) or not backends.is_refusal(failure):
         return None
     connection.cache.complain(failure)
@@ -218,7 +221,9 @@ def _unconnected(connection: Connection, failure: OSError) -> ConnectFailed | No
 
 
 def _extended(request: UpstreamRequest, upload: Upload | None) -> float:
-    """The deadline of a wait that seemed over: a backend need not answer while it still takes the body."""
+    """A later deadline for a wait whose time is over, while the backend still takes the body; ResponseTimeout
+    otherwise. It need not answer before it has all of it.
+    """
     if upload is not None:
         until = request.next_deadline(upload.progress_at)
         if until > monotonic():
@@ -248,7 +253,7 @@ def _pass_interim(
 
 
 def _from_client(upload: Upload | None) -> ProxyError | None:
-    """Why the client's side of the exchange failed, if that is what ended it."""
+    """Stop the upload; why the client's side of the exchange failed, if that is what ended it."""
     if upload is None:
         return None
     upload.stop()

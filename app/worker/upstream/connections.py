@@ -24,7 +24,10 @@ from app.worker.net.tls_stream import AnyStream, TlsStream
 
 
 class Connection:
-    """One connection to a backend. ``sent`` counts bytes of all its requests."""
+    """One connection to a backend.
+
+    ``sent`` counts the bytes of all its requests; ``announced`` is the PROXY header that it began with.
+    """
 
     __slots__ = ("announced", "cache", "idle_since", "sent", "stream")
 
@@ -40,7 +43,7 @@ class Connection:
         self.stream.close()
 
     def _died_idle(self) -> None:
-        """An idle connection has nothing to say: it was closed, or it is not to be trusted."""
+        """Drop an idle connection that was heard of: it was closed, or it is not to be trusted."""
         idle = self.cache.idle
         if self in idle:
             idle.remove(self)
@@ -48,7 +51,7 @@ class Connection:
 
 
 class TlsConnection(Connection):
-    """One over TLS, whose session the next one resumes."""
+    """A connection over TLS. Its session is kept when it is closed, for the next one to resume."""
 
     __slots__ = ()
 
@@ -203,7 +206,8 @@ class ConnectionCache:
     def _shake_hands(self, stream: Stream, trust: BackendTrust) -> TlsStream:
         """TLS over ``stream``, resuming the last session where there is one.
 
-        Of our 0.9 ms of CPU that saves 0.15 with TLS 1.3, 0.3 and a round trip with 1.2.
+        A handshake costs us 0.9 ms of CPU. Resuming saves 0.15 of it with TLS 1.3; with 1.2, 0.3 and a round
+        trip.
         """
         try:
             context = trust.context(monotonic())

@@ -76,7 +76,7 @@ class UpstreamRequest(requests.PreparedRequest):
         return self.connections.cache
 
     def next_deadline(self, now: float) -> float:
-        """When waiting for the backend ends that begins now."""
+        """When a wait for the backend that begins now has to end."""
         if not self.read_timeout:
             return self.expires_at
         return min(now + self.read_timeout, self.expires_at)

@@ -23,7 +23,7 @@ class ProxyHeaderConnections(ConnectionCache):
         return ClientLane(self, announcement)
 
     def give_back(self, connection: Connection) -> None:
-        """As ConnectionCache.give_back; the oldest makes room."""
+        """As ConnectionCache.give_back; of MAX_IDLE the oldest is closed to make room."""
         if len(self.idle) >= MAX_IDLE:
             oldest = self.idle.pop(0)
             oldest.close()
@@ -54,11 +54,11 @@ class ClientLane:
         self._announcement = announcement
 
     def take(self) -> Connection | None:
-        """As ConnectionCache.take."""
+        """As ConnectionCache.take, of this client's connections."""
         return self.cache.take_announced(self._announcement)
 
     def open(self) -> Connection:
-        """As ConnectionCache.open."""
+        """As ConnectionCache.open, announcing this client."""
         connection = self.cache.open(self._announcement)
         connection.announced = self._announcement
         return connection

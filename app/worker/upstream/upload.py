@@ -28,7 +28,8 @@ class Upload:
     """Sends the rest of a request body while the response is awaited: a backend may answer first.
 
     With an expectation it waits until the backend wants the body (``begin``) or CONTINUE_TIMEOUT is over.
-    ``done``: all of the body was sent, exactly as the head announces it.
+    ``done``: all of the body was sent, exactly as the head announces it. ``error``: why the client's side
+    failed, if it did. ``progress_at``: when the backend last took a part.
     """
 
     __slots__ = ("_connection", "_greenlet", "_request", "_wanted", "done", "error", "progress_at")
@@ -43,7 +44,7 @@ class Upload:
         self._greenlet = gevent.spawn(self._run)
 
     def begin(self) -> None:
-        """The backend has asked for the body."""
+        """Send the body now: the backend has asked for it."""
         if self._wanted is not None:
             self._wanted.set()
 
