@@ -377,7 +377,7 @@ class Http1Connection(Http1Writer):
         if self._left:
             # Part of the request is unread: what follows on the connection cannot be told apart.
             self._keep = False
-            self._must_linger = self._is_begun
+            self._must_linger = self._is_begun and not self._is_cut
 
     def _while_waiting(self) -> None:
         """In the hub: the client sent or closed something while it waits for its answer."""

@@ -248,6 +248,18 @@ def test_a_chunked_body_over_the_limit_is_413() -> None:
     assert client.stream.did == ["shutdown_write", "close"], "lingers: the client is still sending"
 
 
+def test_a_cut_answer_ends_the_connection_although_its_request_is_unread() -> None:
+    """At once: it is closed already, and who lingered for it would keep its place for two seconds."""
+
+    def cut(exchange: Any) -> None:
+        exchange.start(response(), b"o", False, [])
+        exchange.abort()
+
+    client = Client(post("Content-Length: 5", body=b"ab"), handle=cut).run()
+    assert client.statuses == [200]
+    assert client.stream.did == ["reset", "close"]
+
+
 def test_a_body_that_stops_is_408() -> None:
     """After ``timeouts.client`` for each piece."""
     seen: list[float] = []
