@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.micro import STEPS, Step
+from bench.steps import STEPS, Step
 
 # What is below us is not ours to change, and needs a socket.
 OURS = [one for one in STEPS if one.part != "floor"]
