@@ -76,9 +76,8 @@ class StallWatch:
         self._looked_at = 0.0
         self._fair_since = 0.0
         self._usual: dict[ConnectionCache, tuple[float, float]] = {}  # seconds, and as of when
-        self._told: set[int] = (
-            set()
-        )  # rows of the backends in whose UNANSWERED cell a number stands
+        # Rows of the backends in whose UNANSWERED cell a number stands.
+        self._told: set[int] = set()
 
     def __repr__(self) -> str:
         return f"<StallWatch for {len(self._told)} of {len(self._pool.backends)} backends>"

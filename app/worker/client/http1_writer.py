@@ -76,9 +76,8 @@ class Http1Writer:
         self.stream: AnyStream = stream
         self.peer = peer
         self._ends: Ends | None = ends  # by a PROXY header
-        self._post_size = (
-            POST_SIZE if stream.has_events else -1
-        )  # of the largest message that is posted
+        # The largest message that is posted instead of written.
+        self._post_size = POST_SIZE if stream.has_events else -1
         self._buffer = b""
         self._left = 0
         self._grace: Any = None
