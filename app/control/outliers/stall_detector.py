@@ -77,6 +77,8 @@ class StallDetector:
         self._requests = 0
         self._suspects: dict[int, StallSuspect] = {}
         self._stalled: set[int] = set()
+        self._waited_for: set[int] = set()  # rows that this tick looks at
+        self._well_ms: int | None = None  # what _well_heard_ms has found in this tick
 
     def __repr__(self) -> str:
         return f"<StallDetector {len(self._suspects)} suspects, {len(self._stalled)} stalled>"
@@ -105,6 +107,7 @@ class StallDetector:
             unanswered = self._table.slot_column(slot, UNANSWERED).tolist()
             rows.update(row for row, waiting in enumerate(unanswered) if waiting)
         rows.intersection_update(self._ejector.rows())
+        self._waited_for, self._well_ms = rows, None
         for row in rows:
             self._look(row, now_ms)
         for row in self._suspects.keys() - rows:
@@ -122,7 +125,7 @@ class StallDetector:
         ask = self._ask(row)
         limit = limit_ms(silence.usual_ms, self._after, ask is not None)
         lasts = silence.lasts_ms(now_ms)
-        if not limit or lasts < limit * ASK_SHARE or not self._others_answer(silence):
+        if not limit or lasts < limit * ASK_SHARE or not self._others_answer(silence, now_ms):
             return
         if ask is not None:
             self._question(row, suspect, ask, now_ms)
@@ -162,12 +165,32 @@ class StallDetector:
             self._spawn(_put_question, suspect, ask)
         return has_answered
 
-    def _others_answer(self, silence: Silence) -> bool:
-        """Whether other servers have answered since this one fell silent.
+    def _others_answer(self, silence: Silence, now_ms: int) -> bool:
+        """Whether a server that is not silent itself has answered since this one fell silent.
 
-        Otherwise our network hangs, or something that all servers depend on.
+        Otherwise our network hangs, or something that all servers depend on: they fall silent one after
+        another then, a few milliseconds apart.
         """
-        return max(self._table.of_each_slot(ANSWERED_MS)) > max(silence.oldest_ms, silence.heard_ms)
+        since = max(silence.oldest_ms, silence.heard_ms)
+        if max(self._table.of_each_slot(ANSWERED_MS)) <= since:
+            return False
+        if self._well_ms is None:
+            self._well_ms = self._well_heard_ms(now_ms)
+        return self._well_ms > since
+
+    def _well_heard_ms(self, now_ms: int) -> int:
+        """When a server that is not silent itself last answered; 0 if there is none."""
+        heard = [
+            self._table.slot_column(slot, HEARD_MS).tolist() for slot in range(self._table.slots)
+        ]
+        waited_for = self._waited_for
+        well = [row for row in self._ejector.rows() if row not in waited_for]
+        for row in waited_for - self._stalled:
+            silence = self._silence(row, now_ms)
+            limit = limit_ms(silence.usual_ms, self._after, True) or self._after * 1000
+            if silence.lasts_ms(now_ms) < limit * ASK_SHARE:
+                well.append(row)
+        return max((column[row] for row in well for column in heard), default=0)
 
     def _silence(self, row: int, now_ms: int) -> Silence:
         """What all workers know of a server; of one that stands still itself, not for whom it waits."""

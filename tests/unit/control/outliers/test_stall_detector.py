@@ -42,6 +42,7 @@ class DetectorBench(World):
     def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int = 3, **settings: Any) -> None:
         super().__init__(monkeypatch)
         self.now_ms = 50_000
+        self.count = count
         self.can_ask = True
         self.questions: list[tuple[Any, Any]] = []
         self.ejector = Ejector(self.table, lambda row: None, SlowStart(self.table))
@@ -65,16 +66,17 @@ class DetectorBench(World):
         return self.told("message", "backend", "reason")
 
     def adopt(self, count: int, **settings: Any) -> None:
+        self.count = count
         detection = not settings.get("off") and {"ejection_time": 5, **settings}
         config = self.publish(*range(1, count + 1), outlier_detection=detection)
         self.ejector.adopt(config)
         self.detector.adopt(config)
 
     def worker(self, slot: int = 1, answered: int = 0) -> None:
-        """A worker looks: it runs, and some server has just answered it, if ``answered`` is not given."""
-        cells = self.table.slot(slot)
+        """A worker looks: it runs, and the last server has just answered it, if ``answered`` is not given."""
+        cells, at = self.counters(self.count, slot)
         cells[LOOKED_MS] = self.now_ms
-        cells[ANSWERED_MS] = answered or self.now_ms
+        cells[ANSWERED_MS] = cells[at + HEARD_MS] = answered or self.now_ms
 
     def waits(
         self,
@@ -247,12 +249,26 @@ def test_never_the_last_and_at_most_half(monkeypatch: pytest.MonkeyPatch) -> Non
     lonely = DetectorBench(monkeypatch, 1)
     lonely.silence(1, 600)
     assert lonely.ejection(1) == TRUSTED
-    bench = DetectorBench(monkeypatch, 4)
+    bench = DetectorBench(monkeypatch, 5)
     for port in range(1, 5):
         bench.waits(port, since=0, heard=1)
     for _ in range(20):
         bench.tick()
     assert [bench.ejection(port) for port in range(1, 5)].count(STALLED) == 2
+
+
+def test_servers_that_fall_silent_one_after_another_prove_nothing(bench: DetectorBench) -> None:
+    """What they share has stopped: the last to answer answered later than the first, and is silent now."""
+    for port in (1, 2, 3):
+        bench.now_ms += 20
+        bench.waits(port, since=0, heard=1)
+    cells, at = bench.counters(3, 1)
+    for _ in range(40):
+        bench.now_ms += 50
+        cells[LOOKED_MS] = bench.now_ms
+        cells[ANSWERED_MS] = cells[at + HEARD_MS]
+        bench.detector.tick(bench.now_ms)
+    assert [bench.ejection(port) for port in (1, 2, 3)] == [TRUSTED] * 3
 
 
 def test_the_first_answer_to_a_request_brings_it_back(bench: DetectorBench) -> None:
