@@ -221,7 +221,7 @@ def test_server_sent_events_arrive_as_they_are_sent(balancer: Balancer, backend:
                 step.set()
                 got = client.read_chunk() if is_framed else client.read_some()
                 assert got == event
-                assert time.monotonic() - started < seconds(0.5)
+                assert time.monotonic() - started < seconds(2)
             steps[-1].set()
             assert (client.read_chunk() if is_framed else client.read_some()) == b""
 

@@ -177,8 +177,8 @@ def test_slow_check_delays_no_other() -> None:
         with Balancer([*hung, good], health_check=check) as balancer:
             mark, started = balancer.log_mark, time.monotonic()
             good.probe = handlers.answer(503)
-            balancer.log.wait_for(1, "health", mark, timeout=seconds(1), backend=good.address)
-            assert time.monotonic() - started < seconds(1)
+            balancer.log.wait_for(1, "health", mark, timeout=seconds(2), backend=good.address)
+            assert time.monotonic() - started < seconds(2)
     for backend in hung:
         backend.stop()
 
@@ -214,8 +214,9 @@ def test_interval_is_kept_and_spread() -> None:
             times = sorted(probe.arrived for probe in farm.probes)
 
         assert 2 < elapsed < seconds(6)
-        # In step, all twenty would come within a few milliseconds and then none for half a second.
-        assert max(later - earlier for earlier, later in pairwise(times)) < seconds(0.35)
+        # In step, all twenty would come within milliseconds and then none for half a second, five times.
+        pauses = [later - earlier for earlier, later in pairwise(times)]
+        assert sum(pause > 0.3 for pause in pauses) <= 1  # a busy machine makes one of its own
 
 
 def test_interval_is_jittered() -> None:
@@ -227,7 +228,7 @@ def test_interval_is_jittered() -> None:
         gaps = [later - earlier for earlier, later in pairwise(times)]
 
         assert max(gaps) - min(gaps) > 0.04
-        assert 0.07 < sum(gaps) / len(gaps) < seconds(0.15)
+        assert 0.07 < sum(gaps) / len(gaps) < seconds(0.2)
 
 
 def test_server_that_dies_and_comes_back() -> None:
