@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -78,6 +79,13 @@ def after(event: threading.Event, then: Handler) -> Handler:
         then(exchange)
 
     return handler
+
+
+def break_off(exchange: Exchange) -> None:
+    """End the connection without an answer; it is over when the balancer has seen that."""
+    exchange.connection.socket.shutdown(socket.SHUT_WR)
+    assert exchange.wait_for_peer()
+    exchange.close()
 
 
 @pytest.mark.parametrize("command", [None, STOCK_WORKER], ids=["own worker", "stock worker"])
@@ -173,7 +181,7 @@ def test_the_first_fails_while_the_second_is_on_its_way(pair: tuple[Backend, Bac
 
     def first(exchange: Exchange) -> None:
         hedged.wait(seconds(10))
-        exchange.reset()
+        break_off(exchange)
         failed.set()
 
     def second(exchange: Exchange) -> None:
@@ -196,7 +204,7 @@ def test_the_second_fails_while_the_first_is_waited_for(pair: tuple[Backend, Bac
     failed = threading.Event()
 
     def second(exchange: Exchange) -> None:
-        exchange.reset()
+        break_off(exchange)
         failed.set()
 
     turns = play(pair, after(failed, handlers.ok), second)
@@ -216,7 +224,7 @@ def test_both_fail(pair: tuple[Backend, Backend]) -> None:
 
     def first(exchange: Exchange) -> None:
         hedged.wait(seconds(10))
-        exchange.reset()
+        break_off(exchange)
         failed.set()
 
     def second(exchange: Exchange) -> None:

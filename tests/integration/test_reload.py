@@ -421,8 +421,10 @@ def test_a_successor_that_cannot_be_executed_ends_nothing(origin: Backend, insta
         workers, mark = serving(balancer), balancer.log_mark
         elsewhere = installed.rename(installed.with_name("elsewhere"))
         balancer.signal(signal.SIGUSR2)
-        balancer.log.wait_for(1, "master", mark)
+        (failure,) = balancer.log.wait_for(1, "master", mark)
         elsewhere.rename(installed)
+        # Until its child is waited for, the master takes no second USR2.
+        wait_until(lambda: not Path(f"/proc/{failure['pid']}").exists(), PROMPT)
         assert balancer.worker_pids() == workers
         assert balancer.get().status == 200
         old = balancer.upgrade()
