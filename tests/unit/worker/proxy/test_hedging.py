@@ -248,14 +248,19 @@ def test_a_third_server_answers_where_both_have_failed() -> None:
     assert (race.exchange.got, race.answered_by) == ([200], 2)
 
 
-def test_an_answer_that_is_held_is_better_than_a_failure() -> None:
-    """The second has a 503 and waits; the first fails: the 503 is the client's, all of it."""
+def second_holds(held: Answer) -> tuple[Race, Later]:
+    """A race in which the second has an answer that may not be the best; the first is still to speak."""
     first, second = Later(), Later()
-    held = Answer(503, b"rest")
     race = Race(first, second)
     second.is_asked()
     second.is_(held)
     gevent.idle()
+    return race, first
+
+
+def test_an_answer_that_is_held_is_better_than_a_failure() -> None:
+    """The second has a 503 and waits; the first fails: the 503 is the client's, all of it."""
+    race, first = second_holds(Answer(503, b"rest"))
     assert race.pool.in_flight() == [1, 1]
     first.is_(BackendReset())
 
@@ -266,12 +271,8 @@ def test_an_answer_that_is_held_is_better_than_a_failure() -> None:
 
 def test_an_answer_that_is_held_is_given_up_for_a_better_one() -> None:
     """The first answers after all: the 503 of the second is closed."""
-    first, second = Later(), Later()
     held = Answer(503, b"rest")
-    race = Race(first, second)
-    second.is_asked()
-    second.is_(held)
-    gevent.idle()
+    race, first = second_holds(held)
     first.is_(200)
 
     assert race.over() == [None, None]
