@@ -275,7 +275,7 @@ def test_a_host_is_changed_and_changed_back(origin: Backend, command: tuple[str,
                 wait_until(lambda inode=before: listening(balancer.master) != {inode}, PROMPT)
                 load.wait_for_more(50)
             assert load.failures == []
-            assert processes.is_alive(min(old)) or processes.is_alive(max(old))
+            assert any(processes.is_alive(pid) for pid in old)  # one of them has the held request
         gate.set()
 
 

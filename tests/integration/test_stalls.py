@@ -114,18 +114,23 @@ def test_one_that_is_killed_while_it_hangs_comes_back_when_it_is_started(
 def test_only_what_may_be_repeated_is_moved(servers: list[SeparateBackend]) -> None:
     """A POST waits for the server that may have executed it, and gets its answer."""
     hung = servers[0]
-    with balancer_for(servers) as balancer, Load(balancer.address) as load:
+    settings = {"stall_after": 1}  # time for the POSTs to get there
+    balancer = balancer_for(servers, outlier_detection=settings)
+    with balancer, Load(balancer.address) as load:
         load.wait_for_more(200)
-        hung.stop()
         answers: list[Any] = []
+        ready = threading.Barrier(7)
 
         def post() -> None:
             with balancer.connect() as client:
+                ready.wait(seconds(10))
                 answers.append(client.request("POST", "/", body=b"once"))
 
         posts = [threading.Thread(target=post, daemon=True) for _ in range(6)]
         for thread in posts:
             thread.start()
+        hung.stop()
+        ready.wait(seconds(10))
         wait_until(lambda: STALLED in said(balancer, hung), seconds(10))
         load.wait_for_more(100)
         waiting = [thread for thread in posts if thread.is_alive()]
