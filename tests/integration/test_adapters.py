@@ -101,3 +101,15 @@ def test_a_body_of_known_length_arrives_as_it_is(both: tuple[Balancer, Backend],
         assert answer.text == hashlib.sha256(body).hexdigest()
     assert backend.requests[0].get("content-length") == str(size)
     assert backend.requests[0].get_all("transfer-encoding") == []
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_its_connection_serves_one_answer_after_the_other(
+    both: tuple[Balancer, Backend], method: str
+) -> None:
+    """Also where an answer has no body that could be read to its end."""
+    balancer, backend = both
+    with balancer.connect() as client:
+        for _ in range(10):
+            assert client.request(method, "/").status == 200
+    assert len({request.connection for request in backend.requests}) == 1

@@ -1,12 +1,14 @@
 """Answers of adapters that users mount, with the face of ``UpstreamResponse``.
 
 Owns reading a plain ``requests.Response`` as strictly as one of our own: its head goes through the same
-reader, its body is held against the length it announced. Runs in workers; never sends, retries or picks.
+reader, its body is held against the length it announced. And letting go of it once that has been read: who
+reads an answer here closes none that is complete. Runs in workers; never sends, retries or picks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -25,7 +27,7 @@ class AdaptedResponse:
     def __init__(self, response: requests.Response, head: ResponseHead, method: bytes) -> None:
         self.head = head
         self.first = b""
-        self.complete = method == b"HEAD" or head.length == 0
+        self.complete = False
         self.upload = None
         self.splices = False
         self.trailers: list[tuple[bytes, bytes]] = []
@@ -37,6 +39,8 @@ class AdaptedResponse:
             self._pieces: Iterator[bytes] = raw.stream(BODY_READ_SIZE, decode_content=False)
         else:
             self._pieces = response.iter_content(BODY_READ_SIZE)
+        if method == b"HEAD" or head.length == 0:
+            self._finish()
 
     def read(self) -> bytes:
         """As UpstreamResponse.read."""
@@ -55,18 +59,41 @@ class AdaptedResponse:
             raise Aborted(str(error), reason="reset_in_body") from error
         if self._left > 0:
             raise Aborted(f"body ended {self._left} bytes early", reason="truncated")
-        self.complete = True
+        self._finish()
         return b""
 
     def close(self) -> None:
         """As UpstreamResponse.close."""
         self._response.close()
 
+    def _finish(self) -> None:
+        """Give back what the adapter holds for an answer that has all come.
+
+        urllib3 keeps a connection whose end was read, and ends one that is closed before. Whatever is raised,
+        or lies behind the body, changes nothing: the answer is whole.
+        """
+        self.complete = True
+        with suppress(Exception):
+            next(self._pieces, None)
+        with suppress(Exception):
+            self._response.close()
+
 
 def adapted(response: Any, request: UpstreamRequest) -> Any:
     """What an adapter has returned, with the face of UpstreamResponse. Raises BadResponse."""
     if isinstance(response, UpstreamResponse):
         return response
+    try:
+        head = _head_of(response, request.raw_method)
+    except BaseException:
+        with suppress(Exception):
+            response.close()
+        raise
+    return AdaptedResponse(response, head, request.raw_method)
+
+
+def _head_of(response: Any, method: bytes) -> ResponseHead:
+    """Its head, as our own reader reads one. Raises BadResponse."""
     source = getattr(response.raw, "headers", None) or response.headers
     items = source.iteritems() if hasattr(source, "iteritems") else source.items()
     block = b"".join(
@@ -77,7 +104,7 @@ def adapted(response: Any, request: UpstreamRequest) -> Any:
     )
     phrase = (response.reason or "").encode("latin-1")
     data = b"HTTP/1.1 %d %b\r\n%b\r\n" % (response.status_code, phrase, block)
-    head = read_head(data, request.raw_method)
+    head = read_head(data, method)
     if head is None or head.status < 200:
         raise BadResponse("an adapter returned no final head that can be read")
-    return AdaptedResponse(response, head, request.raw_method)
+    return head

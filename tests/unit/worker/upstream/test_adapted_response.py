@@ -22,9 +22,18 @@ def request(method: bytes = b"GET") -> UpstreamRequest:
     return UpstreamRequest(method, b"", b"", unused, unused, NEVER, NEVER)
 
 
-def response(
-    pieces: list[Any], fields: dict[str, str] | None = None, status: int = 200
-) -> requests.Response:
+class Given(requests.Response):
+    """Notes in ``ends`` when its last piece was asked for, and when it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[str] = []
+
+    def close(self) -> None:
+        self.ends.append("closed")
+
+
+def response(pieces: list[Any], fields: dict[str, str] | None = None, status: int = 200) -> Given:
     """As requests makes one; an exception among the pieces is raised there."""
 
     def stream(_size: int, decode_content: bool) -> Iterator[bytes]:
@@ -33,8 +42,9 @@ def response(
             if isinstance(piece, Exception):
                 raise piece
             yield piece
+        made.ends.append("exhausted")
 
-    made = requests.Response()
+    made = Given()
     made.status_code = status
     made.reason = "Fine"
     made.headers.update(FIELDS if fields is None else fields)
@@ -90,6 +100,45 @@ def test_one_without_a_body_is_complete_at_once(method: bytes, fields: dict[str,
 
 
 @pytest.mark.parametrize(
+    ("method", "fields", "pieces"),
+    [
+        (b"HEAD", {"Content-Length": "3"}, []),
+        (b"GET", {"Content-Length": "0"}, []),
+        (b"GET", {"Content-Length": "3"}, [b"ab", b"c"]),
+        (b"GET", {}, [b"ab", b"c"]),
+    ],
+)
+def test_one_that_is_complete_was_exhausted_and_then_closed(
+    method: bytes, fields: dict[str, str], pieces: list[bytes]
+) -> None:
+    """Only in this order does urllib3 keep its connection."""
+    given = response(pieces, fields)
+    answer = adapted(given, request(method))
+    if pieces:
+        assert not given.ends
+        body(answer)
+    assert answer.complete
+    assert given.ends == ["exhausted", "closed"]
+
+
+@pytest.mark.parametrize("behind", [b"more", OSError("gone")])
+def test_what_its_adapter_does_behind_the_end_is_nobodys_affair(behind: Any) -> None:
+    """It was given all the same: it is closed."""
+    given = response([b"abc", behind], {"Content-Length": "3"})
+    answer = adapted(given, request())
+    assert body(answer) == b"abc"
+    assert answer.complete
+    assert given.ends == ["closed"]
+
+
+def test_one_that_was_never_read_need_not_be_fit_for_it() -> None:
+    """requests itself cannot close a response without ``raw``; a status alone is an answer all the same."""
+    made = requests.Response()
+    made.status_code = 204
+    assert adapted(made, request()).complete
+
+
+@pytest.mark.parametrize(
     ("fields", "status"),
     [
         ({"Content-Length": "x"}, 200),
@@ -102,5 +151,7 @@ def test_one_without_a_body_is_complete_at_once(method: bytes, fields: dict[str,
 def test_a_head_that_has_no_one_reading_is_a_bad_response(
     fields: dict[str, str], status: int
 ) -> None:
+    given = response([], fields, status)
     with pytest.raises(BadResponse):
-        adapted(response([], fields, status), request())
+        adapted(given, request())
+    assert given.ends == ["closed"]
