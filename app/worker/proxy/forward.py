@@ -27,7 +27,6 @@ class Forwarder:
     """Forwards requests to the backends of one pool, under one configuration."""
 
     __slots__ = (
-        "_buffer",
         "_deliver",
         "_has_per_try",
         "_hedger",
@@ -54,8 +53,7 @@ class Forwarder:
         self.retrier = Retrier(config, pool)
         after = config.retries.hedge_after
         self._hedger = Hedger(after, pool, session, self.retrier) if after else None
-        self._buffer = config.retries.buffer
-        self._retry_statuses = frozenset(config.retries.statuses)
+        self._retry_statuses = self.retrier.statuses
         self._has_per_try = config.retries.per_try_timeout > 0
         # Without them it is made by the first attempt that brings no answer for the client: by few requests.
         self._needs_state = self._has_per_try or self._hedger is not None
@@ -76,8 +74,8 @@ class Forwarder:
         """
         pool = self._pool  # the step "route": all requests have the one pool there is
         replay: Replay | None = None
-        if exchange.read_body is not None and self._buffer:
-            replay = replay_of(exchange, self._buffer)
+        if exchange.read_body is not None:
+            replay = replay_of(exchange, exchange.read_body, self.retrier.buffer)
         state = RetryState(expires_at) if self._needs_state else None
         backend = pool.pick((), exchange)
         try:
@@ -91,9 +89,7 @@ class Forwarder:
                     if state is None:
                         attempt.response = self._send(request)
                     else:
-                        attempt = self._send_bounded(
-                            attempt, exchange, request_id, expires_at, state, attempts
-                        )
+                        attempt = self._send_bounded(attempt, exchange, request_id, state, attempts)
                 except BaseException as error:
                     attempt.fail(error)
                     if not isinstance(error, BackendError):
@@ -126,7 +122,6 @@ class Forwarder:
         attempt: Attempt,
         exchange: Exchange,
         request_id: str,
-        expires_at: float,
         state: RetryState,
         attempts: list[Attempt],
     ) -> Attempt:
@@ -139,7 +134,9 @@ class Forwarder:
         self.retrier.bound(request, state, exchange, attempt.sent_at)
         hedger = self._hedger
         if hedger is not None and hedger.applies(exchange, state, request):
-            make = partial(self._to_backend, exchange, request_id=request_id, expires_at=expires_at)
+            make = partial(
+                self._to_backend, exchange, request_id=request_id, expires_at=state.expires_at
+            )
             return hedger.send(attempt, exchange, state, attempts, make)
         attempt.response = self._send(request)
         return attempt

@@ -71,11 +71,11 @@ class Replay:
         self._kept.clear()
 
 
-def replay_of(exchange: Exchange, limit: int) -> Replay | None:
-    """The body of an exchange, to be kept while it is read.
+def replay_of(exchange: Exchange, read_body: ReadBody, limit: int) -> Replay | None:
+    """The body of an exchange, of which ``read_body`` gives the rest, to be kept while it is read.
 
-    None if nothing of it is still to come, or if it is known to be longer than ``limit`` bytes.
+    None if it is known to be longer than ``limit`` bytes, or if that is 0: then it can be spliced.
     """
-    if exchange.read_body is None or exchange.head.length > limit:
+    if not limit or exchange.head.length > limit:
         return None
-    return Replay(exchange, exchange.read_body, limit)
+    return Replay(exchange, read_body, limit)

@@ -86,12 +86,16 @@ class RetryState:
 
 
 class Retrier:
-    """Decides about attempts after the first, under one configuration."""
+    """Decides about attempts after the first, under one configuration.
+
+    ``statuses`` are those of answers that another attempt may better. Bodies of up to ``buffer`` bytes can be
+    sent again.
+    """
 
     def __init__(self, config: Config, pool: Pool) -> None:
         settings = config.retries
         self.statuses = frozenset(settings.statuses)
-        self._buffer = settings.buffer
+        self.buffer = settings.buffer
         self._per_try_timeout = settings.per_try_timeout
         self._pool = pool
         self._attempts = max(1, settings.attempts)
@@ -125,7 +129,7 @@ class Retrier:
             self._attempts > 1
             and not request.is_last_attempt
             and request.read_body is None
-            and len(request.raw_body) <= self._buffer
+            and len(request.raw_body) <= self.buffer
             and retry_rules.is_repeatable(request.raw_method, ())
             and self.has_budget()
         )
@@ -153,7 +157,7 @@ class Retrier:
             was_sent=True,
             is_repeatable=retry_rules.is_repeatable(exchange.head.method, exchange.head.fields),
             # Before all of it is here the client may be the one who takes long.
-            is_replayable=exchange.read_body is None and len(exchange.body) <= self._buffer,
+            is_replayable=exchange.read_body is None and len(exchange.body) <= self.buffer,
             costs=True,
             has_budget=True,  # that is asked then
             counted=made,
@@ -233,7 +237,7 @@ class Retrier:
         if replay is not None:
             return replay.is_whole
         if exchange.read_body is None:
-            return len(exchange.body) <= self._buffer
+            return len(exchange.body) <= self.buffer
         request = last.request
         return request is None or (not request.began_body and not request.raw_body)
 

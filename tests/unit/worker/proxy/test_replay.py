@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from app.errors import ClientGone
+from app.wire.request import CHUNKED
 from app.worker.net.deadlines import Deadline
 from app.worker.proxy.replay import Replay, replay_of
 
@@ -31,7 +32,7 @@ def replay(
     exchange: Any = SimpleNamespace(
         body=first, read_body=read_body, resumes_body=resumes, head=SimpleNamespace(length=-1)
     )
-    made = replay_of(exchange, limit)
+    made = replay_of(exchange, read_body, limit)
     assert made is not None
     return made
 
@@ -88,8 +89,17 @@ def test_what_is_known_to_be_longer_is_not_kept() -> None:
     exchange: Any = SimpleNamespace(
         body=b"", read_body=lambda _: b"", resumes_body=True, head=SimpleNamespace(length=11)
     )
-    assert replay_of(exchange, 10) is None
-    assert replay_of(exchange, 11) is not None
+    assert replay_of(exchange, exchange.read_body, 10) is None
+    assert replay_of(exchange, exchange.read_body, 11) is not None
+
+
+@pytest.mark.parametrize("length", [CHUNKED, 11])
+def test_where_nothing_may_be_kept_there_is_no_replay(length: int) -> None:
+    """What is not kept need not come past us: it may be spliced."""
+    exchange: Any = SimpleNamespace(
+        body=b"", resumes_body=True, head=SimpleNamespace(length=length)
+    )
+    assert replay_of(exchange, lambda _: b"", 0) is None
 
 
 def test_nothing_is_kept_once_the_answer_is_known() -> None:

@@ -121,7 +121,7 @@ def test_a_second_attempt_gets_what_the_first_has_read() -> None:
     head = b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
     exchange = side(head, body=b"body")
     exchange.read_body = lambda _deadline: b"after"
-    replay = replay_of(exchange, 100)
+    replay = replay_of(exchange, exchange.read_body, 100)
     assert replay is not None
     replay.read(exchange.deadline)
     request = sent(exchange, replay=replay)
