@@ -15,7 +15,7 @@ from app.errors import BackendError
 from app.worker.balance.pool import Pool
 from app.worker.proxy.attempt import Attempt
 from app.worker.proxy.exchange import Exchange
-from app.worker.proxy.hedging import Hedger
+from app.worker.proxy.hedging import Hedger, Race
 from app.worker.proxy.replay import Replay, replay_of
 from app.worker.proxy.retry import Retrier, RetryState
 from app.worker.proxy.to_backend import ToBackend
@@ -137,7 +137,7 @@ class Forwarder:
             make = partial(
                 self._to_backend, exchange, request_id=request_id, expires_at=state.expires_at
             )
-            return hedger.send(attempt, exchange, state, attempts, make)
+            return Race(hedger, attempt, exchange, state, attempts, make).run()
         attempt.response = self._send(request)
         return attempt
 

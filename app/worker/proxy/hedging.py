@@ -45,7 +45,7 @@ class Abandoned(gevent.GreenletExit):  # type: ignore[misc]
 
 
 class Hedger:
-    """Says when a second attempt begins, under one configuration, and has both race."""
+    """Says whether and when a second attempt begins, under one configuration."""
 
     def __init__(
         self,
@@ -86,25 +86,13 @@ class Hedger:
             and self.pool.has_other(state.tried)
         )
 
-    def send(
-        self,
-        first: Attempt,
-        exchange: Exchange,
-        state: RetryState,
-        attempts: list[Attempt],
-        make: Make,
-    ) -> Attempt:
-        """Send the first attempt, and another beside it if it takes too long; the one that counts.
-
-        That is the one whose answer came first, or the last to fail; what came of the other was given to
-        ``state``. ``make`` makes the request of the second, which is put into ``attempts``. Raises what ended
-        the race and is no backend's fault.
-        """
-        return Race(self, first, exchange, state, attempts, make).run()
-
 
 class Race:
-    """The two attempts of one request at the same time."""
+    """The two attempts of one request at the same time.
+
+    What comes of the one that does not count is given to ``state``. ``make`` makes the request of the second,
+    which is put into ``attempts``.
+    """
 
     __slots__ = (
         "_attempts",
@@ -142,7 +130,11 @@ class Race:
         self._is_first_waiting = False
 
     def run(self) -> Attempt:
-        """In the request's greenlet: the attempt that counts."""
+        """Send the first attempt, and another beside it if it takes too long; the one that counts.
+
+        That is the one whose answer came first, or the last to fail. In the request's greenlet. Raises what
+        ended the race and is no backend's fault.
+        """
         hedger, first = self._hedger, self._first
         timer = gevent.get_hub().loop.timer(max(hedger.seconds, 0.0))
         if hedger.seconds >= 0.0:
