@@ -49,7 +49,7 @@ class Proxy:
         self.pool = pool
         self.session = session
         self.body_limit = config.limits.body
-        self._total_timeout = config.timeouts.total
+        self._total_timeout = config.timeouts.total or NEVER
         self._mark = via.mark(pool.table.cells[INSTANCE])
         to_client = ToClient(config, pool)
         self.name_server = to_client.name_server
@@ -89,7 +89,7 @@ class Proxy:
                 if head.via is not None and via.is_loop(head.via, self._mark):
                     raise LoopDetected("our own mark in Via")
                 if head.max_forwards is None or head.max_forwards:
-                    expires_at = started + self._total_timeout if self._total_timeout else NEVER
+                    expires_at = started + self._total_timeout
                     answer = self._forward(exchange, request_id, expires_at, attempts)
                     status, reason = answer.response.head.status, answer.reason
                 else:

@@ -57,8 +57,8 @@ class ToBackend:
         self._find_client = trust.client_of
         self._forwarding_lines = lines_writer(trust)
         self._has_own_lines = trust.mode != X_FORWARDED
-        self._connect_timeout = config.timeouts.connect
-        self._read_timeout = config.timeouts.read
+        self._connect_timeout = config.timeouts.connect or NEVER
+        self._read_timeout = config.timeouts.read or NEVER
         self._send_proxy = config.send_proxy if config.send_proxy != "off" else ""
         self._read_head = reader(config.mend_responses) if config.mend_responses else None
         self._upgrades = frozenset(name.encode("ascii") for name in config.upgrade)

@@ -78,12 +78,11 @@ def _open(request: UpstreamRequest, connections: ConnectionCache | ClientLane) -
     """A new connection within the connect timeout, TLS handshake included."""
     deadline = request.deadline
     started = monotonic()
-    limit = started + request.connect_timeout if request.connect_timeout else NEVER
-    deadline.at = min(limit, request.expires_at)
+    deadline.at = min(started + request.connect_timeout, request.expires_at)
     try:
         connection = connections.open()
     except Expired:
-        raise ConnectTimeout(f"no connection within {request.connect_timeout} s") from None
+        raise ConnectTimeout("no connection in time") from None
     except OSError as error:
         raise _not_connected(error) from None
     finally:

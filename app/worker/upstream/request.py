@@ -30,7 +30,8 @@ class UpstreamRequest(requests.PreparedRequest):
     ``head`` is the whole head as bytes, ``length`` what it says of the body: its size in bytes, or CHUNKED.
     ``raw_body`` is the part of the body that is already here, framed if the adapter is ours; ``read_body``
     gives the rest piece by piece, b"" at its end (None: there is no rest), sent chunked when ``is_chunked``.
-    ``expects_continue`` holds the rest back until the backend wants it.
+    ``expects_continue`` holds the rest back until the backend wants it. The timeouts are in seconds, NEVER
+    for none.
     """
 
     # Defaults stand on the class: most requests have no body, fewer one that is still to come.
@@ -77,8 +78,6 @@ class UpstreamRequest(requests.PreparedRequest):
 
     def next_deadline(self, now: float) -> float:
         """When a wait for the backend that begins now has to end."""
-        if not self.read_timeout:
-            return self.expires_at
         return min(now + self.read_timeout, self.expires_at)
 
     def check_here(self) -> None:

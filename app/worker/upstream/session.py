@@ -20,6 +20,7 @@ from requests import exceptions
 from requests.adapters import BaseAdapter
 
 from app.errors import BackendError, BackendReset, BadResponse, ConnectTimeout, ResponseTimeout
+from app.worker.net.deadlines import NEVER
 from app.worker.upstream.adapted_response import adapted
 from app.worker.upstream.adapter import Adapter
 
@@ -62,7 +63,7 @@ class Session(requests.Session):
         request.check_here()
         options = {
             "stream": True,
-            "timeout": (request.connect_timeout or None, request.read_timeout or None),
+            "timeout": (_limit(request.connect_timeout), _limit(request.read_timeout)),
             "verify": True,
             "cert": None,
             "proxies": {},
@@ -72,6 +73,11 @@ class Session(requests.Session):
             return adapted(adapter.send(request, **options), request)
         except exceptions.RequestException as error:
             raise _meaning(error)(str(error)) from error
+
+
+def _limit(timeout: float) -> float | None:
+    """A timeout as requests has it."""
+    return None if timeout == NEVER else timeout
 
 
 def _meaning(error: exceptions.RequestException) -> type[BackendError]:

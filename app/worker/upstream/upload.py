@@ -68,7 +68,7 @@ class Upload:
             if request.splice_body is not None and isinstance(stream, Stream):
                 request.splice_body(stream, deadline, self._write_until, self._moved)
             while piece := request.next_piece(deadline):
-                deadline.at = monotonic() + request.read_timeout if request.read_timeout else NEVER
+                deadline.at = monotonic() + request.read_timeout
                 message = encode_chunk(piece) if request.is_chunked else piece
                 stream.write(message)
                 deadline.at = NEVER
@@ -90,8 +90,7 @@ class Upload:
             deadlines.leave(deadline)
 
     def _write_until(self) -> float:
-        timeout = self._request.read_timeout
-        return monotonic() + timeout if timeout else NEVER
+        return monotonic() + self._request.read_timeout
 
     def _moved(self, count: int) -> None:
         self._connection.sent += count

@@ -142,3 +142,13 @@ def test_an_offer_to_switch_protocols_is_passed_on_if_it_is_configured() -> None
 
 def test_the_end_of_the_request_is_the_attempts_too() -> None:
     assert sent(side(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"), 7.5).expires_at == 7.5
+
+
+@pytest.mark.parametrize(("configured", "limit"), [(0, NEVER), (7.5, 7.5)])
+def test_no_timeout_is_one_that_never_ends(configured: float, limit: float) -> None:
+    """Who waits need not know that zero stands for it in the configuration."""
+    make = to_backend(timeouts={"connect": configured, "read": configured})
+    backend: Any = Pool(1).backends[0]
+    exchange: Any = side(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    request = make.request(exchange, backend, "id-1", NEVER)
+    assert (request.connect_timeout, request.read_timeout) == (limit, limit)

@@ -32,10 +32,12 @@ class Mounted(BaseAdapter):
         pass
 
 
-def request_by(adapter: Any, body: bytes = b"", connect: float = 3.0) -> UpstreamRequest:
+def request_by(
+    adapter: Any, body: bytes = b"", connect: float = 3.0, read: float = NEVER
+) -> UpstreamRequest:
     unused: Any = None
     head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-    request = UpstreamRequest(b"GET", head, body, unused, unused, connect, NEVER)
+    request = UpstreamRequest(b"GET", head, body, unused, unused, connect, read)
     request.adapter = adapter
     return request
 
@@ -73,13 +75,13 @@ def test_what_nobody_foresaw_stays_what_it_is() -> None:
 
 
 def test_it_is_called_as_requests_calls_it() -> None:
-    """Zero seconds are no limit here, and None is what requests says for that."""
+    """For no limit requests says None; urllib3 would give infinity to the socket, which refuses it."""
     adapter = Mounted(exceptions.Timeout())
     with pytest.raises(ResponseTimeout):
-        Session().send(request_by(adapter, connect=0.0))
+        Session().send(request_by(adapter, connect=NEVER, read=9.0))
     assert adapter.options == {
         "stream": True,
-        "timeout": (None, NEVER),
+        "timeout": (None, 9.0),
         "verify": True,
         "cert": None,
         "proxies": {},
