@@ -19,6 +19,18 @@ from app.worker.net.tls_stream import AnyStream
 HALF_CLOSED_SECONDS = 60.0
 
 
+class _Side:
+    """One side of a tunnel: why that ends if this side resets it or has closed it, how many bytes it said."""
+
+    __slots__ = ("closed", "reset", "said", "stream")
+
+    def __init__(self, stream: AnyStream, reset: str, closed: str) -> None:
+        self.stream = stream
+        self.reset = reset
+        self.closed = closed
+        self.said = 0
+
+
 class Tunnel:
     """One tunnel. ``bytes_in`` came from the client, ``bytes_out`` went to it; ``reason``: why it ended.
 
@@ -39,20 +51,21 @@ class Tunnel:
     def __init__(
         self, client: AnyStream, backend: AnyStream, deadline: Deadline, idle_timeout: float
     ) -> None:
-        self._client = client
-        self._backend = backend
+        self._client = _Side(client, "client_reset", "client_closed")
+        self._backend = _Side(backend, "backend_reset", "backend_closed")
         self._deadline = deadline
         self._idle_timeout = idle_timeout or NEVER
         self._to_reset: AnyStream | None = None
-        self.bytes_in = self.bytes_out = 0
+        self.bytes_in = self.bytes_out = 0  # known at the end
         self.reason: str | None = None
 
     def run(self, from_client: bytes, from_backend: bytes) -> None:
         """Move bytes until the end, first those that were read with the heads. Closes neither stream."""
+        client, backend = self._client, self._backend
         self._stir()
-        answers = gevent.spawn(self._move_out, from_backend)
+        answers = gevent.spawn(self._move, backend, client, from_backend)
         try:
-            self._move_in(from_client)
+            self._move(client, backend, from_client)
             answers.join()
         except Expired:
             self._end("tunnel_timeout")
@@ -61,51 +74,30 @@ class Tunnel:
         finally:
             self._deadline.at = NEVER
             answers.kill()
+            self.bytes_in, self.bytes_out = client.said, backend.said
         if self._to_reset is not None:
             self._to_reset.reset()
 
-    def _move_in(self, piece: bytes) -> None:
-        """From the client to the backend, in the client's greenlet, until one of them ends."""
-        client, backend = self._client, self._backend
+    def _move(self, source: _Side, sink: _Side, piece: bytes) -> None:
+        """One direction, in a greenlet that does nothing else meanwhile, until one of the sides ends."""
+        read, write = source.stream.read, sink.stream.write
         while True:
             if piece:
                 self._stir()
                 try:
-                    backend.write(piece)
+                    write(piece)
                 except OSError:
-                    self._break("backend_reset", client)
+                    self._break(sink, source)
                     return
-                self.bytes_in += len(piece)
+                source.said += len(piece)
                 self._stir()
             try:
-                piece = client.read()
+                piece = read()
             except OSError:
-                self._break("client_reset", backend)
+                self._break(source, sink)
                 return
             if not piece:
-                self._half_close("client_closed", backend)
-                return
-
-    def _move_out(self, piece: bytes) -> None:
-        """From the backend to the client, in a greenlet of its own, until one of them ends."""
-        client, backend = self._client, self._backend
-        while True:
-            if piece:
-                self._stir()
-                try:
-                    client.write(piece)
-                except OSError:
-                    self._break("client_reset", backend)
-                    return
-                self.bytes_out += len(piece)
-                self._stir()
-            try:
-                piece = backend.read()
-            except OSError:
-                self._break("backend_reset", client)
-                return
-            if not piece:
-                self._half_close("backend_closed", client)
+                self._half_close(source, sink)
                 return
 
     def _stir(self) -> None:
@@ -114,17 +106,17 @@ class Tunnel:
         if deadline.at:
             deadline.at = deadlines.now + self._idle_timeout
 
-    def _half_close(self, reason: str, other: AnyStream) -> None:
+    def _half_close(self, ended: _Side, other: _Side) -> None:
         """One side has ended: tell the other, and go on with what that one still says."""
-        self._end(reason)
+        self._end(ended.closed)
         self._idle_timeout = min(self._idle_timeout, HALF_CLOSED_SECONDS)
         self._stir()
-        other.shutdown_write()
+        other.stream.shutdown_write()
 
-    def _break(self, reason: str, other: AnyStream) -> None:
+    def _break(self, broken: _Side, other: _Side) -> None:
         """One side is broken: end the tunnel at the next tick, and show the other side an error too."""
-        self._end(reason)
-        self._to_reset = other
+        self._end(broken.reset)
+        self._to_reset = other.stream
         self._deadline.at = 0.0
 
     def _end(self, reason: str) -> None:
