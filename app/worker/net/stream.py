@@ -4,7 +4,7 @@ gevent's own socket starts and stops a watcher for every wait and tries a read t
 calls and an exception for each response. A Stream keeps one read watcher running for its whole life, so a
 wait is one switch to the hub; and because the watcher runs while nobody waits, the end of an idle
 connection is noticed when it happens (``on_event``). app.worker.net.tls_stream has the same face with TLS on
-it. Runs in workers and the control process. Knows bytes, nothing of HTTP.
+it. Runs in workers. Knows bytes, nothing of HTTP.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 TlsStream runs OpenSSL in memory above a Stream, so that it waits, posts and is watched as cheaply as
 plaintext: a small GET takes 41 µs of CPU, over gevent's SSL socket 70. TlsSocketStream is for a socket that
-somebody else has wrapped. Runs in workers and the control process. Knows records, nothing of HTTP, and no
+somebody else has wrapped. Runs in workers. Knows records, nothing of HTTP, and no
 certificates: the context is the caller's.
 """
 
