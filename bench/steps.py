@@ -258,12 +258,12 @@ class _Memory:
         pass
 
 
-def _in_memory() -> Any:
+def _in_memory(session: Any = None) -> Any:
     """A proxy whose backends answer from memory: all of our path but the sockets."""
     from app.worker.upstream.connections import Connection
     from app.worker.upstream.session import Session
 
-    proxy = _proxy(Session())
+    proxy = _proxy(session or Session())
     stream: Any = _Memory(ANSWER)
     for backend in proxy.pool.backends:
         backend.connections.idle.append(Connection(stream, backend.connections))
@@ -272,9 +272,12 @@ def _in_memory() -> Any:
 
 @step("session", "Session.send, adapter and response, backend in memory")
 def _session() -> Call:
-    proxy, exchange = _in_memory(), _exchange(WRK)
+    from app.worker.upstream.session import Session
+
+    session = Session()
+    proxy, exchange = _in_memory(session), _exchange(WRK)
     request = proxy.to_backend.request(exchange, proxy.pool.backends[0], "0" * 32, 1e18)
-    return lambda: proxy.session.send(request)
+    return lambda: session.send(request)
 
 
 @step("session", "the same without the session")

@@ -83,7 +83,7 @@ class Pool:
         self._panic_threshold = 0
         self._healthy_in = (-1.0, 0.0)  # when it was found out, and what
         self.backends: tuple[Backend, ...] = ()
-        self.snapshot = Snapshot((), None, "none_healthy")
+        self.snapshot: Snapshot
         self.refresh()
 
     def pick(self, tried: Iterable[Backend] = (), request: Any = None) -> Backend:

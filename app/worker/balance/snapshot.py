@@ -31,7 +31,6 @@ class Snapshot:
         "is_limited",
         "is_plain",
         "pick",
-        "policy",
         "reason",
         "sticky",
     )
@@ -47,7 +46,6 @@ class Snapshot:
     ) -> None:
         self.backends = backends
         self.backups = backups
-        self.policy = policy
         self.pick: Callable[..., int] | None = policy.pick if policy is not None else None
         is_free = not has_key and sticky is None
         self.is_plain = policy is not None and is_free and not any(one.limit for one in backends)

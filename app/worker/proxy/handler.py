@@ -47,7 +47,6 @@ class Proxy:
         trust = Trust(config.trusted_proxies, config.forwarded)
         self.is_trusted = trust.is_trusted
         self.pool = pool
-        self.session = session
         self.body_limit = config.limits.body
         self._total_timeout = config.timeouts.total or NEVER
         self._mark = via.mark(pool.table.cells[INSTANCE])
