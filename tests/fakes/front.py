@@ -55,9 +55,6 @@ class PlayedProxy:
     def drop(self, exchange: Any, error: ProxyError) -> None:
         self.dropped.append(error)
 
-    def name_server(self, head: Any) -> None:
-        pass
-
 
 class Front:
     """A worker's front: the context of its connections, and who they are counted by.

@@ -157,7 +157,6 @@ class Http1Writer:
 
     def interim(self, head: ResponseHead) -> None:
         """Pass an interim response on."""
-        self._proxy.name_server(head)
         self._send(b"".join((_status_line(head.status, head.reason), *head.lines, b"\r\n")))
 
     def answer(self, status: int, lines: Iterable[tuple[str, str]], body: bytes) -> None:

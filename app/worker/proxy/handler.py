@@ -36,8 +36,8 @@ class Proxy:
     """Handles the requests of one worker, under one configuration.
 
     Beside ``handle`` it has what the client's side asks: ``is_trusted(address)`` (is it a trusted proxy's?),
-    ``body_limit`` in bytes, ``server_line``, ``server_field`` and ``name_server`` (see ToClient); and what
-    the stall watch asks: ``may_move`` (see Retrier).
+    ``body_limit`` in bytes, ``server_line`` and ``server_field`` (see ToClient); and what the stall
+    watch asks: ``may_move`` (see Retrier).
     """
 
     def __init__(
@@ -52,7 +52,6 @@ class Proxy:
         self._total_timeout = config.timeouts.total
         self._mark = via.mark(pool.table.cells[INSTANCE])
         to_client = ToClient(config, pool)
-        self.name_server = to_client.name_server
         self.server_line, self.server_field = to_client.server_line, to_client.server_field
         self.to_backend = ToBackend(config, trust, self._mark)
         self._forwarder = Forwarder(config, pool, session, self.to_backend, to_client)

@@ -55,7 +55,7 @@ class ToClient:
             if pool.sticky is not None and exchange.head.sticky != backend.cookie:
                 self._bind(pool.sticky, exchange, attempt)
             if self._server is not None:
-                self.name_server(head)
+                name_server(head, self._server)
             if status == 101:
                 if backend.is_watched and not is_counted:
                     pool.answered(backend, status, attempt.first_byte_seconds)
@@ -78,11 +78,6 @@ class ToClient:
         finally:
             if not is_complete:
                 attempt.close()
-
-    def name_server(self, head: ResponseHead) -> None:
-        """Put the configured Server field in the place of the backend's, where one is configured."""
-        if self._server is not None:
-            head.lines = [*fields.without(head.lines, _SERVER), *self._server]
 
     def _bind(self, sticky: StickyCookie, exchange: Exchange, attempt: Attempt) -> None:
         """Have the answer bring the client back to this backend."""
@@ -109,6 +104,11 @@ class ToClient:
             exchange.bytes_in += tunnel.bytes_in
             exchange.bytes_out += tunnel.bytes_out
         return tunnel.reason
+
+
+def name_server(head: ResponseHead, server: tuple[bytes, ...]) -> None:
+    """Put the configured Server field (see ``server_header``) in the place of the backend's."""
+    head.lines = [*fields.without(head.lines, _SERVER), *server]
 
 
 def server_header(setting: str) -> tuple[bytes, ...] | None:
