@@ -13,6 +13,7 @@ from app.worker.admission import Admission
 from app.worker.client.contract import ConnectionContext, DrainState
 from app.worker.net.deadlines import NEVER
 from app.worker.parking import Parking
+from app.worker.proxy.local_reply import error_fields
 
 
 class PlayedProxy:
@@ -23,10 +24,7 @@ class PlayedProxy:
     connection said of requests that were never handled.
     """
 
-    server_line = b""
-
     def __init__(self, handle: Callable[[Any], None], body_limit: int = 0) -> None:
-        self.server_field: list[tuple[str, str]] = []
         self._handle = handle
         self.body_limit = body_limit
         self.served: list[RequestHead] = []
@@ -48,9 +46,11 @@ class PlayedProxy:
             else:
                 exchange.answer(error.status, [], b"")
 
-    def refuse(self, peer: str, error: ProxyError, started: float) -> bytes:
+    def refuse(
+        self, peer: str, error: ProxyError, started: float
+    ) -> tuple[list[tuple[str, str]], bytes]:
         self.refused.append(error)
-        return b"refused"
+        return error_fields(error, lambda reason: 1, is_text=False), b"refused"
 
     def drop(self, exchange: Any, error: ProxyError) -> None:
         self.dropped.append(error)

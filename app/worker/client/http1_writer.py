@@ -7,7 +7,6 @@ the worker's class: nothing here may import requests. Must never know the worker
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from email.utils import formatdate
 from time import monotonic, time
@@ -18,9 +17,8 @@ from app.wire.chunked import encode_chunk, last_chunk
 from app.wire.proxy_protocol import Ends
 from app.wire.request import RequestHead
 from app.wire.response import ResponseHead
-from app.wire.status import ALLOWED_METHODS, STATUS_TEXT
+from app.wire.status import STATUS_TEXT
 from app.wire.upgrade import switching_lines
-from app.worker.balance import retry_after
 from app.worker.client.addresses import addresses_of
 from app.worker.client.contract import ConnectionContext, DrainState
 from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
@@ -161,12 +159,19 @@ class Http1Writer:
 
     def answer(self, status: int, lines: Iterable[tuple[str, str]], body: bytes) -> None:
         """Send a response of our own."""
-        fields = "".join(f"{name}: {value}\r\n" for name, value in lines)
         self._is_begun = True
-        if self.head.method != b"HEAD":
+        is_head = self.head.method == b"HEAD"
+        if not is_head:
             self.bytes_out = len(body)
         if 400 <= status < 500:  # what the client sent next would be read by a guess
             self._keep = False
+        self._send_own(status, lines, body, is_head)
+
+    def _send_own(
+        self, status: int, lines: Iterable[tuple[str, str]], body: bytes, is_head: bool
+    ) -> None:
+        """Send a response of our own, without its body to a HEAD; of the request it asks nothing more."""
+        fields = "".join(f"{name}: {value}\r\n" for name, value in lines)
         self._send(
             b"".join(
                 (
@@ -175,7 +180,7 @@ class Http1Writer:
                     fields.encode("latin-1"),
                     b"Content-Length: %d\r\n" % len(body),
                     self._connection_line(),
-                    body if self.head.method != b"HEAD" else b"",
+                    b"" if is_head else body,
                 )
             )
         )
@@ -232,23 +237,8 @@ class Http1Writer:
         """Answer a request whose head could not be read, and say so in the log; then it is over."""
         self._keep = False
         self._must_linger = True
-        status = error.status
-        body = self._proxy.refuse(self.peer, error, monotonic())
-        if status in (429, 503):
-            more = b"Retry-After: %d\r\n" % retry_after.seconds(0.0, random.random())
-        else:  # RFC 9110 §15.5.6: 405 says what is allowed
-            more = b"Allow: %b\r\n" % ALLOWED_METHODS if status == 405 else b""
-        self._send(
-            b"%b%b%bContent-Type: application/json\r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b"
-            % (
-                _status_line(status, STATUS_TEXT.get(status, "Error").encode()),
-                _date_line(),
-                self._proxy.server_line,
-                more,
-                len(body),
-                b"" if is_head else body,
-            )
-        )
+        fields, body = self._proxy.refuse(self.peer, error, monotonic())
+        self._send_own(error.status, fields, body, is_head)
 
 
 _status_lines: Final[dict[tuple[int, bytes], bytes]] = {}

@@ -25,17 +25,15 @@ _SERVER: Final = frozenset((b"server",))
 class ToClient:
     """Passes answers on under one configuration.
 
-    ``server_line`` is the Server field of our own answers as a line, b"" for none; ``server_field`` the same
-    as a list of names and values.
+    ``server_field``: the Server field of our own answers as a list of names and values, empty for none.
     """
 
-    __slots__ = ("_pool", "_server", "_tunnel_timeout", "server_field", "server_line")
+    __slots__ = ("_pool", "_server", "_tunnel_timeout", "server_field")
 
     def __init__(self, config: Config, pool: Pool) -> None:
         self._pool = pool
         self._tunnel_timeout = config.timeouts.tunnel
         server = self._server = server_header(config.server_header)
-        self.server_line = b"".join(server or ())
         self.server_field = [("Server", server[2].decode())] if server else []
 
     def deliver(self, exchange: Exchange, attempt: Attempt, is_counted: bool = False) -> None:

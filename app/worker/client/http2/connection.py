@@ -322,8 +322,8 @@ class Http2Connection:
         stream.deadline = deadlines.enter()
         try:
             if stream.refusal is not None:
-                body = self._proxy.refuse(self.peer, stream.refusal, monotonic())
-                stream.refuse(stream.refusal, body, self._proxy.server_field)
+                fields, body = self._proxy.refuse(self.peer, stream.refusal, monotonic())
+                stream.answer(stream.refusal.status, fields, body)
             elif stream.gone is not None:  # before its turn came: not worth a backend's connection
                 self._proxy.drop(stream, stream.gone)
             else:
