@@ -190,12 +190,15 @@ class Http2Connection:
         """Act on what the client has sent. Raises Refused, H2Error: the connection is over."""
         guard = self._guard
         was_inside = guard.is_inside
-        events: Iterable[h2_events.Event] = self._h2.receive_data(guard.feed(data, now))
+        events: Iterable[Any] = self._h2.receive_data(guard.feed(data, now))
         self._patience.fed(was_inside, guard.frames, now)
         for event in events:
             handle = _HANDLERS.get(type(event))
             if handle is not None:
-                handle(self, event)
+                try:
+                    handle(self, event)
+                except MalformedError as error:
+                    self._end_malformed(event.stream_id, error)
         self.sender.collect()
 
     def _next_deadline(self) -> float:
@@ -232,10 +235,8 @@ class Http2Connection:
         stream = Http2Stream(self, identity, event.stream_ended is not None)
         try:
             stream.head_in(read_request(fields, stream.has_all, self._head_limits))
-        except MalformedError as malformed:
-            self._log(malformed)
-            self._refuse(identity, ErrorCodes.PROTOCOL_ERROR)
-            return
+        except MalformedError:
+            raise  # it has no answer
         except BadRequest as error:
             stream.refusal = error
             stream.is_head = (b":method", b"HEAD") in fields
@@ -253,30 +254,18 @@ class Http2Connection:
             self._h2.increment_flow_control_window(self._unacknowledged)
             self._unacknowledged = 0
         stream = self.streams.get(event.stream_id)
-        if stream is None or stream.gone is not None:
-            return
-        try:
+        if stream is not None and stream.gone is None:
             stream.take_in(event.data, size)
-        except MalformedError as error:
-            self._end_malformed(stream, error)
 
     def _on_end(self, event: h2_events.StreamEnded) -> None:
         stream = self.streams.get(event.stream_id)
-        if stream is None or stream.gone is not None:
-            return
-        try:
+        if stream is not None and stream.gone is None:
             stream.end_in()
-        except MalformedError as error:
-            self._end_malformed(stream, error)
 
     def _on_trailers(self, event: h2_events.TrailersReceived) -> None:
         stream = self.streams.get(event.stream_id)
-        if stream is None or stream.gone is not None:
-            return
-        try:
+        if stream is not None and stream.gone is None:
             stream.trailers_in(read_trailers(event.headers))
-        except MalformedError as error:
-            self._end_malformed(stream, error)
 
     def _on_reset(self, event: h2_events.StreamReset) -> None:
         stream = self.streams.get(event.stream_id)
@@ -296,10 +285,14 @@ class Http2Connection:
         bound_table(self._h2)
         self.sender.opened()
 
-    def _end_malformed(self, stream: Http2Stream, error: MalformedError) -> None:
-        """What follows its head makes it no message (RFC 9113 §8.1.1): it ends, wherever its request is."""
-        self._leave(stream, error)
-        self._refuse(stream.id, ErrorCodes.PROTOCOL_ERROR)
+    def _end_malformed(self, identity: int, error: MalformedError) -> None:
+        """What its client sent makes it no message (RFC 9113 §8.1.1): it ends, wherever its request is."""
+        stream = self.streams.get(identity)
+        if stream is not None:
+            self._leave(stream, error)
+        else:  # it is the head: nobody serves it
+            self._log(error)
+        self._refuse(identity, ErrorCodes.PROTOCOL_ERROR)
 
     def _refuse(self, identity: int, code: ErrorCodes) -> None:
         self._count_reset()
