@@ -130,14 +130,15 @@ class Worker(GeventWorker):
         limits, timeouts = config.limits, config.timeouts
         context = ConnectionContext(
             application.proxy,
-            timeouts,
             limits,
             HeadLimits(
                 limits.request_line, limits.header_count, limits.header_size, limits.headers_size
             ),
-            timeouts.head or timeouts.client or NEVER,
-            self._drain_state,
-            parking,
+            client_timeout=timeouts.client or NEVER,
+            head_timeout=timeouts.head or timeouts.client or NEVER,
+            idle_timeout=timeouts.keepalive or NEVER,
+            drain=self._drain_state,
+            parking=parking,
         )
         secured_by = gunicorn_handler if own_tls is not None else None
         return Acceptor(context, admission, sends_header, watched, secured_by, http2).accepted

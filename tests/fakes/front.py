@@ -11,7 +11,6 @@ from app.errors import ProxyError
 from app.wire.request import STANDARD, RequestHead
 from app.worker.admission import Admission
 from app.worker.client.contract import ConnectionContext, DrainState
-from app.worker.net.deadlines import NEVER
 from app.worker.parking import Parking
 from app.worker.proxy.local_reply import error_fields
 
@@ -74,10 +73,11 @@ class Front:
         proxy: Any = self.proxy
         self.context = ConnectionContext(
             proxy,
-            self.config.timeouts,
             self.config.limits,
             STANDARD,
-            self.config.timeouts.client or NEVER,
-            self.drain,
-            self.parking,
+            client_timeout=self.config.timeouts.client,
+            head_timeout=self.config.timeouts.client,
+            idle_timeout=keepalive,
+            drain=self.drain,
+            parking=self.parking,
         )

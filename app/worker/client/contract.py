@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from app.worker.net.deadlines import NEVER
 
 if TYPE_CHECKING:
-    from app.config import Limits, Timeouts
+    from app.config import Limits
     from app.wire.request import HeadLimits
     from app.worker.net.deadlines import Deadline
     from app.worker.net.tls_stream import AnyStream
@@ -92,13 +92,15 @@ class Parking(Protocol):
 class ConnectionContext:
     """What every connection of a worker is given.
 
-    ``head_timeout``: seconds for a request's head, NEVER for any number of them.
+    Seconds, NEVER for any number of them: ``client_timeout`` for each piece that a client sends or takes,
+    ``head_timeout`` for a request's head, ``idle_timeout`` between two requests.
     """
 
     proxy: Proxy
-    timeouts: Timeouts
     limits: Limits
     head_limits: HeadLimits
+    client_timeout: float
     head_timeout: float
+    idle_timeout: float
     drain: DrainState
     parking: Parking

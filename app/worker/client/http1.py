@@ -82,8 +82,8 @@ class Http1Connection(Http1Writer):
         stream: AnyStream,
         peer: str,
         scheme: str,
-        opened_at: float | None = None,
-        ends: Ends | None = None,
+        opened_at: float,
+        ends: Ends | None,
     ) -> None:
         super().__init__(context, stream, peer, ends)
         self._place: Place = place
@@ -98,10 +98,10 @@ class Http1Connection(Http1Writer):
         self.splice_body: Any = None
         self._body_rate: int = context.limits.body_rate
         self._head_limits: HeadLimits = context.head_limits
-        keepalive: float = context.timeouts.keepalive or NEVER
-        self._idle_timeout = min(PARK_SECONDS, keepalive) if stream.has_events else keepalive
+        idle_timeout: float = context.idle_timeout
+        self._idle_timeout = min(PARK_SECONDS, idle_timeout) if stream.has_events else idle_timeout
         self._head_timeout: float = context.head_timeout
-        self._first_head_by = (monotonic() if opened_at is None else opened_at) + self._head_timeout
+        self._first_head_by = opened_at + self._head_timeout
         self._requests_left: int = context.limits.requests_per_connection
         self._waited = 0.0
         self._decoder: ChunkedDecoder | None = None

@@ -70,7 +70,7 @@ class Http1Writer:
     ) -> None:
         self._proxy: Proxy = context.proxy
         self._drain: DrainState = context.drain
-        self._timeout: float = context.timeouts.client or NEVER
+        self._timeout: float = context.client_timeout
         self.stream: AnyStream = stream
         self.peer = peer
         self._ends: Ends | None = ends  # by a PROXY header

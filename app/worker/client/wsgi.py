@@ -53,7 +53,7 @@ class WsgiExchange:
         is_trusted: Callable[[str], bool],
         deadline: Deadline,
         timeout: float,
-        body_limit: int = 0,
+        body_limit: int,
     ) -> None:
         self._timeout = timeout
         self._body_limit = body_limit

@@ -74,7 +74,7 @@ class Http2Connection:
         self.scheme = scheme
         self.is_trusted = self._proxy.is_trusted(peer)
         self.forwarded = connection_lines(peer, scheme)
-        self.timeout: float = context.timeouts.client or NEVER
+        self.timeout: float = context.client_timeout
         self.body_limit: int = self._proxy.body_limit
         self.body_rate: int = context.limits.body_rate
         self.streams: dict[int, Http2Stream] = {}
@@ -84,9 +84,7 @@ class Http2Connection:
         self._guard = FrameGuard(now, 2 * self._head_limits.all_fields)
         self._resets = TokenBucket(RESET_BURST, RESET_RATE, now)
         self._requests_left: int = context.limits.requests_per_connection or HIGHEST_STREAM
-        self._patience = Patience(
-            opened_at, now, context.head_timeout, context.timeouts.keepalive or NEVER
-        )
+        self._patience = Patience(opened_at, now, context.head_timeout, context.idle_timeout)
         self._last = 0  # the highest stream that was taken on
         self._unacknowledged = 0
         self.sender = Sender(self._h2, stream, self.timeout, self._guard.moved, self._lost)

@@ -50,7 +50,13 @@ class Client:
         self.place = self.front.admission.enter()
         stream: Any = self.stream
         self.connection = Http1Connection(
-            self.front.context, self.place, stream, "192.0.2.1", "http", opened_at
+            self.front.context,
+            self.place,
+            stream,
+            "192.0.2.1",
+            "http",
+            monotonic() if opened_at is None else opened_at,
+            None,
         )
 
     def run(self) -> Client:
