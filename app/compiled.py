@@ -31,6 +31,7 @@ _VALUES = ("auto", "off", "required")
 MODULES = (
     "worker.balance.backend",
     "worker.client.body_timeout",
+    "worker.client.date",
     "worker.client.http1",
     "worker.client.http1_writer",
     "worker.net.deadlines",

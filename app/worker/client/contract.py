@@ -9,7 +9,7 @@ decisions. Not compiled: a compiled protocol takes compiled classes only, and th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from app.worker.net.deadlines import NEVER
 
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from app.worker.net.deadlines import Deadline
     from app.worker.net.tls_stream import AnyStream
     from app.worker.proxy.handler import Proxy
+
+# In a drain an idle connection looks this often whether it may stay.
+DRAIN_LOOK_SECONDS: Final = 0.1
+# An idle connection is parked after this long: its greenlet and stack cost several KiB.
+PARK_SECONDS: Final = 1.0
 
 
 class DrainState:

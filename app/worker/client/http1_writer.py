@@ -1,6 +1,6 @@
 """What an HTTP/1.1 connection sends to its client: answers of backends and of our own.
 
-Owns the writing half of app.worker.client.http1's connection: status lines and Date, framing, whether the
+Owns the writing half of app.worker.client.http1's connection: status lines, framing, whether the
 connection is kept, the tunnel's beginning, refusals and cuts. Runs in workers. Imported by the master with
 the worker's class: nothing here may import requests. Must never know the worker.
 """
@@ -8,8 +8,7 @@ the worker's class: nothing here may import requests. Must never know the worker
 from __future__ import annotations
 
 from collections.abc import Iterable
-from email.utils import formatdate
-from time import monotonic, time
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from app.errors import ClientGone, ProxyError
@@ -21,6 +20,7 @@ from app.wire.status import STATUS_TEXT
 from app.wire.upgrade import switching_lines
 from app.worker.client.addresses import addresses_of
 from app.worker.client.contract import ConnectionContext, DrainState
+from app.worker.client.date import date_line
 from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
 from app.worker.net.splice import SinkExpired, SinkFailed, SpliceTo
 from app.worker.net.stream import POST_SIZE, Stream
@@ -99,7 +99,7 @@ class Http1Writer:
         pieces = [_status_line(head.status, head.reason)]
         pieces += head.lines
         if not head.has_date:
-            pieces.append(_date_line())
+            pieces.append(date_line())
         if head.length < 0:
             if self.head.minor:
                 self._chunked = True
@@ -176,7 +176,7 @@ class Http1Writer:
             b"".join(
                 (
                     _status_line(status, STATUS_TEXT.get(status, "Error").encode()),
-                    _date_line(),
+                    date_line(),
                     fields.encode("latin-1"),
                     b"Content-Length: %d\r\n" % len(body),
                     self._connection_line(),
@@ -242,7 +242,6 @@ class Http1Writer:
 
 
 _status_lines: Final[dict[tuple[int, bytes], bytes]] = {}
-_date: tuple[int, bytes, bytes] = (0, b"", b"")
 
 
 def _status_line(status: int, reason: bytes) -> bytes:
@@ -253,19 +252,3 @@ def _status_line(status: int, reason: bytes) -> bytes:
         if len(_status_lines) < _STATUS_LINES_KEPT and len(reason) < 64:
             _status_lines[status, reason] = line
     return line
-
-
-def _date_line() -> bytes:
-    """RFC 9110 §6.6.1: a recipient with a clock adds the Date that a backend left out."""
-    global _date
-    now = int(time())
-    if _date[0] != now:
-        value = formatdate(now, usegmt=True).encode()
-        _date = (now, b"Date: %b\r\n" % value, value)
-    return _date[1]
-
-
-def date_value() -> bytes:
-    """The same without its name, for HTTP/2."""
-    _date_line()
-    return _date[2]

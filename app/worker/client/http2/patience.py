@@ -7,7 +7,7 @@ workers. Pure: time comes as a parameter, the waiting is app.worker.client.http2
 
 from __future__ import annotations
 
-from app.worker.client.http1 import DRAIN_LOOK_SECONDS
+from app.worker.client.contract import DRAIN_LOOK_SECONDS
 from app.worker.net.deadlines import NEVER
 
 

@@ -21,7 +21,7 @@ from app.wire.h2 import Fields, MalformedError, response_fields
 from app.wire.request import CHUNKED, RequestHead
 from app.wire.response import ResponseHead
 from app.worker.client.body_timeout import patience, too_slow
-from app.worker.client.http1_writer import date_value
+from app.worker.client.date import date_value
 from app.worker.client.http2.sender import Sender, Signal
 from app.worker.net.deadlines import NEVER, Deadline, Expired
 from app.worker.net.splice import SpliceBody, SpliceTo

@@ -13,7 +13,8 @@ from fakes.stream import END, ENDS, RESET, SILENCE, ScriptedStream, Turn
 
 from app.errors import ClientGone, NoBackend, ProxyError, ShuttingDown, TooManyConnections
 from app.wire.response import read_head
-from app.worker.client.http1 import HALF_CLOSE_SECONDS, PARK_SECONDS, Http1Connection
+from app.worker.client.contract import PARK_SECONDS
+from app.worker.client.http1 import HALF_CLOSE_SECONDS, Http1Connection
 from app.worker.net.deadlines import NEVER, deadlines
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.worker.client.http1 import DRAIN_LOOK_SECONDS
+from app.worker.client.contract import DRAIN_LOOK_SECONDS
 from app.worker.client.http2.patience import Patience
 from app.worker.net.deadlines import NEVER
 
