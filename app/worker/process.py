@@ -154,8 +154,8 @@ class Worker(GeventWorker):
         self, accepted: Accepted, share: Share | None, admission: Admission, parking: Parking
     ) -> None:
         """Accept until told to stop, then drain. ``share``: with the other workers, None without a table."""
-        leaves = share.leaves_it if share is not None else None
-        listeners = [Listener(sock, partial(accepted, sock), leaves) for sock in self.sockets]
+        defers = share.defers if share is not None else None
+        listeners = [Listener(sock, partial(accepted, sock), defers) for sock in self.sockets]
         for listener in listeners:
             if self.cfg.workers > 1:
                 listener.max_accept = 1  # as gunicorn: leave some for the others

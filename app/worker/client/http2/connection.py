@@ -133,7 +133,7 @@ class Http2Connection:
 
     def drain(self) -> None:
         """Tell the client to open no more streams; those on their way are served (RFC 9113 §6.8)."""
-        self._patience.leaves_at = min(self._patience.leaves_at, self._drain.idle_until)
+        self._patience.refuses_after = min(self._patience.refuses_after, self._drain.idle_until)
         self.sender.go_away(HIGHEST_STREAM, ErrorCodes.NO_ERROR)
         self._rearm()
 
@@ -225,7 +225,7 @@ class Http2Connection:
     def _on_request(self, event: h2_events.RequestReceived) -> None:
         identity, fields = event.stream_id, event.headers
         self._patience.is_new = False
-        if len(self.streams) >= MAX_STREAMS or monotonic() > self._patience.leaves_at:
+        if len(self.streams) >= MAX_STREAMS or monotonic() > self._patience.refuses_after:
             # Says that nothing was done: the client may try again elsewhere (RFC 9113 §8.7).
             self._refuse(identity, ErrorCodes.REFUSED_STREAM)
             return
@@ -241,7 +241,7 @@ class Http2Connection:
         self.streams[identity] = stream
         self._requests_left -= 1
         if not self._requests_left:
-            self._patience.leaves_at = 0.0
+            self._patience.refuses_after = 0.0
             self.sender.go_away(identity, ErrorCodes.NO_ERROR)
         gevent.spawn_raw(self._serve, stream)
 
