@@ -44,6 +44,7 @@ MODULES = (
     "worker.balance.pool",
     "worker.balance.snapshot",
     "worker.client.body_timeout",
+    "worker.client.date",
     "worker.client.http1",
     "worker.client.http1_writer",
     "worker.client.http2.connection",

@@ -14,6 +14,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -306,15 +307,17 @@ def _client(data: bytes) -> Any:
     config = parse("{}")
     context = ConnectionContext(
         _in_memory(),
-        config.timeouts,
         config.limits,
         STANDARD,
-        config.timeouts.client,
-        DrainState(),
-        Parking(config.timeouts.keepalive),
+        client_timeout=config.timeouts.client,
+        head_timeout=config.timeouts.client,
+        idle_timeout=config.timeouts.keepalive,
+        drain=DrainState(),
+        parking=Parking(config.timeouts.keepalive),
     )
     stream: Any = _Memory(data)
-    client = Http1Connection(context, Admission().enter(), stream, "127.0.0.1", "http")
+    place = Admission().enter()
+    client = Http1Connection(context, place, stream, "127.0.0.1", "http", monotonic(), None)
     client.deadline = SimpleNamespace(at=float("inf"))  # type: ignore[assignment]
     client._buffer = data
     head = read_head(data)

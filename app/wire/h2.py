@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from app.errors import BadRequest
 from app.wire.chunked import is_forbidden_trailer
 from app.wire.fields import TOKEN, VALUE
-from app.wire.request import STANDARD, HeadLimits, RequestHead, read_head
+from app.wire.request import HeadLimits, RequestHead, read_head
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -37,7 +37,7 @@ class MalformedError(BadRequest):
 
 
 def read_request(
-    fields: Iterable[tuple[bytes, bytes]], is_whole: bool, limits: HeadLimits = STANDARD
+    fields: Iterable[tuple[bytes, bytes]], is_whole: bool, limits: HeadLimits
 ) -> RequestHead:
     """The request head that the fields describe. Raises BadRequest, or MalformedError.
 

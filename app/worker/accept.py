@@ -34,8 +34,9 @@ class Acceptor:
     """Makes connections of sockets.
 
     ``sends_header``: whose connections begin with a PROXY header, by their address; None for nobody's.
-    TLS is by ``certificates``, which may offer HTTP/2, or by gunicorn's own settings (``gunicorns``), or
-    there is none. ``http2``: the class for connections that have agreed on it, None where it is not offered.
+    TLS is by ``certificates``, which may offer HTTP/2, or by gunicorn's own settings (``gunicorn_handler``),
+    or there is none. ``http2``: the class for connections that have agreed on it, None where it is not
+    offered.
     """
 
     def __init__(
@@ -44,14 +45,14 @@ class Acceptor:
         admission: Admission,
         sends_header: Callable[[str], bool] | None,
         certificates: WatchedContext | None,
-        gunicorns: GunicornHandler | None,
+        gunicorn_handler: GunicornHandler | None,
         http2: type[Http2Connection] | None,
     ) -> None:
         self._context = context
         self._admission = admission
         self._sends_header = sends_header
         self._certificates = certificates
-        self._gunicorns = gunicorns
+        self._gunicorn_handler = gunicorn_handler
         self._http2 = http2
 
     def accepted(self, listener: Any, raw: socket.socket, address: Any) -> None:
@@ -127,8 +128,8 @@ class Acceptor:
         """The stream behind its TLS handshake, if there is one; None if it failed, or gunicorn served it."""
         if self._certificates is not None:
             return _agree(TlsStream(plain, self._certificates.context, is_server=True), by)
-        if self._gunicorns is not None:
-            return self._gunicorns.secure(plain, place, listener, address, by)
+        if self._gunicorn_handler is not None:
+            return self._gunicorn_handler.secure(plain, place, listener, address, by)
         return plain
 
 

@@ -75,9 +75,9 @@ class Application:
             except Exception as failure:  # noqa: BLE001 - of a server's environ, whatever it lacks
                 error = failure if isinstance(failure, ProxyError) else _unforeseen(failure)
                 peer = str(environ.get("REMOTE_ADDR") or "")
-                body = self.proxy.refuse(peer, error, monotonic())
+                fields, body = self.proxy.refuse(peer, error, monotonic())
                 close_after(start_response)
-                start_answer(start_response, error.status, (), len(body))
+                start_answer(start_response, error.status, fields, len(body))
                 return [body]
             self.proxy.handle(exchange)
             if exchange.tunnel is not None:

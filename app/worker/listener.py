@@ -2,8 +2,8 @@
 
 All workers watch the one socket that the master opened, and the kernel wakes whoever slept last: a trickle of
 long-lived connections would end up at one of them (64 of 64, seen with two workers at rest). So a worker that
-has clearly more than another leaves a new one alone for a moment, in which the other, woken too, takes it.
-Runs in workers. Knows numbers of connections, nothing of what is said on them.
+has clearly more than another defers: a new one is left alone for a moment, in which the other, woken too,
+takes it. Runs in workers. Knows numbers of connections, nothing of what is said on them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SLACK, _SLACK_DIVISOR = 8, 8
 _LAST_ACCEPTS = 2048
 
 
-def leaves_it(mine: int, others: Sequence[int]) -> bool:
+def should_defer(mine: int, others: Sequence[int]) -> bool:
     """Whether another worker has so many connections fewer that a new one should be its."""
     if not others:
         return False
@@ -63,30 +63,30 @@ class Share:
         """At every tick: write the number of connections and one more, or 0 from who takes no more."""
         self._cells[CONNECTIONS] = 1 + self._count() if self._takes_more() else 0
 
-    def leaves_it(self) -> bool:
+    def defers(self) -> bool:
         """Whether a new connection should be another worker's."""
         self.announce()
         told = self._table.of_each_slot(CONNECTIONS)
         others = [one - 1 for slot, one in enumerate(told) if one and slot != self._slot]
-        return leaves_it(self._count(), others)
+        return should_defer(self._count(), others)
 
 
 class Listener(StreamServer):
-    """gevent's accept loop, giving plain non-blocking sockets. ``leaves``: asked before each is accepted."""
+    """gevent's accept loop, giving plain non-blocking sockets. ``defers``: asked before each is accepted."""
 
-    def __init__(self, listener: Any, handle: Any, leaves: Callable[[], bool] | None) -> None:
+    def __init__(self, listener: Any, handle: Any, defers: Callable[[], bool] | None) -> None:
         listener.setblocking(True)
         super().__init__(listener, handle=handle, spawn=gevent.spawn_raw)
-        self._leaves = leaves
+        self._defers = defers
         self._pause: Any = None
         self._waited_until = 0.0
 
     def do_read(self) -> tuple[socket.socket, Any] | None:
         """Accept one connection, if there is one and it is for us."""
-        if self._leaves is not None:
+        if self._defers is not None:
             now = monotonic()
             # What is still there after a pause is nobody else's.
-            if now >= self._waited_until and self._leaves():
+            if now >= self._waited_until and self._defers():
                 self._waited_until = now + 2 * YIELD_SECONDS
                 self._rest()
                 return None
@@ -100,7 +100,7 @@ class Listener(StreamServer):
         """Accept what waits, then close: the last process to close the socket resets what is left there."""
         if self.closed:
             return
-        self._leaves = None
+        self._defers = None
         try:
             for _ in range(_LAST_ACCEPTS):
                 accepted = self.do_read()

@@ -12,8 +12,7 @@ from time import monotonic
 
 import gevent
 
-from app.worker.client.contract import ParkableConnection
-from app.worker.client.http1 import PARK_SECONDS
+from app.worker.client.contract import PARK_SECONDS, ParkableConnection
 from app.worker.net.deadlines import NEVER
 
 

@@ -109,38 +109,39 @@ class Worker(GeventWorker):
         """What is called with each new connection: by the configuration, and by gunicorn's own flags."""
         config = application.config
         sends_header = trust_in(config.proxy_protocol) if config.proxy_protocol else None
-        is_gunicorns = sends_header is None and self.cfg.proxy_protocol != "off"
+        is_read_by_gunicorn = sends_header is None and self.cfg.proxy_protocol != "off"
         watched: WatchedContext | None = None
         http2: type[Http2Connection] | None = None
         if config.tls is not None:
             # gunicorn's own handler would serve the streams of a connection one after another.
-            if config.tls.http2 and not is_gunicorns:
+            if config.tls.http2 and not is_read_by_gunicorn:
                 from app.worker.client.http2.connection import Http2Connection
 
                 http2 = Http2Connection
             watched = certificates(config.tls, http2 is not None)
             deadlines.every_tick(watched.look)
         # Without a certificate in our file gunicorn's own flags decide.
-        own_tls = self._own_tls()
-        handler = GunicornHandler(
+        own_tls = self._own_tls() if watched is None else None
+        gunicorn_handler = GunicornHandler(
             self, admission, lambda: own_tls if watched is None else watched.context
         )
-        if is_gunicorns:
-            return handler.accepted
+        if is_read_by_gunicorn:
+            return gunicorn_handler.accepted
         limits, timeouts = config.limits, config.timeouts
         context = ConnectionContext(
             application.proxy,
-            timeouts,
             limits,
             HeadLimits(
                 limits.request_line, limits.header_count, limits.header_size, limits.headers_size
             ),
-            timeouts.head or timeouts.client or NEVER,
-            self._drain_state,
-            parking,
+            client_timeout=timeouts.client or NEVER,
+            head_timeout=timeouts.head or timeouts.client or NEVER,
+            idle_timeout=timeouts.keepalive or NEVER,
+            drain=self._drain_state,
+            parking=parking,
         )
-        gunicorns = handler if own_tls is not None else None
-        return Acceptor(context, admission, sends_header, watched, gunicorns, http2).accepted
+        secured_by = gunicorn_handler if own_tls is not None else None
+        return Acceptor(context, admission, sends_header, watched, secured_by, http2).accepted
 
     def _own_tls(self) -> ssl.SSLContext | None:
         """TLS by gunicorn's own flags (--certfile …), None without them."""
@@ -153,8 +154,8 @@ class Worker(GeventWorker):
         self, accepted: Accepted, share: Share | None, admission: Admission, parking: Parking
     ) -> None:
         """Accept until told to stop, then drain. ``share``: with the other workers, None without a table."""
-        leaves = share.leaves_it if share is not None else None
-        listeners = [Listener(sock, partial(accepted, sock), leaves) for sock in self.sockets]
+        defers = share.defers if share is not None else None
+        listeners = [Listener(sock, partial(accepted, sock), defers) for sock in self.sockets]
         for listener in listeners:
             if self.cfg.workers > 1:
                 listener.max_accept = 1  # as gunicorn: leave some for the others

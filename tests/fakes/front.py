@@ -11,8 +11,8 @@ from app.errors import ProxyError
 from app.wire.request import STANDARD, RequestHead
 from app.worker.admission import Admission
 from app.worker.client.contract import ConnectionContext, DrainState
-from app.worker.net.deadlines import NEVER
 from app.worker.parking import Parking
+from app.worker.proxy.local_reply import error_fields
 
 
 class PlayedProxy:
@@ -23,10 +23,7 @@ class PlayedProxy:
     connection said of requests that were never handled.
     """
 
-    server_line = b""
-
     def __init__(self, handle: Callable[[Any], None], body_limit: int = 0) -> None:
-        self.server_field: list[tuple[str, str]] = []
         self._handle = handle
         self.body_limit = body_limit
         self.served: list[RequestHead] = []
@@ -48,15 +45,14 @@ class PlayedProxy:
             else:
                 exchange.answer(error.status, [], b"")
 
-    def refuse(self, peer: str, error: ProxyError, started: float) -> bytes:
+    def refuse(
+        self, peer: str, error: ProxyError, started: float
+    ) -> tuple[list[tuple[str, str]], bytes]:
         self.refused.append(error)
-        return b"refused"
+        return error_fields(error, lambda reason: 1, is_text=False), b"refused"
 
     def drop(self, exchange: Any, error: ProxyError) -> None:
         self.dropped.append(error)
-
-    def name_server(self, head: Any) -> None:
-        pass
 
 
 class Front:
@@ -77,10 +73,11 @@ class Front:
         proxy: Any = self.proxy
         self.context = ConnectionContext(
             proxy,
-            self.config.timeouts,
             self.config.limits,
             STANDARD,
-            self.config.timeouts.client or NEVER,
-            self.drain,
-            self.parking,
+            client_timeout=self.config.timeouts.client,
+            head_timeout=self.config.timeouts.client,
+            idle_timeout=keepalive,
+            drain=self.drain,
+            parking=self.parking,
         )

@@ -282,7 +282,7 @@ def fuzz_stream(data: bytes) -> None:
     connection: Any = _Carrier()
     stream = Http2Stream(connection, 1, ending == "head")
     try:
-        stream.head_in(h2.read_request([*start, *more], ending == "head"))
+        stream.head_in(h2.read_request([*start, *more], ending == "head", request.STANDARD))
         if ending != "head":
             step = max(1, -(-len(body) // count))
             for at in range(0, len(body), step):

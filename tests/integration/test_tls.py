@@ -47,7 +47,7 @@ def settings(folder: Path, **more: str) -> dict[str, str]:
 
 
 PARKED_AFTER = 1.0
-"""Seconds after which the worker puts an idle connection aside (PARK_SECONDS of app.worker.client.http1)."""
+"""Seconds after which the worker parks an idle connection: PARK_SECONDS of app.worker.client.contract."""
 
 
 def trusting() -> ssl.SSLContext:

@@ -9,16 +9,21 @@ decisions. Not compiled: a compiled protocol takes compiled classes only, and th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from app.worker.net.deadlines import NEVER
 
 if TYPE_CHECKING:
-    from app.config import Limits, Timeouts
+    from app.config import Limits
     from app.wire.request import HeadLimits
     from app.worker.net.deadlines import Deadline
     from app.worker.net.tls_stream import AnyStream
     from app.worker.proxy.handler import Proxy
+
+# In a drain an idle connection looks this often whether it may stay.
+DRAIN_LOOK_SECONDS: Final = 0.1
+# An idle connection is parked after this long: its greenlet and stack cost several KiB.
+PARK_SECONDS: Final = 1.0
 
 
 class DrainState:
@@ -92,13 +97,15 @@ class Parking(Protocol):
 class ConnectionContext:
     """What every connection of a worker is given.
 
-    ``head_timeout``: seconds for a request's head, NEVER for any number of them.
+    Seconds, NEVER for any number of them: ``client_timeout`` for each piece that a client sends or takes,
+    ``head_timeout`` for a request's head, ``idle_timeout`` between two requests.
     """
 
     proxy: Proxy
-    timeouts: Timeouts
     limits: Limits
     head_limits: HeadLimits
+    client_timeout: float
     head_timeout: float
+    idle_timeout: float
     drain: DrainState
     parking: Parking

@@ -19,7 +19,13 @@ from app.wire.forwarded import connection_lines
 from app.wire.proxy_protocol import Ends
 from app.wire.request import CHUNKED, HeadLimits, RequestHead, read_head
 from app.worker.client.body_timeout import patience, too_slow
-from app.worker.client.contract import ConnectionContext, Parking, Place
+from app.worker.client.contract import (
+    DRAIN_LOOK_SECONDS,
+    PARK_SECONDS,
+    ConnectionContext,
+    Parking,
+    Place,
+)
 from app.worker.client.http1_writer import Http1Writer
 from app.worker.client.linger import linger
 from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
@@ -29,10 +35,6 @@ from app.worker.net.stream import BODY_READ_SIZE, Stream
 from app.worker.net.tls_stream import AnyStream
 from app.worker.proxy.body_limit import check_size
 
-# In a drain an idle connection looks this often whether it may stay.
-DRAIN_LOOK_SECONDS: Final = 0.1
-# An idle connection is parked after this long: its greenlet and stack cost several KiB.
-PARK_SECONDS: Final = 1.0
 # A client that has sent FIN may only have half-closed (nc, shutdown(SHUT_WR)) and wait for its answer.
 HALF_CLOSE_SECONDS: Final = 1.0
 
@@ -82,8 +84,8 @@ class Http1Connection(Http1Writer):
         stream: AnyStream,
         peer: str,
         scheme: str,
-        opened_at: float | None = None,
-        ends: Ends | None = None,
+        opened_at: float,
+        ends: Ends | None,
     ) -> None:
         super().__init__(context, stream, peer, ends)
         self._place: Place = place
@@ -98,10 +100,10 @@ class Http1Connection(Http1Writer):
         self.splice_body: Any = None
         self._body_rate: int = context.limits.body_rate
         self._head_limits: HeadLimits = context.head_limits
-        keepalive: float = context.timeouts.keepalive or NEVER
-        self._idle_timeout = min(PARK_SECONDS, keepalive) if stream.has_events else keepalive
+        idle_timeout: float = context.idle_timeout
+        self._idle_timeout = min(PARK_SECONDS, idle_timeout) if stream.has_events else idle_timeout
         self._head_timeout: float = context.head_timeout
-        self._first_head_by = (monotonic() if opened_at is None else opened_at) + self._head_timeout
+        self._first_head_by = opened_at + self._head_timeout
         self._requests_left: int = context.limits.requests_per_connection
         self._waited = 0.0
         self._decoder: ChunkedDecoder | None = None
@@ -194,6 +196,7 @@ class Http1Connection(Http1Writer):
                     )
                 seen = len(data)
             else:
+                self.is_idle = True
                 deadline.at = self._idle_deadline()
             try:
                 piece = stream.read()
@@ -218,7 +221,6 @@ class Http1Connection(Http1Writer):
 
     def _idle_deadline(self) -> float:
         """When a client that has said nothing of its next request is waited for no longer."""
-        self.is_idle = True
         if self._is_new:
             return self._first_head_by
         if self._drain.is_on:

@@ -1,16 +1,14 @@
 """What an HTTP/1.1 connection sends to its client: answers of backends and of our own.
 
-Owns the writing half of app.worker.client.http1's connection: status lines and Date, framing, whether the
+Owns the writing half of app.worker.client.http1's connection: status lines, framing, whether the
 connection is kept, the tunnel's beginning, refusals and cuts. Runs in workers. Imported by the master with
 the worker's class: nothing here may import requests. Must never know the worker.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
-from email.utils import formatdate
-from time import monotonic, time
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from app.errors import ClientGone, ProxyError
@@ -18,11 +16,11 @@ from app.wire.chunked import encode_chunk, last_chunk
 from app.wire.proxy_protocol import Ends
 from app.wire.request import RequestHead
 from app.wire.response import ResponseHead
-from app.wire.status import ALLOWED_METHODS, STATUS_TEXT
+from app.wire.status import STATUS_TEXT
 from app.wire.upgrade import switching_lines
-from app.worker.balance import retry_after
 from app.worker.client.addresses import addresses_of
 from app.worker.client.contract import ConnectionContext, DrainState
+from app.worker.client.date import date_line
 from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
 from app.worker.net.splice import SinkExpired, SinkFailed, SpliceTo
 from app.worker.net.stream import POST_SIZE, Stream
@@ -72,7 +70,7 @@ class Http1Writer:
     ) -> None:
         self._proxy: Proxy = context.proxy
         self._drain: DrainState = context.drain
-        self._timeout: float = context.timeouts.client or NEVER
+        self._timeout: float = context.client_timeout
         self.stream: AnyStream = stream
         self.peer = peer
         self._ends: Ends | None = ends  # by a PROXY header
@@ -101,7 +99,7 @@ class Http1Writer:
         pieces = [_status_line(head.status, head.reason)]
         pieces += head.lines
         if not head.has_date:
-            pieces.append(_date_line())
+            pieces.append(date_line())
         if head.length < 0:
             if self.head.minor:
                 self._chunked = True
@@ -157,26 +155,32 @@ class Http1Writer:
 
     def interim(self, head: ResponseHead) -> None:
         """Pass an interim response on."""
-        self._proxy.name_server(head)
         self._send(b"".join((_status_line(head.status, head.reason), *head.lines, b"\r\n")))
 
     def answer(self, status: int, lines: Iterable[tuple[str, str]], body: bytes) -> None:
         """Send a response of our own."""
-        fields = "".join(f"{name}: {value}\r\n" for name, value in lines)
         self._is_begun = True
-        if self.head.method != b"HEAD":
+        is_head = self.head.method == b"HEAD"
+        if not is_head:
             self.bytes_out = len(body)
         if 400 <= status < 500:  # what the client sent next would be read by a guess
             self._keep = False
+        self._send_own(status, lines, body, is_head)
+
+    def _send_own(
+        self, status: int, lines: Iterable[tuple[str, str]], body: bytes, is_head: bool
+    ) -> None:
+        """Send a response of our own, without its body to a HEAD; of the request it asks nothing more."""
+        fields = "".join(f"{name}: {value}\r\n" for name, value in lines)
         self._send(
             b"".join(
                 (
                     _status_line(status, STATUS_TEXT.get(status, "Error").encode()),
-                    _date_line(),
+                    date_line(),
                     fields.encode("latin-1"),
                     b"Content-Length: %d\r\n" % len(body),
                     self._connection_line(),
-                    body if self.head.method != b"HEAD" else b"",
+                    b"" if is_head else body,
                 )
             )
         )
@@ -233,27 +237,11 @@ class Http1Writer:
         """Answer a request whose head could not be read, and say so in the log; then it is over."""
         self._keep = False
         self._must_linger = True
-        status = error.status
-        body = self._proxy.refuse(self.peer, error, monotonic())
-        if status in (429, 503):
-            more = b"Retry-After: %d\r\n" % retry_after.seconds(0.0, random.random())
-        else:  # RFC 9110 §15.5.6: 405 says what is allowed
-            more = b"Allow: %b\r\n" % ALLOWED_METHODS if status == 405 else b""
-        self._send(
-            b"%b%b%bContent-Type: application/json\r\n%bContent-Length: %d\r\nConnection: close\r\n\r\n%b"
-            % (
-                _status_line(status, STATUS_TEXT.get(status, "Error").encode()),
-                _date_line(),
-                self._proxy.server_line,
-                more,
-                len(body),
-                b"" if is_head else body,
-            )
-        )
+        fields, body = self._proxy.refuse(self.peer, error, monotonic())
+        self._send_own(error.status, fields, body, is_head)
 
 
 _status_lines: Final[dict[tuple[int, bytes], bytes]] = {}
-_date: tuple[int, bytes, bytes] = (0, b"", b"")
 
 
 def _status_line(status: int, reason: bytes) -> bytes:
@@ -264,19 +252,3 @@ def _status_line(status: int, reason: bytes) -> bytes:
         if len(_status_lines) < _STATUS_LINES_KEPT and len(reason) < 64:
             _status_lines[status, reason] = line
     return line
-
-
-def _date_line() -> bytes:
-    """RFC 9110 §6.6.1: a recipient with a clock adds the Date that a backend left out."""
-    global _date
-    now = int(time())
-    if _date[0] != now:
-        value = formatdate(now, usegmt=True).encode()
-        _date = (now, b"Date: %b\r\n" % value, value)
-    return _date[1]
-
-
-def date_value() -> bytes:
-    """The same without its name, for HTTP/2."""
-    _date_line()
-    return _date[2]

@@ -53,7 +53,7 @@ class WsgiExchange:
         is_trusted: Callable[[str], bool],
         deadline: Deadline,
         timeout: float,
-        body_limit: int = 0,
+        body_limit: int,
     ) -> None:
         self._timeout = timeout
         self._body_limit = body_limit
@@ -260,7 +260,7 @@ def close_after(start_response: StartResponse) -> None:
 def start_answer(
     start_response: StartResponse, status: int, lines: Iterable[tuple[str, str]], length: int
 ) -> None:
-    fields = [*lines, ("Content-Length", str(length))]
-    if length and not any(name == "Content-Type" for name, _ in fields):
-        fields.append(("Content-Type", "application/json"))
+    """Start an answer of our own; the server writes its own Server."""
+    fields = [(name, value) for name, value in lines if name != "Server"]
+    fields.append(("Content-Length", str(length)))
     start_response(f"{status} {STATUS_TEXT.get(status, 'Error')}", fields)

@@ -26,7 +26,7 @@ from app.worker.proxy.attempt import Attempt
 from app.worker.proxy.body_limit import check_size
 from app.worker.proxy.exchange import Exchange
 from app.worker.proxy.forward import Forwarder
-from app.worker.proxy.local_reply import LocalReply, error_body
+from app.worker.proxy.local_reply import LocalReply
 from app.worker.proxy.to_backend import ToBackend
 from app.worker.proxy.to_client import ToClient
 from app.worker.upstream.session import Session
@@ -36,8 +36,7 @@ class Proxy:
     """Handles the requests of one worker, under one configuration.
 
     Beside ``handle`` it has what the client's side asks: ``is_trusted(address)`` (is it a trusted proxy's?),
-    ``body_limit`` in bytes, ``server_line``, ``server_field`` and ``name_server`` (see ToClient); and what
-    the stall watch asks: ``may_move`` (see Retrier).
+    and ``body_limit`` in bytes; and what the stall watch asks: ``may_move`` (see Retrier).
     """
 
     def __init__(
@@ -51,13 +50,11 @@ class Proxy:
         self._total_timeout = config.timeouts.total or NEVER
         self._mark = via.mark(pool.table.cells[INSTANCE])
         to_client = ToClient(config, pool)
-        self.name_server = to_client.name_server
-        self.server_line, self.server_field = to_client.server_line, to_client.server_field
         self.to_backend = ToBackend(config, trust, self._mark)
         self._forwarder = Forwarder(config, pool, session, self.to_backend, to_client)
         self._forward = self._forwarder.forward
         self.may_move = self._forwarder.retrier.may_move
-        self._reply = LocalReply(pool.retry_after, self.server_field)
+        self._reply = LocalReply(pool.retry_after, to_client.server_field)
         self.access = AccessLine(config, trust, access_log) if access_log is not None else None
         # 64 random bits for the worker, 64 for the request: unique without asking the kernel each time. What
         # is counted from is random too, so that ids say nothing about how many requests there were.
@@ -110,12 +107,14 @@ class Proxy:
             status, reason = error.status, error.reason
             self.access.write(exchange, request_id, monotonic(), status, reason, [], None)
 
-    def refuse(self, peer: str, error: ProxyError, started: float) -> bytes:
-        """Log a request whose head could not be read; the body of its answer. ``started`` is monotonic."""
+    def refuse(
+        self, peer: str, error: ProxyError, started: float
+    ) -> tuple[list[tuple[str, str]], bytes]:
+        """Log a request whose head could not be read; its answer. ``started`` is monotonic."""
         request_id = self._new_id()
         if self.access is not None:
             self.access.write_refused(request_id, peer, started, error)
-        return error_body(error, request_id, is_text=False)
+        return self._reply.to(error, request_id, is_text=False)
 
     def tick(self, now: float) -> None:
         """Tell the retry budget, ten times a second, how many requests this worker has had.

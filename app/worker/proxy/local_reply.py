@@ -20,7 +20,7 @@ from app.worker.proxy.exchange import Exchange
 class LocalReply:
     """Answers for us under one configuration.
 
-    ``retry_after(reason)`` gives the seconds after which a client that gets a 503 should come again.
+    ``retry_after(reason)`` gives the seconds after which a client that gets a 503 or 429 should come again.
     """
 
     def __init__(
@@ -39,18 +39,19 @@ class LocalReply:
         if error.status == 499:
             exchange.abort()
             return 499
-        is_text = prefers_text(exchange.head.accept)
-        lines = [("Content-Type", "text/plain; charset=utf-8" if is_text else "application/json")]
-        if error.status == 503:
-            lines.append(("Retry-After", str(self._retry_after(error.reason))))
-        elif error.status == 405:
-            lines.append(("Allow", ALLOWED_METHODS.decode()))
-        lines += self._server_field
+        fields, body = self.to(error, request_id, prefers_text(exchange.head.accept))
         try:
-            exchange.answer(error.status, lines, error_body(error, request_id, is_text))
+            exchange.answer(error.status, fields, body)
         except ClientError:
             exchange.abort()
         return error.status
+
+    def to(
+        self, error: ProxyError, request_id: str, is_text: bool
+    ) -> tuple[list[tuple[str, str]], bytes]:
+        """The fields and the body that a client is told an error with."""
+        fields = error_fields(error, self._retry_after, is_text) + self._server_field
+        return fields, error_body(error, request_id, is_text)
 
     def fail_unforeseen(
         self, exchange: Exchange, error: Exception, request_id: str, last: Attempt | None
@@ -77,6 +78,21 @@ def prefers_text(accept: bytes | None) -> bool:
     """Whether an error is told as text: as JSON unless a client names text and not JSON, since whoever reads
     our errors is mostly a program."""
     return accept is not None and b"text/" in accept and b"json" not in accept
+
+
+def error_fields(
+    error: ProxyError, retry_after: Callable[[str], int], is_text: bool
+) -> list[tuple[str, str]]:
+    """What the head of an error says beside what every answer's does: the type of its body, and what to do.
+
+    When to come back (RFC 9110 §10.2.3), or what is allowed (§15.5.6). ``retry_after`` as in LocalReply.
+    """
+    fields = [("Content-Type", "text/plain; charset=utf-8" if is_text else "application/json")]
+    if error.status in (429, 503):
+        fields.append(("Retry-After", str(retry_after(error.reason))))
+    elif error.status == 405:
+        fields.append(("Allow", ALLOWED_METHODS.decode()))
+    return fields
 
 
 def error_body(error: ProxyError, request_id: str, is_text: bool) -> bytes:

@@ -7,6 +7,7 @@ in workers. Never sends or picks.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 from app.config import Config
@@ -15,11 +16,12 @@ from app.wire.chunked import encode_chunk, last_chunk
 from app.wire.forwarded import X_FORWARDED, Trust, lines_writer
 from app.wire.lenient import reader
 from app.wire.request import CHUNKED
+from app.wire.response import ResponseHead
 from app.wire.upgrade import offer
 from app.worker.balance.backend import Backend
-from app.worker.net.deadlines import NEVER
 from app.worker.proxy.exchange import Exchange
 from app.worker.proxy.replay import Replay
+from app.worker.proxy.to_client import name_server, server_header
 from app.worker.upstream.adapter import Adapter
 from app.worker.upstream.request import ReadBody, UpstreamRequest
 
@@ -46,6 +48,7 @@ class ToBackend:
         "_read_head",
         "_read_timeout",
         "_send_proxy",
+        "_server",
         "_upgrades",
         "_via",
     )
@@ -61,6 +64,7 @@ class ToBackend:
         self._read_timeout = config.timeouts.read or NEVER
         self._send_proxy = config.send_proxy if config.send_proxy != "off" else ""
         self._read_head = reader(config.mend_responses) if config.mend_responses else None
+        self._server = server_header(config.server_header)
         self._upgrades = frozenset(name.encode("ascii") for name in config.upgrade)
 
     def request(
@@ -116,11 +120,11 @@ class ToBackend:
             request.upgrade = offered
         if self._read_head is not None:
             request.read_head = self._read_head
-        request.adapter = backend.adapter
-        request.base_url = backend.base_url
-        if expires_at != NEVER:
-            request.expires_at = expires_at
-        if head.minor:
+        request.adapter, request.base_url = backend.adapter, backend.base_url
+        request.expires_at = expires_at
+        if head.minor and self._server is not None:
+            request.on_interim = partial(_named_interim, exchange, self._server)
+        elif head.minor:
             request.on_interim = exchange.interim
         return request
 
@@ -176,6 +180,12 @@ def _set_body(
         request.is_chunked = exchange.head.length == CHUNKED
         request.trailers = exchange.request_trailers
         request.expects_continue = body.expects_continue
+
+
+def _named_interim(exchange: Exchange, server: tuple[bytes, ...], head: ResponseHead) -> None:
+    """Pass an interim response on as answers are: with the configured Server field."""
+    name_server(head, server)
+    exchange.interim(head)
 
 
 def _prefixed(prefix: bytes, target: bytes) -> bytes:

@@ -25,17 +25,15 @@ _SERVER: Final = frozenset((b"server",))
 class ToClient:
     """Passes answers on under one configuration.
 
-    ``server_line`` is the Server field of our own answers as a line, b"" for none; ``server_field`` the same
-    as a list of names and values.
+    ``server_field``: the Server field of our own answers as a list of names and values, empty for none.
     """
 
-    __slots__ = ("_pool", "_server", "_tunnel_timeout", "server_field", "server_line")
+    __slots__ = ("_pool", "_server", "_tunnel_timeout", "server_field")
 
     def __init__(self, config: Config, pool: Pool) -> None:
         self._pool = pool
         self._tunnel_timeout = config.timeouts.tunnel
         server = self._server = server_header(config.server_header)
-        self.server_line = b"".join(server or ())
         self.server_field = [("Server", server[2].decode())] if server else []
 
     def deliver(self, exchange: Exchange, attempt: Attempt, is_counted: bool = False) -> None:
@@ -55,7 +53,7 @@ class ToClient:
             if pool.sticky is not None and exchange.head.sticky != backend.cookie:
                 self._bind(pool.sticky, exchange, attempt)
             if self._server is not None:
-                self.name_server(head)
+                name_server(head, self._server)
             if status == 101:
                 if backend.is_watched and not is_counted:
                     pool.answered(backend, status, attempt.first_byte_seconds)
@@ -78,11 +76,6 @@ class ToClient:
         finally:
             if not is_complete:
                 attempt.close()
-
-    def name_server(self, head: ResponseHead) -> None:
-        """Put the configured Server field in the place of the backend's, where one is configured."""
-        if self._server is not None:
-            head.lines = [*fields.without(head.lines, _SERVER), *self._server]
 
     def _bind(self, sticky: StickyCookie, exchange: Exchange, attempt: Attempt) -> None:
         """Have the answer bring the client back to this backend."""
@@ -109,6 +102,11 @@ class ToClient:
             exchange.bytes_in += tunnel.bytes_in
             exchange.bytes_out += tunnel.bytes_out
         return tunnel.reason
+
+
+def name_server(head: ResponseHead, server: tuple[bytes, ...]) -> None:
+    """Put the configured Server field (see ``server_header``) in the place of the backend's."""
+    head.lines = [*fields.without(head.lines, _SERVER), *server]
 
 
 def server_header(setting: str) -> tuple[bytes, ...] | None:

@@ -164,6 +164,32 @@ def test_interim_answers_and_trailers(secure: tuple[Balancer, Backend]) -> None:
         assert (request.length, request.is_complete) == (3, True)
 
 
+@pytest.mark.parametrize(("setting", "named"), [("none", []), ("ours", ["ours"])])
+def test_the_server_field_of_an_interim_answer(
+    files: dict[str, str], setting: str, named: list[str]
+) -> None:
+    """As configured, over HTTP/2 and HTTP/1.1 alike, in place of the backend's."""
+    hints = b"HTTP/1.1 103 Early Hints\r\nServer: secret/1.2\r\n\r\n"
+    answer = hints + b"HTTP/1.1 200 OK\r\nServer: secret/1.2\r\nContent-Length: 0\r\n\r\n"
+    with (
+        Backend(handlers.raw(answer)) as backend,
+        Balancer([backend], tls=files, server_header=setting) as balancer,
+    ):
+        with connect(balancer) as client:
+            reply = client.get("/")
+            assert reply.interim == [(103, [("server", name) for name in named])]
+            assert [value for name, value in reply.headers if name == "server"] == named
+        with (
+            socket.create_connection(balancer.address, PATIENT) as plain,
+            context().wrap_socket(plain, server_hostname="127.0.0.1") as tls,
+        ):
+            tls.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            seen = b"".join(iter(lambda: tls.recv(1000), b""))
+            assert seen.startswith(b"HTTP/1.1 103 ")
+            assert seen.count(b"Server: ") == 2 * len(named)
+            assert b"secret" not in seen
+
+
 def test_100_continue(secure: tuple[Balancer, Backend]) -> None:
     """The client is asked for its body once the backend has asked us."""
     balancer, backend = secure

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import BadRequest
-from app.wire.h2 import MalformedError, lower, read_request, read_trailers, response_fields
+from app.wire import h2
+from app.wire.h2 import MalformedError, lower, read_trailers, response_fields
 from app.wire.parser import parse_request
-from app.wire.request import CHUNKED
+from app.wire.request import CHUNKED, STANDARD
 
 Fields = list[tuple[bytes, bytes]]
+
+read_request = partial(h2.read_request, limits=STANDARD)
 
 
 def fields(*more: tuple[bytes, bytes], **pseudo: bytes | None) -> Fields:

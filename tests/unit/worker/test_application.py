@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from app.shared import inherited, publication
 from app.shared.inherited import Inheritance
 from app.shared.table import identity_of
 from app.telemetry import log
-from app.worker.application import make_application, standalone_table
+from app.wire.status import ALLOWED_METHODS
+from app.worker.application import Application, make_application, standalone_table
 
 
 def test_requests_are_counted_where_limits_look(
@@ -45,3 +47,28 @@ def test_a_worker_boots_though_what_is_published_cannot_be_read(
     application = make_application()
     assert application.config == config
     assert [backend.url for backend in application.pool.snapshot.backends] == ["http://127.0.0.1:1"]
+
+
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT"])
+def test_a_405_says_what_is_allowed(method: str) -> None:
+    """RFC 9110 §15.5.6, and in JSON; its Server field is for the server to write, whoever that is."""
+    config = configuration.parse('{"server_header": "ours", "logging": {"access": false}}')
+    told: list[tuple[str, list[tuple[str, str]]]] = []
+    environ = {
+        "REQUEST_METHOD": method,
+        "RAW_URI": "/",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "HTTP_HOST": "a",
+        "REMOTE_ADDR": "192.0.2.1",
+        "wsgi.url_scheme": "http",
+        "wsgi.input": BytesIO(),
+    }
+    application = Application(config, standalone_table(config), 1)
+    (body,) = application(environ, lambda *answer: told.append(answer))  # type: ignore[arg-type]
+    ((status, fields),) = told
+    assert status == "405 Method Not Allowed"
+    assert dict(fields) == {
+        "Content-Type": "application/json",
+        "Allow": ALLOWED_METHODS.decode(),
+        "Content-Length": str(len(body)),
+    }

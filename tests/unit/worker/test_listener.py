@@ -8,11 +8,11 @@ import pytest
 
 from app.shared.layout import CONNECTIONS
 from app.worker import listener
-from app.worker.listener import YIELD_SECONDS, Listener, Share, leaves_it
+from app.worker.listener import YIELD_SECONDS, Listener, Share, should_defer
 
 
 @pytest.mark.parametrize(
-    ("mine", "others", "is_left"),
+    ("mine", "others", "is_deferred"),
     [
         (0, [], False),  # alone
         (500, [], False),
@@ -25,9 +25,9 @@ from app.worker.listener import YIELD_SECONDS, Listener, Share, leaves_it
         (0, [5, 7], False),
     ],
 )
-def test_who_has_clearly_more_leaves_it(mine: int, others: list[int], is_left: bool) -> None:
+def test_who_has_clearly_more_defers(mine: int, others: list[int], is_deferred: bool) -> None:
     """Small differences are not worth a pause."""
-    assert leaves_it(mine, others) is is_left
+    assert should_defer(mine, others) is is_deferred
 
 
 @pytest.mark.parametrize("workers", [2, 3, 8])
@@ -37,7 +37,7 @@ def test_a_trickle_is_shared(workers: int) -> None:
     for number in range(400):
         first = number % 2  # two workers that always are quicker than the others
         others = counts[:first] + counts[first + 1 :]
-        taker = counts.index(min(counts)) if leaves_it(counts[first], others) else first
+        taker = counts.index(min(counts)) if should_defer(counts[first], others) else first
         counts[taker] += 1
     assert max(counts) <= min(counts) + 9 + min(counts) // 8
 
@@ -54,8 +54,8 @@ class Clock:
 class Accepting(Listener):
     """One without a socket or a loop."""
 
-    def __init__(self, leaves: Any) -> None:
-        self._leaves = leaves
+    def __init__(self, defers: Any) -> None:
+        self._defers = defers
         self._waited_until = 0.0
         self.rests = 0
         self.socket: Any = self
@@ -84,8 +84,8 @@ def test_one_pause_for_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_pause_where_it_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor where nobody is to be asked."""
-    for leaves in (lambda: False, None):
-        accepting = Accepting(leaves)
+    for defers in (lambda: False, None):
+        accepting = Accepting(defers)
         accepting.do_read()
         assert accepting.rests == 0
 
@@ -94,14 +94,14 @@ class Closing(Listener):
     """One on which some connections wait."""
 
     def __init__(self, waiting: list[Any]) -> None:
-        self._leaves = lambda: True
+        self._defers = lambda: True
         self._waited_until = 0.0
         self.waiting = waiting
         self.handled: list[int] = []
         self.socket: Any = self
 
     def do_read(self) -> Any:
-        assert self._leaves is None, "left to another at the end"
+        assert self._defers is None, "left to another at the end"
         if not self.waiting:
             return None
         if isinstance(one := self.waiting.pop(0), OSError):
@@ -145,7 +145,7 @@ class Told:
 
 
 @pytest.mark.parametrize(
-    ("told", "is_left"),
+    ("told", "is_deferred"),
     [
         ((0, 101, 51), True),
         ((0, 101, 0), False),  # takes no more, or is nobody: it is not asked for
@@ -153,11 +153,11 @@ class Told:
         ((0, 1, 0), False),
     ],
 )
-def test_a_worker_knows_its_share(told: tuple[int, ...], is_left: bool) -> None:
+def test_a_worker_knows_its_share(told: tuple[int, ...], is_deferred: bool) -> None:
     """By what the others told; its own number it knows better than the table."""
     table: Any = Told(*told)
     share = Share({}, table, 1, lambda: 100, lambda: True)
-    assert share.leaves_it() is is_left
+    assert share.defers() is is_deferred
 
 
 def test_a_worker_tells_how_many_it_has_and_whether_it_takes_more() -> None:

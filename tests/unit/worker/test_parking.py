@@ -7,7 +7,7 @@ from time import monotonic
 import gevent
 from fakes.stream import END, ScriptedStream
 
-from app.worker.client.http1 import PARK_SECONDS
+from app.worker.client.contract import PARK_SECONDS
 from app.worker.parking import Parking
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -120,16 +121,18 @@ def replay(case: Case, cut_request: Cut, cut_response: Cut) -> Transcript:
     backend.connections = connections = _Connections(case, cut_response)
     context = ConnectionContext(
         application.proxy,
-        _TIMEOUTS,
         _CONFIG.limits,
         STANDARD,
-        _TIMEOUTS.client,
-        DrainState(),
-        Parking(_TIMEOUTS.keepalive),
+        client_timeout=_TIMEOUTS.client,
+        head_timeout=_TIMEOUTS.client,
+        idle_timeout=_TIMEOUTS.keepalive,
+        drain=DrainState(),
+        parking=Parking(_TIMEOUTS.keepalive),
     )
     admission = Admission()
     client: Any = ScriptedStream([*cut_request(case.request), END], has_events=False)
-    Http1Connection(context, admission.enter(), client, "192.0.2.1", "http").run()
+    place = admission.enter()
+    Http1Connection(context, place, client, "192.0.2.1", "http", monotonic(), None).run()
     assert client.is_closed
     assert not admission.count
     assert application.pool.cells[backend.in_flight] == 0, "in-flight count"

@@ -74,7 +74,7 @@ class Http2Connection:
         self.scheme = scheme
         self.is_trusted = self._proxy.is_trusted(peer)
         self.forwarded = connection_lines(peer, scheme)
-        self.timeout: float = context.timeouts.client or NEVER
+        self.timeout: float = context.client_timeout
         self.body_limit: int = self._proxy.body_limit
         self.body_rate: int = context.limits.body_rate
         self.streams: dict[int, Http2Stream] = {}
@@ -84,9 +84,7 @@ class Http2Connection:
         self._guard = FrameGuard(now, 2 * self._head_limits.all_fields)
         self._resets = TokenBucket(RESET_BURST, RESET_RATE, now)
         self._requests_left: int = context.limits.requests_per_connection or HIGHEST_STREAM
-        self._patience = Patience(
-            opened_at, now, context.head_timeout, context.timeouts.keepalive or NEVER
-        )
+        self._patience = Patience(opened_at, now, context.head_timeout, context.idle_timeout)
         self._last = 0  # the highest stream that was taken on
         self._unacknowledged = 0
         self.sender = Sender(self._h2, stream, self.timeout, self._guard.moved, self._lost)
@@ -135,7 +133,7 @@ class Http2Connection:
 
     def drain(self) -> None:
         """Tell the client to open no more streams; those on their way are served (RFC 9113 §6.8)."""
-        self._patience.leaves_at = min(self._patience.leaves_at, self._drain.idle_until)
+        self._patience.refuses_after = min(self._patience.refuses_after, self._drain.idle_until)
         self.sender.go_away(HIGHEST_STREAM, ErrorCodes.NO_ERROR)
         self._rearm()
 
@@ -190,12 +188,15 @@ class Http2Connection:
         """Act on what the client has sent. Raises Refused, H2Error: the connection is over."""
         guard = self._guard
         was_inside = guard.is_inside
-        events: Iterable[h2_events.Event] = self._h2.receive_data(guard.feed(data, now))
+        events: Iterable[Any] = self._h2.receive_data(guard.feed(data, now))
         self._patience.fed(was_inside, guard.frames, now)
         for event in events:
             handle = _HANDLERS.get(type(event))
             if handle is not None:
-                handle(self, event)
+                try:
+                    handle(self, event)
+                except MalformedError as error:
+                    self._end_malformed(event.stream_id, error)
         self.sender.collect()
 
     def _next_deadline(self) -> float:
@@ -224,7 +225,7 @@ class Http2Connection:
     def _on_request(self, event: h2_events.RequestReceived) -> None:
         identity, fields = event.stream_id, event.headers
         self._patience.is_new = False
-        if len(self.streams) >= MAX_STREAMS or monotonic() > self._patience.leaves_at:
+        if len(self.streams) >= MAX_STREAMS or monotonic() > self._patience.refuses_after:
             # Says that nothing was done: the client may try again elsewhere (RFC 9113 §8.7).
             self._refuse(identity, ErrorCodes.REFUSED_STREAM)
             return
@@ -232,17 +233,15 @@ class Http2Connection:
         stream = Http2Stream(self, identity, event.stream_ended is not None)
         try:
             stream.head_in(read_request(fields, stream.has_all, self._head_limits))
-        except MalformedError as malformed:
-            self._log(malformed)
-            self._refuse(identity, ErrorCodes.PROTOCOL_ERROR)
-            return
+        except MalformedError:
+            raise  # it has no answer
         except BadRequest as error:
             stream.refusal = error
             stream.is_head = (b":method", b"HEAD") in fields
         self.streams[identity] = stream
         self._requests_left -= 1
         if not self._requests_left:
-            self._patience.leaves_at = 0.0
+            self._patience.refuses_after = 0.0
             self.sender.go_away(identity, ErrorCodes.NO_ERROR)
         gevent.spawn_raw(self._serve, stream)
 
@@ -253,30 +252,18 @@ class Http2Connection:
             self._h2.increment_flow_control_window(self._unacknowledged)
             self._unacknowledged = 0
         stream = self.streams.get(event.stream_id)
-        if stream is None or stream.gone is not None:
-            return
-        try:
+        if stream is not None and stream.gone is None:
             stream.take_in(event.data, size)
-        except MalformedError as error:
-            self._end_malformed(stream, error)
 
     def _on_end(self, event: h2_events.StreamEnded) -> None:
         stream = self.streams.get(event.stream_id)
-        if stream is None or stream.gone is not None:
-            return
-        try:
+        if stream is not None and stream.gone is None:
             stream.end_in()
-        except MalformedError as error:
-            self._end_malformed(stream, error)
 
     def _on_trailers(self, event: h2_events.TrailersReceived) -> None:
         stream = self.streams.get(event.stream_id)
-        if stream is None or stream.gone is not None:
-            return
-        try:
+        if stream is not None and stream.gone is None:
             stream.trailers_in(read_trailers(event.headers))
-        except MalformedError as error:
-            self._end_malformed(stream, error)
 
     def _on_reset(self, event: h2_events.StreamReset) -> None:
         stream = self.streams.get(event.stream_id)
@@ -296,10 +283,14 @@ class Http2Connection:
         bound_table(self._h2)
         self.sender.opened()
 
-    def _end_malformed(self, stream: Http2Stream, error: MalformedError) -> None:
-        """What follows its head makes it no message (RFC 9113 §8.1.1): it ends, wherever its request is."""
-        self._leave(stream, error)
-        self._refuse(stream.id, ErrorCodes.PROTOCOL_ERROR)
+    def _end_malformed(self, identity: int, error: MalformedError) -> None:
+        """What its client sent makes it no message (RFC 9113 §8.1.1): it ends, wherever its request is."""
+        stream = self.streams.get(identity)
+        if stream is not None:
+            self._leave(stream, error)
+        else:  # it is the head: nobody serves it
+            self._log(error)
+        self._refuse(identity, ErrorCodes.PROTOCOL_ERROR)
 
     def _refuse(self, identity: int, code: ErrorCodes) -> None:
         self._count_reset()
@@ -322,8 +313,8 @@ class Http2Connection:
         stream.deadline = deadlines.enter()
         try:
             if stream.refusal is not None:
-                body = self._proxy.refuse(self.peer, stream.refusal, monotonic())
-                stream.refuse(stream.refusal, body, self._proxy.server_field)
+                fields, body = self._proxy.refuse(self.peer, stream.refusal, monotonic())
+                stream.answer(stream.refusal.status, fields, body)
             elif stream.gone is not None:  # before its turn came: not worth a backend's connection
                 self._proxy.drop(stream, stream.gone)
             else:

@@ -7,14 +7,14 @@ workers. Pure: time comes as a parameter, the waiting is app.worker.client.http2
 
 from __future__ import annotations
 
-from app.worker.client.http1 import DRAIN_LOOK_SECONDS
+from app.worker.client.contract import DRAIN_LOOK_SECONDS
 from app.worker.net.deadlines import NEVER
 
 
 class Patience:
     """The times of one connection, in monotonic seconds.
 
-    ``is_new``: no request has come yet. ``leaves_at``: no stream is taken after that, NEVER until the
+    ``is_new``: no request has come yet. ``refuses_after``: no stream is taken after that, NEVER until the
     connection has been told to end.
     """
 
@@ -26,7 +26,7 @@ class Patience:
         "_keepalive",
         "idle_since",
         "is_new",
-        "leaves_at",
+        "refuses_after",
     )
 
     def __init__(self, opened_at: float, now: float, head_timeout: float, keepalive: float) -> None:
@@ -37,7 +37,7 @@ class Patience:
         self._frames = 0
         self.idle_since = now
         self.is_new = True
-        self.leaves_at = NEVER
+        self.refuses_after = NEVER
 
     def fed(self, was_inside: bool, frames: int, now: float) -> None:
         """Bytes came; before them a frame had or had not begun, after them ``frames`` have been whole."""
@@ -49,8 +49,8 @@ class Patience:
         """When the wait that begins now is over. ``is_inside``: a frame has begun and is not whole."""
         until = NEVER
         if not has_streams:
-            if self.leaves_at != NEVER:
-                until = max(self.leaves_at, now + DRAIN_LOOK_SECONDS)
+            if self.refuses_after != NEVER:
+                until = max(self.refuses_after, now + DRAIN_LOOK_SECONDS)
             elif self.is_new:
                 until = self._first_by
             else:

@@ -20,9 +20,8 @@ from app.telemetry import log
 from app.wire.h2 import Fields, MalformedError, response_fields
 from app.wire.request import CHUNKED, RequestHead
 from app.wire.response import ResponseHead
-from app.wire.status import ALLOWED_METHODS
 from app.worker.client.body_timeout import patience, too_slow
-from app.worker.client.http1_writer import date_value
+from app.worker.client.date import date_value
 from app.worker.client.http2.sender import Sender, Signal
 from app.worker.net.deadlines import NEVER, Deadline, Expired
 from app.worker.net.splice import SpliceBody, SpliceTo
@@ -270,13 +269,6 @@ class Http2Stream:
         if not self.is_head:
             self.bytes_out = len(body)
             self._sender.send_body(self, body, True)
-
-    def refuse(self, error: ProxyError, body: bytes, more: list[tuple[str, str]]) -> None:
-        """Answer a request whose head could not be read."""
-        lines = [("Content-Type", "application/json"), *more]
-        if error.status == 405:
-            lines.append(("Allow", ALLOWED_METHODS.decode()))
-        self.answer(error.status, lines, body)
 
     def switch(self, head: ResponseHead) -> tuple[AnyStream, bytes]:
         """There is no 101 in HTTP/2 (RFC 9113 §8.6), and no request here asks for one."""

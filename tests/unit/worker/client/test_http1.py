@@ -13,7 +13,8 @@ from fakes.stream import END, ENDS, RESET, SILENCE, ScriptedStream, Turn
 
 from app.errors import ClientGone, NoBackend, ProxyError, ShuttingDown, TooManyConnections
 from app.wire.response import read_head
-from app.worker.client.http1 import HALF_CLOSE_SECONDS, PARK_SECONDS, Http1Connection
+from app.worker.client.contract import PARK_SECONDS
+from app.worker.client.http1 import HALF_CLOSE_SECONDS, Http1Connection
 from app.worker.net.deadlines import NEVER, deadlines
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -50,7 +51,13 @@ class Client:
         self.place = self.front.admission.enter()
         stream: Any = self.stream
         self.connection = Http1Connection(
-            self.front.context, self.place, stream, "192.0.2.1", "http", opened_at
+            self.front.context,
+            self.place,
+            stream,
+            "192.0.2.1",
+            "http",
+            monotonic() if opened_at is None else opened_at,
+            None,
         )
 
     def run(self) -> Client:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from fakes.stream import ENDS, ScriptedStream
 
 from app.errors import BadRequest, ClientGone, ProxyError
 from app.wire import request, response
-from app.worker.client.http1_writer import Http1Writer, date_value
+from app.worker.client.http1_writer import Http1Writer
 from app.worker.net.deadlines import NEVER, Deadline, Expired
 from app.worker.net.stream import POST_SIZE
 
@@ -108,7 +107,6 @@ def test_a_date_that_the_backend_left_out_is_added() -> None:
     writer = Writer()
     writer.start(head(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"), b"ok", True, [])
     assert writer.out.output.count(b"Date: ") == 1
-    assert re.fullmatch(rb"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", date_value())
 
 
 def test_an_interim_answer_begins_nothing() -> None:

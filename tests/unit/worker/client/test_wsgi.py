@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.errors import BadRequest
-from app.worker.client.wsgi import WsgiExchange
+from app.worker.client.wsgi import WsgiExchange, start_answer
 from app.worker.net.deadlines import NEVER, Deadline
 from app.worker.net.stream import BODY_READ_SIZE
 
@@ -62,3 +62,12 @@ def test_a_chunked_body_is_held_to_the_limit_too(size: int, is_refused: bool) ->
 def test_without_a_socket_in_the_environ_both_ends_are_unknown() -> None:
     """Servers other than gunicorn show none."""
     assert exchange().addresses() == (None, None)
+
+
+def test_an_answer_of_our_own_leaves_the_server_its_name() -> None:
+    """It writes a Server field itself: with the configured one there would be two."""
+    told: list[tuple[str, list[tuple[str, str]]]] = []
+    start: Any = lambda *answer: told.append(answer)  # noqa: E731
+    start_answer(start, 502, [("Content-Type", "text/plain"), ("Server", "ours")], 2)
+    fields = [("Content-Type", "text/plain"), ("Content-Length", "2")]
+    assert told == [("502 Bad Gateway", fields)]

@@ -12,6 +12,7 @@ from fakes.pool import Pool
 from app import config as configuration
 from app.wire.forwarded import Trust
 from app.wire.request import CHUNKED
+from app.wire.response import read_head as read_response
 from app.worker.net.deadlines import NEVER
 from app.worker.proxy.replay import replay_of
 from app.worker.proxy.to_backend import ToBackend
@@ -70,6 +71,29 @@ def test_the_servers_path_stands_before_the_target() -> None:
     assert request.on_interim is None  # HTTP/1.0 knows none
     request = sent(side(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n"), prefix=b"/v1")
     assert lines(request)[0] == b"OPTIONS * HTTP/1.1"
+
+
+@pytest.mark.parametrize(
+    ("setting", "lines"),
+    [
+        ("pass", [b"Server", b": ", b"secret/1.2", b"\r\n"]),
+        ("none", []),
+        ("ours", [b"Server", b": ", b"ours", b"\r\n"]),
+    ],
+)
+def test_an_interim_answer_names_the_server_that_is_configured(
+    setting: str, lines: list[bytes]
+) -> None:
+    """For whatever the client speaks, as in the answer that follows it."""
+    exchange = side(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    made = to_backend(server_header=setting)
+    backend: Any = Pool(1).backends[0]
+    request = made.request(exchange, backend, "id-1", NEVER)  # type: ignore[arg-type]
+    head = read_response(b"HTTP/1.1 103 Early Hints\r\nServer: secret/1.2\r\n\r\n", b"GET")
+    assert head is not None
+    assert request.on_interim is not None
+    request.on_interim(head)
+    assert (exchange.interims, head.lines) == ([103], lines)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.worker.client.http1 import DRAIN_LOOK_SECONDS
+from app.worker.client.contract import DRAIN_LOOK_SECONDS
 from app.worker.client.http2.patience import Patience
 from app.worker.net.deadlines import NEVER
 
@@ -44,7 +44,7 @@ def test_a_frame_is_due_from_its_first_byte() -> None:
 def test_in_a_drain_an_idle_client_has_until_then() -> None:
     """And a look's time at least, for what is on its way."""
     waits = patience()
-    waits.leaves_at = 150.0
+    waits.refuses_after = 150.0
     assert waits.until(False, False, 140.0) == 150.0
     assert waits.until(False, False, 160.0) == 160.0 + DRAIN_LOOK_SECONDS
 
