@@ -20,8 +20,9 @@ import random
 import stat
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing.heap import Arena
+from typing import Protocol, TypeVar
 
 from app.shared.layout import (
     AT_BLOB_BYTES,
@@ -55,6 +56,16 @@ from app.shared.layout import (
 )
 
 _FLOCK = struct.Struct("hhqqi4x")  # type, whence, start, length, pid
+
+
+class WithUrl(Protocol):
+    """A server, as far as the table knows one: ``url`` is normalised."""
+
+    @property
+    def url(self) -> str: ...
+
+
+S = TypeVar("S", bound=WithUrl)
 
 
 class TableError(Exception):
@@ -157,6 +168,12 @@ class Table:
     def row_index(self) -> dict[int, int]:
         """The row of every server that has one, by its identity."""
         return {identity: row for row, identity in self._used_rows()}
+
+    def rows_of(self, servers: Iterable[S]) -> list[tuple[S, int]]:
+        """Each of these servers with its row, in their order, without those that have none."""
+        index = self.row_index()
+        found = ((server, index.get(identity_of(server.url), -1)) for server in servers)
+        return [(server, row) for server, row in found if row >= 0]
 
     def count(self, row: int, counter: int) -> int:
         """The sum of a server's counter over all workers, those that are gone included (slot 0)."""

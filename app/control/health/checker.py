@@ -122,15 +122,14 @@ class Checker:
 
         Once all of them have a verdict, ``sequence`` stands in the cell CHECKED, for which the master waits.
         """
-        index = self._table.row_index()
         # One without a row was in a proposal that has been replaced: the next one is here at once.
-        rows = {s.url: index[i] for s in config.servers if (i := identity_of(s.url)) in index}
+        servers = self._table.rows_of(config.servers)
         self._sequence = sequence
         if config.health_check is None:
-            self._trust(rows.values())
+            self._trust(row for _, row in servers)
             self._keep({})
         else:
-            self._keep(self._watch_all(config, config.health_check, rows))
+            self._keep(self._watch_all(config, config.health_check, servers))
         self._acknowledge()
 
     def question(self, row: int) -> Callable[[], CheckResult] | None:
@@ -161,14 +160,12 @@ class Checker:
         self._acknowledge()
 
     def _watch_all(
-        self, config: Config, health_check: HealthCheck, rows: dict[str, int]
+        self, config: Config, health_check: HealthCheck, servers: Iterable[tuple[Server, int]]
     ) -> dict[int, Watch]:
         """A watch for each server that is to be checked; one that nothing has changed for is kept."""
         watches: dict[int, Watch] = {}
-        for server in config.servers:
-            if server.url not in rows:
-                continue
-            identity, row = identity_of(server.url), rows[server.url]
+        for server, row in servers:
+            identity = identity_of(server.url)
             if server.state == "maint":  # what is known of it will be old when it comes back
                 self._table.cells[self._table.server(row) + STATE] = UNCHECKED
                 continue

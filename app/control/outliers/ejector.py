@@ -46,7 +46,7 @@ from app.shared.layout import (
     TRIAL,
     TRUSTED,
 )
-from app.shared.table import Table, identity_of
+from app.shared.table import Table
 from app.telemetry import log
 
 
@@ -90,15 +90,11 @@ class Ejector:
 
     def adopt(self, config: Config) -> None:
         """Judge the servers of ``config`` from now on; without outlier detection all are trusted."""
-        index = self._table.row_index()
         settings = self._settings = config.outlier_detection
         self._is_checked = config.health_check is not None
         before = {subject.server.url: subject for subject in self._subjects.values()}
         self._subjects = {}
-        for server in config.servers:
-            row = index.get(identity_of(server.url), -1)
-            if row < 0:
-                continue
+        for server, row in self._table.rows_of(config.servers):
             subject = before.get(server.url)
             if subject is None or subject.row != row:
                 subject = OutlierSubject(server, row)

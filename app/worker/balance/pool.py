@@ -25,7 +25,7 @@ from app.policies import KeyMissing
 from app.shared import publication
 from app.shared.availability import standing_of
 from app.shared.layout import CHECKED_MS, EPOCH, READY, STREAK
-from app.shared.table import Table, identity_of
+from app.shared.table import Table
 from app.telemetry import log
 from app.wire.forwarded import Trust
 from app.worker.balance import retry_after
@@ -225,12 +225,9 @@ class Pool:
         A backend that stays keeps its connections.
         """
         known = {backend.url: backend for backend in self.backends}
-        rows = self.table.row_index()
         backends = []
-        for server in config.servers if config is not None else ():
-            row = rows.get(identity_of(server.url), -1)
-            if row < 0:  # not in the table: nothing is known about it, so nothing is sent to it
-                continue
+        # Of one that is not in the table nothing is known, so nothing is sent to it.
+        for server, row in self.table.rows_of(config.servers if config is not None else ()):
             backend = known.get(server.url)
             if backend is None or backend.row != row:
                 backend = Backend(server, row, *self._connect(server))
