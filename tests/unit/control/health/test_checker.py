@@ -46,13 +46,19 @@ class CheckerBench(World):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(monkeypatch)
+        self.breaks: Exception | None = None  # what a check raises
         self.checker = self.successor()
 
     def successor(self) -> Checker:
         """The checker of a new control process, as after the death of the former."""
         self.later = Later()
         slow_start = self.slow_start = SlowStart(self.table)
-        return Checker(self.table, slow_start, lambda server, config: lambda: OK, self.later)
+        return Checker(self.table, slow_start, lambda server, config: self.check, self.later)
+
+    def check(self) -> CheckResult:
+        if self.breaks is not None:
+            raise self.breaks
+        return OK
 
     def adopt(self, *servers: Entry, **health_check: Any) -> int:
         check = False if health_check.get("off") else health_check
@@ -211,6 +217,16 @@ def test_only_an_answer_tells_whether_a_server_hangs(bench: CheckerBench) -> Non
     assert bench.checker.question(row + 1) is None
     bench.adopt(1, type="tcp")
     assert bench.checker.question(row) is None
+
+
+def test_a_question_that_breaks_is_a_fault_of_our_own(bench: CheckerBench) -> None:
+    """Who asks is told so, and lives on."""
+    bench.adopt(1)
+    question = bench.checker.question(bench.watch(1).row)
+    assert question is not None
+    assert question() == OK
+    bench.breaks = RuntimeError("broken")
+    assert question() == CheckResult(None, "internal_error", detail="RuntimeError('broken')")
 
 
 def test_bumps_the_epoch_after_a_change_and_only_then(bench: CheckerBench) -> None:
