@@ -232,3 +232,8 @@ class Config:
     server_header: str
     upgrade: tuple[str, ...]
     graceful_timeout: float
+
+    @property
+    def panic_threshold(self) -> int:
+        """Percent of the servers that must be healthy, or all are used; 0 without health checks: never."""
+        return self.health_check.panic_threshold if self.health_check is not None else 0

@@ -31,8 +31,7 @@ class PanicLog:
         """Count the servers of ``config`` from now on."""
         table = self._table
         self._servers = [(one, table.server(row)) for one, row in table.rows_of(config.servers)]
-        check = config.health_check
-        self._threshold = check.panic_threshold if check is not None else 0
+        self._threshold = config.panic_threshold
         self._epoch = 0
 
     def tick(self) -> None:

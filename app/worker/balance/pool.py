@@ -249,8 +249,8 @@ class Pool:
         self._factory.adopt(config, Trust(config.trusted_proxies, config.forwarded))
         self._outcomes.adopt(config.outlier_detection, self._factory.measures)
         self._queue.adopt(config.queue, config.timeouts.total)
-        check = self._health_check = config.health_check
-        self._panic_threshold = check.panic_threshold if check is not None else 0
+        self._health_check = config.health_check
+        self._panic_threshold = config.panic_threshold
 
     def _complain(self, sequence: int, error: ConfigError) -> None:
         """Log, once for each, that what another release's master has published cannot be read."""
