@@ -172,6 +172,7 @@ class StallDetector:
         another then, a few milliseconds apart.
         """
         since = max(silence.oldest_ms, silence.heard_ms)
+        # A shortcut only: where nobody at all has answered, no HEARD_MS needs to be read.
         if max(self._table.of_each_slot(ANSWERED_MS)) <= since:
             return False
         if self._well_ms is None:
