@@ -47,9 +47,7 @@ from app.shared.layout import (
     SLOT_HEADER,
     STATE,
     SUSPECTS,
-    TROUBLES,
     VERSION,
-    WAITING_NS,
     WRITER_LOCK,
     counters_at,
     size,
@@ -186,14 +184,6 @@ class Table:
     def slot_column(self, number: int, counter: int) -> memoryview:
         """A counter of one worker, a cell for each row."""
         return self.slot(number)[SLOT_HEADER + counter :: ROW_STRIDE]
-
-    def troubles(self) -> list[int]:
-        """A number of each worker that changes whenever it has news of failures."""
-        return self.of_each_slot(TROUBLES)
-
-    def waiting_since(self) -> list[int]:
-        """Monotonic ns since when each worker's oldest request has waited for a place; 0 if none waits."""
-        return self.of_each_slot(WAITING_NS)
 
     def of_each_slot(self, cell: int) -> list[int]:
         """A cell in front of the counters, of each slot."""

@@ -44,6 +44,7 @@ from app.shared.layout import (
     STREAK,
     STREAKS,
     TRIAL,
+    TROUBLES,
     TRUSTED,
 )
 from app.shared.table import Table
@@ -113,7 +114,7 @@ class Ejector:
         """
         if self._settings is None:
             return
-        troubles = self._table.troubles()
+        troubles = self._table.of_each_slot(TROUBLES)
         if troubles != self._troubles:
             for row in sorted(self._changed_rows(troubles)):
                 if row in self._subjects:

@@ -24,7 +24,7 @@ from app.errors import (
 from app.policies import KeyMissing
 from app.shared import publication
 from app.shared.availability import standing_of
-from app.shared.layout import CHECKED_MS, EPOCH, READY, STREAK
+from app.shared.layout import CHECKED_MS, EPOCH, READY, STREAK, WAITING_NS
 from app.shared.table import Table
 from app.telemetry import log
 from app.wire.forwarded import Trust
@@ -197,7 +197,7 @@ class Pool:
         return not backend.limit or self._in_flight(backend) < backend.limit
 
     def waiting_since(self) -> list[int]:
-        return self.table.waiting_since()
+        return self.table.of_each_slot(WAITING_NS)
 
     def is_lost(self, backend: Backend) -> bool:
         return not backend.is_available
