@@ -107,7 +107,7 @@ class Pool:
             return self._queue.wait(tuple(tried))
         return self._find(snapshot, tried, request) or self._queue.wait(tuple(tried))
 
-    def pick_now(self, tried: Iterable[Backend] = (), request: Any = None) -> Backend:
+    def pick_now(self, tried: Iterable[Backend], request: Any) -> Backend:
         """Pick without waiting; NoBackend if all are full."""
         if self._epoch_cells[EPOCH] != self._epoch:
             self.refresh()
