@@ -34,7 +34,7 @@ class PanicLog:
         self._threshold = config.panic_threshold
         self._epoch = 0
 
-    def tick(self) -> None:
+    def tick(self, _now_ms: int) -> None:
         """Count again if anything has changed, once all have had their first check."""
         cells = self._table.cells
         epoch = cells[EPOCH]
