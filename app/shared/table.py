@@ -153,9 +153,12 @@ class Table:
         """Requests now at a server, in all workers."""
         return sum(self.column(row, IN_FLIGHT))
 
-    def is_healthy(self, row: int) -> bool:
-        """Whether the last verdict of its health checks was good; a server never checked is not healthy."""
-        return self.cells[self.server(row) + STATE] == HEALTHY
+    def column(self, row: int, counter: int) -> memoryview:
+        """A counter of a server, a cell for each slot."""
+        # counters_at() by hand: pick asks this of several backends, and a call costs 0.1 µs.
+        start = self._slots_at + SLOT_HEADER + row * ROW_STRIDE + counter
+        end = self._slots_at + self.slots * self._slot_cells
+        return self.cells[start : end : self._slot_cells]
 
     # -- server rows -------------------------------------------------------------------------------
 
@@ -172,6 +175,21 @@ class Table:
         index = self.row_index()
         found = ((server, index.get(identity_of(server.url), -1)) for server in servers)
         return [(server, row) for server, row in found if row >= 0]
+
+    def is_healthy(self, row: int) -> bool:
+        """Whether the last verdict of its health checks was good; a server never checked is not healthy."""
+        return self.cells[self.server(row) + STATE] == HEALTHY
+
+    def bump(self) -> None:
+        """Tell the workers that something changed. Write first, bump afterwards."""
+        self.cells[EPOCH] = time.monotonic_ns()
+
+    def _used_rows(self) -> Iterator[tuple[int, int]]:
+        start = HEADER_CELLS + IDENTITY
+        identities = self.cells[start : self._slots_at : SERVER_STRIDE].tolist()
+        return ((row, identity) for row, identity in enumerate(identities) if identity)
+
+    # -- what workers say, of a server or of themselves --------------------------------------------
 
     def count(self, row: int, counter: int) -> int:
         """The sum of a server's counter over all workers, those that are gone included (slot 0)."""
@@ -205,10 +223,6 @@ class Table:
         looked = self.of_each_slot(LOOKED_MS)
         return [n for n in range(self.slots) if suspects[n] and looked[n] >= since_ms]
 
-    def bump(self) -> None:
-        """Tell the workers that something changed. Write first, bump afterwards."""
-        self.cells[EPOCH] = time.monotonic_ns()
-
     # -- who is the control process ----------------------------------------------------------------
 
     def take_control(self) -> bool:
@@ -229,7 +243,18 @@ class Table:
         kind, _, _, _, pid = _FLOCK.unpack(answer)
         return 0 if kind == fcntl.F_UNLCK else int(pid)
 
-    # -- what slots and publication need of it -----------------------------------------------------------
+    # -- one master at a time ----------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Exclude the master of another generation (USR2); held for microseconds, freed by a death."""
+        fcntl.lockf(self.fd, fcntl.LOCK_EX, 1, WRITER_LOCK)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, WRITER_LOCK)
+
+    # -- where publication keeps its blobs ---------------------------------------------------------
 
     @property
     def memory(self) -> mmap.mmap:
@@ -241,27 +266,6 @@ class Table:
     def blobs_at(self) -> int:
         """The first byte behind the cells."""
         return (self._slots_at + self.slots * self._slot_cells) * CELL
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Exclude the master of another generation (USR2); held for microseconds, freed by a death."""
-        fcntl.lockf(self.fd, fcntl.LOCK_EX, 1, WRITER_LOCK)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, WRITER_LOCK)
-
-    def column(self, row: int, counter: int) -> memoryview:
-        """A counter of a server, a cell for each slot."""
-        # counters_at() by hand: pick asks this of several backends, and a call costs 0.1 µs.
-        start = self._slots_at + SLOT_HEADER + row * ROW_STRIDE + counter
-        end = self._slots_at + self.slots * self._slot_cells
-        return self.cells[start : end : self._slot_cells]
-
-    def _used_rows(self) -> Iterator[tuple[int, int]]:
-        start = HEADER_CELLS + IDENTITY
-        identities = self.cells[start : self._slots_at : SERVER_STRIDE].tolist()
-        return ((row, identity) for row, identity in enumerate(identities) if identity)
 
 
 def identity_of(url: str) -> int:
