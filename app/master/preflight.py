@@ -20,7 +20,7 @@ from app.master.exit_status import EX_CONFIG
 from app.telemetry import log
 from app.telemetry.gunicorn import set_redact
 from app.tls import clients as tls
-from app.wire.authority import authority
+from app.wire.authority import host_and_port
 
 _in_use: Config | None = None  # what gunicorn's settings come from
 _judged: Config | None = None  # what they are to come from, while a reload is at work
@@ -90,4 +90,4 @@ def report(error: ConfigError) -> None:
 
 def bind_address(config: Config) -> str:
     """Where gunicorn is to listen, in its notation: IPv6 addresses in brackets."""
-    return authority(config.host, config.port)
+    return host_and_port(config.host, config.port)
