@@ -213,11 +213,11 @@ class Checker:
             started = time.monotonic()
             watch.soon.clear()
             self.record(watch, self._attempt(watch))
-            pause = min(longest, self.pause(watch) * random.uniform(1 - jitter, 1 + jitter))
-            watch.soon.wait(max(0.0, started + pause - time.monotonic()))
+            seconds = self.seconds_to_next(watch) * random.uniform(1 - jitter, 1 + jitter)
+            watch.soon.wait(max(0.0, started + min(longest, seconds) - time.monotonic()))
             longest = float("inf")
 
-    def pause(self, watch: Watch) -> float:
+    def seconds_to_next(self, watch: Watch) -> float:
         """Seconds from the start of the last check to that of the next, before jitter."""
         cells, at = self._table.cells, self._table.server(watch.row)
         state = CheckState(

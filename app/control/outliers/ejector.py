@@ -18,6 +18,7 @@ from typing import Any
 from app.config import Config, OutlierDetection, Server
 from app.control.health.slow_start import SlowStart
 from app.control.outliers.rules import (
+    CONNECT,
     RATE,
     RATE_MINIMUM,
     REASONS,
@@ -289,7 +290,7 @@ class Ejector:
             return True
         is_checked = cells[at + CHECKED_MS] > subject.ejected_at_ms
         # A check shows that it can be connected to, not that it answers our users well.
-        return is_checked and (is_due or subject.kind == REASONS[0])
+        return is_checked and (is_due or subject.kind == REASONS[CONNECT])
 
     def _try(self, subject: OutlierSubject, now_ms: int) -> None:
         """Begin a trial: from now on workers send it one request at a time."""

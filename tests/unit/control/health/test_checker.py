@@ -166,7 +166,7 @@ def test_the_next_check_comes_soon_while_in_doubt(bench: CheckerBench) -> None:
 
     def next_after(watch: Watch, outcome: CheckResult) -> float:
         bench.checker.record(watch, outcome)
-        return bench.checker.pause(watch)
+        return bench.checker.seconds_to_next(watch)
 
     bench.checker.record(two, OK)
     assert next_after(one, OK) == 8
@@ -185,9 +185,9 @@ def test_while_nobody_is_healthy_all_are_checked_soon(bench: CheckerBench) -> No
     bench.checker.record(two, OK)
     for _ in range(5):
         bench.checker.record(one, FAILED)
-    assert bench.checker.pause(one) == 8
+    assert bench.checker.seconds_to_next(one) == 8
     bench.checker.record(two, FAILED)
-    assert bench.checker.pause(one) == 1
+    assert bench.checker.seconds_to_next(one) == 1
 
 
 def test_many_in_doubt_are_not_checked_more_often_than_we_can(bench: CheckerBench) -> None:
@@ -195,10 +195,10 @@ def test_many_in_doubt_are_not_checked_more_often_than_we_can(bench: CheckerBenc
     bench.adopt(*range(1, 11), interval=60, fast_interval=0.01)
     for port in range(1, 11):
         bench.checker.record(bench.watch(port), FAILED)
-        bench.checker.pause(bench.watch(port))
-    assert bench.checker.pause(bench.watch(1)) == 10 / FAST_CHECKS_PER_SECOND
+        bench.checker.seconds_to_next(bench.watch(port))
+    assert bench.checker.seconds_to_next(bench.watch(1)) == 10 / FAST_CHECKS_PER_SECOND
     bench.adopt(1, interval=60, fast_interval=0.01)
-    assert bench.checker.pause(bench.watch(1)) == 0.01
+    assert bench.checker.seconds_to_next(bench.watch(1)) == 0.01
 
 
 def test_a_check_that_is_wanted_now_does_not_wait(bench: CheckerBench) -> None:
