@@ -19,11 +19,10 @@ from pathlib import Path
 import app
 from app import config
 from app.master import listen_sockets, policy_trial
+from app.master.exit_status import EX_CONFIG, EX_FAILED
 from app.tls import clients as tls
 
 ROOT = Path(__file__).resolve().parent
-EX_FAILED = 1
-EX_CONFIG = 78  # sysexits.h
 
 DESCRIPTION = "An HTTP load balancer on gunicorn, gevent and requests."
 EPILOG = """\

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from app.config import checks
+from app.config import secrets
 from app.config.advice import warnings
 from app.config.jsonc import DEFAULT_FILE, parse_json, read_text, strip_comments
 from app.config.keys import LIMITS, OVERRIDES, ROOT, SERVER, TIMEOUTS, available_cores
@@ -90,7 +90,7 @@ def load(path: str, environ: Mapping[str, str]) -> Config:
     problems = [problem if problem.path else problem.under(whole) for problem in problems]
     overrides = _overrides(problems, environ)
     if config is not None and config.sticky is not None:
-        overrides["sticky"] = _with_secret(problems, config.sticky)
+        overrides["sticky"] = secrets.from_file(problems, config.sticky)
     if problems or config is None:
         raise ConfigError(problems)
     return replace(config, **overrides)
@@ -100,20 +100,6 @@ def parse(text: str) -> Config:
     """The configuration that a file with this text gives."""
     config: Config = ROOT.read(parse_json(text))
     return config
-
-
-def _with_secret(problems: list[Problem], sticky: Sticky) -> Sticky:
-    if sticky.secret_file is None:
-        return sticky
-    path = "sticky.secret_file"
-    if sticky.secret is not None:
-        problems.append(Problem(path, "is given beside sticky.secret: keep one of them"))
-        return sticky
-    return replace(sticky, secret=attempt(problems, path, _secret_in, sticky.secret_file))
-
-
-def _secret_in(path: str) -> str:
-    return checks.secret(read_text(path, "name another one").strip())
 
 
 def _overrides(problems: list[Problem], environ: Mapping[str, str]) -> dict[str, Any]:

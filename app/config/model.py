@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.policies import POLICIES
-from app.wire.authority import authority, bracketed
+from app.wire.authority import bracketed, host_and_port
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -33,7 +33,7 @@ class Server:
         """What logs call it: always with its port, "127.0.0.1:8001/prefix" or "unix:/path"."""
         if self.scheme == "unix":
             return f"unix:{self.host}"
-        return authority(self.host, self.port) + self.prefix
+        return host_and_port(self.host, self.port) + self.prefix
 
     @property
     def authority(self) -> str:
@@ -232,3 +232,8 @@ class Config:
     server_header: str
     upgrade: tuple[str, ...]
     graceful_timeout: float
+
+    @property
+    def panic_threshold(self) -> int:
+        """Percent of the servers that must be healthy, or all are used; 0 without health checks: never."""
+        return self.health_check.panic_threshold if self.health_check is not None else 0

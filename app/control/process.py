@@ -23,6 +23,8 @@ from app.config import Config, ConfigError, from_json
 from app.shared import descriptors, publication
 from app.shared.layout import HEARTBEAT, OWNER, PROPOSED
 from app.shared.table import Table
+from app.shared.ticks import Ticks
+from app.telemetry import log
 
 # How soon a proposal, a new owner or the master's death is noticed; 20 looks a second cost 0.1 % CPU.
 FOLLOW_SECONDS = 0.05
@@ -63,8 +65,6 @@ def _watch(table: Table, master: int) -> None:
     from app.control.health.slow_start import SlowStart
     from app.control.outliers.ejector import Ejector
     from app.control.outliers.stall_detector import StallDetector
-    from app.shared.ticks import Ticks
-    from app.telemetry import log
 
     # Look-ups of names run in threads; a few names that hang must not keep the others waiting.
     gevent.get_hub().threadpool.maxsize = 64
@@ -76,13 +76,8 @@ def _watch(table: Table, master: int) -> None:
     stall_detector = StallDetector(table, ejector, checker.question)
     panic_log = PanicLog(table)
     ticks: Ticks[int] = Ticks()
-    for function in (
-        ejector.tick,
-        stall_detector.tick,
-        slow_start.tick,
-        lambda _: panic_log.tick(),
-    ):
-        ticks.add(function)
+    for judge in (ejector, stall_detector, slow_start, panic_log):
+        ticks.add(judge.tick)
     adopted = 0
     # A predecessor may have been killed between a change and its bump.
     table.bump()
@@ -110,8 +105,6 @@ def proposal(table: Table) -> tuple[int, Config | None]:
     master of another release, which starts a control process of its own. Until then this one goes on with
     the servers it has. Nothing of the proposal was checked, so it is not acknowledged.
     """
-    from app.telemetry import log
-
     sequence, blob = publication.proposed(table)
     try:
         return sequence, from_json(blob)

@@ -16,12 +16,11 @@ from collections.abc import Iterator, Mapping
 from app import config as configuration
 from app.config import Config, ConfigError
 from app.master import policy_trial
+from app.master.exit_status import EX_CONFIG
 from app.telemetry import log
 from app.telemetry.gunicorn import set_redact
 from app.tls import clients as tls
-from app.wire.authority import authority
-
-EX_CONFIG = 78  # sysexits.h
+from app.wire.authority import host_and_port
 
 _in_use: Config | None = None  # what gunicorn's settings come from
 _judged: Config | None = None  # what they are to come from, while a reload is at work
@@ -91,4 +90,4 @@ def report(error: ConfigError) -> None:
 
 def bind_address(config: Config) -> str:
     """Where gunicorn is to listen, in its notation: IPv6 addresses in brackets."""
-    return authority(config.host, config.port)
+    return host_and_port(config.host, config.port)

@@ -25,13 +25,13 @@ from app.config import Config, ConfigError
 from app.config.secrets import with_secret
 from app.master import preflight, reload, segment
 from app.master.control_process import WAIT_STEP_SECONDS, ControlProcess
+from app.master.exit_status import EX_FAILED
 from app.master.workers import Workers
 from app.shared import publication, slots
 from app.shared.layout import CHECKED, OWNER
 from app.shared.table import TableError, identity_of
 from app.telemetry import log
 
-EX_FAILED = 1
 # What the first sweep may take beside the check's own timeout: fork, imports, a thousand starts.
 SWEEP_SLACK_SECONDS = 3.0
 

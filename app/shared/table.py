@@ -20,8 +20,9 @@ import random
 import stat
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from multiprocessing.heap import Arena
+from typing import Protocol, TypeVar
 
 from app.shared.layout import (
     AT_BLOB_BYTES,
@@ -46,15 +47,23 @@ from app.shared.layout import (
     SLOT_HEADER,
     STATE,
     SUSPECTS,
-    TROUBLES,
     VERSION,
-    WAITING_NS,
     WRITER_LOCK,
     counters_at,
     size,
 )
 
 _FLOCK = struct.Struct("hhqqi4x")  # type, whence, start, length, pid
+
+
+class WithUrl(Protocol):
+    """A server, as far as the table knows one: ``url`` is normalised."""
+
+    @property
+    def url(self) -> str: ...
+
+
+S = TypeVar("S", bound=WithUrl)
 
 
 class TableError(Exception):
@@ -144,9 +153,12 @@ class Table:
         """Requests now at a server, in all workers."""
         return sum(self.column(row, IN_FLIGHT))
 
-    def is_healthy(self, row: int) -> bool:
-        """Whether the last verdict of its health checks was good; a server never checked is not healthy."""
-        return self.cells[self.server(row) + STATE] == HEALTHY
+    def column(self, row: int, counter: int) -> memoryview:
+        """A counter of a server, a cell for each slot."""
+        # counters_at() by hand: pick asks this of several backends, and a call costs 0.1 µs.
+        start = self._slots_at + SLOT_HEADER + row * ROW_STRIDE + counter
+        end = self._slots_at + self.slots * self._slot_cells
+        return self.cells[start : end : self._slot_cells]
 
     # -- server rows -------------------------------------------------------------------------------
 
@@ -157,6 +169,27 @@ class Table:
     def row_index(self) -> dict[int, int]:
         """The row of every server that has one, by its identity."""
         return {identity: row for row, identity in self._used_rows()}
+
+    def rows_of(self, servers: Iterable[S]) -> list[tuple[S, int]]:
+        """Each of these servers with its row, in their order, without those that have none."""
+        index = self.row_index()
+        found = ((server, index.get(identity_of(server.url), -1)) for server in servers)
+        return [(server, row) for server, row in found if row >= 0]
+
+    def is_healthy(self, row: int) -> bool:
+        """Whether the last verdict of its health checks was good; a server never checked is not healthy."""
+        return self.cells[self.server(row) + STATE] == HEALTHY
+
+    def bump(self) -> None:
+        """Tell the workers that something changed. Write first, bump afterwards."""
+        self.cells[EPOCH] = time.monotonic_ns()
+
+    def _used_rows(self) -> Iterator[tuple[int, int]]:
+        start = HEADER_CELLS + IDENTITY
+        identities = self.cells[start : self._slots_at : SERVER_STRIDE].tolist()
+        return ((row, identity) for row, identity in enumerate(identities) if identity)
+
+    # -- what workers say, of a server or of themselves --------------------------------------------
 
     def count(self, row: int, counter: int) -> int:
         """The sum of a server's counter over all workers, those that are gone included (slot 0)."""
@@ -169,14 +202,6 @@ class Table:
     def slot_column(self, number: int, counter: int) -> memoryview:
         """A counter of one worker, a cell for each row."""
         return self.slot(number)[SLOT_HEADER + counter :: ROW_STRIDE]
-
-    def troubles(self) -> list[int]:
-        """A number of each worker that changes whenever it has news of failures."""
-        return self.of_each_slot(TROUBLES)
-
-    def waiting_since(self) -> list[int]:
-        """Monotonic ns since when each worker's oldest request has waited for a place; 0 if none waits."""
-        return self.of_each_slot(WAITING_NS)
 
     def of_each_slot(self, cell: int) -> list[int]:
         """A cell in front of the counters, of each slot."""
@@ -198,10 +223,6 @@ class Table:
         looked = self.of_each_slot(LOOKED_MS)
         return [n for n in range(self.slots) if suspects[n] and looked[n] >= since_ms]
 
-    def bump(self) -> None:
-        """Tell the workers that something changed. Write first, bump afterwards."""
-        self.cells[EPOCH] = time.monotonic_ns()
-
     # -- who is the control process ----------------------------------------------------------------
 
     def take_control(self) -> bool:
@@ -222,7 +243,18 @@ class Table:
         kind, _, _, _, pid = _FLOCK.unpack(answer)
         return 0 if kind == fcntl.F_UNLCK else int(pid)
 
-    # -- what slots and publication need of it -----------------------------------------------------------
+    # -- one master at a time ----------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Exclude the master of another generation (USR2); held for microseconds, freed by a death."""
+        fcntl.lockf(self.fd, fcntl.LOCK_EX, 1, WRITER_LOCK)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, WRITER_LOCK)
+
+    # -- where publication keeps its blobs ---------------------------------------------------------
 
     @property
     def memory(self) -> mmap.mmap:
@@ -234,27 +266,6 @@ class Table:
     def blobs_at(self) -> int:
         """The first byte behind the cells."""
         return (self._slots_at + self.slots * self._slot_cells) * CELL
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Exclude the master of another generation (USR2); held for microseconds, freed by a death."""
-        fcntl.lockf(self.fd, fcntl.LOCK_EX, 1, WRITER_LOCK)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, WRITER_LOCK)
-
-    def column(self, row: int, counter: int) -> memoryview:
-        """A counter of a server, a cell for each slot."""
-        # counters_at() by hand: pick asks this of several backends, and a call costs 0.1 µs.
-        start = self._slots_at + SLOT_HEADER + row * ROW_STRIDE + counter
-        end = self._slots_at + self.slots * self._slot_cells
-        return self.cells[start : end : self._slot_cells]
-
-    def _used_rows(self) -> Iterator[tuple[int, int]]:
-        start = HEADER_CELLS + IDENTITY
-        identities = self.cells[start : self._slots_at : SERVER_STRIDE].tolist()
-        return ((row, identity) for row, identity in enumerate(identities) if identity)
 
 
 def identity_of(url: str) -> int:

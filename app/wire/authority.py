@@ -1,4 +1,6 @@
-"""A host and a port in one text: as it stands in a URL, in Host, in the log.
+"""A host and a port in one text: as it stands in the log, and where gunicorn is told to listen.
+
+Host is app.config.model.Server.authority, which leaves the default port out.
 
 Pure, and without anything of HTTP, so that the configuration may use it too.
 """
@@ -11,6 +13,6 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def authority(host: str, port: int) -> str:
-    """``host:port``, an IPv6 address in brackets."""
+def host_and_port(host: str, port: int) -> str:
+    """``host:port``, always with the port; an IPv6 address in brackets."""
     return f"{bracketed(host)}:{port}"

@@ -10,7 +10,8 @@ import pytest
 
 import load_balancer
 from app.master import preflight
-from load_balancer import EX_CONFIG, EX_FAILED, ROOT
+from app.master.exit_status import EX_CONFIG, EX_FAILED
+from load_balancer import ROOT
 
 VALID = '{"port": 9999, "servers": ["http://127.0.0.1:8001", "https://far.example"],}'
 

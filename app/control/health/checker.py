@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import gevent
 import gevent.ssl
@@ -122,15 +123,14 @@ class Checker:
 
         Once all of them have a verdict, ``sequence`` stands in the cell CHECKED, for which the master waits.
         """
-        index = self._table.row_index()
         # One without a row was in a proposal that has been replaced: the next one is here at once.
-        rows = {s.url: index[i] for s in config.servers if (i := identity_of(s.url)) in index}
+        servers = self._table.rows_of(config.servers)
         self._sequence = sequence
         if config.health_check is None:
-            self._trust(rows.values())
+            self._trust(row for _, row in servers)
             self._keep({})
         else:
-            self._keep(self._watch_all(config, config.health_check, rows))
+            self._keep(self._watch_all(config, config.health_check, servers))
         self._acknowledge()
 
     def question(self, row: int) -> Callable[[], CheckResult] | None:
@@ -140,7 +140,9 @@ class Checker:
         alone, which the kernel completes for a process that hangs.
         """
         watch = self._by_row.get(row)
-        return watch.check if watch is not None and watch.health_check.type == "http" else None
+        if watch is None or watch.health_check.type != "http":
+            return None
+        return partial(self._attempt, watch)
 
     def hasten(self, row: int) -> None:
         """Check the server in ``row`` now, and not when it is due; nothing happens if it is not watched."""
@@ -161,14 +163,12 @@ class Checker:
         self._acknowledge()
 
     def _watch_all(
-        self, config: Config, health_check: HealthCheck, rows: dict[str, int]
+        self, config: Config, health_check: HealthCheck, servers: Iterable[tuple[Server, int]]
     ) -> dict[int, Watch]:
         """A watch for each server that is to be checked; one that nothing has changed for is kept."""
         watches: dict[int, Watch] = {}
-        for server in config.servers:
-            if server.url not in rows:
-                continue
-            identity, row = identity_of(server.url), rows[server.url]
+        for server, row in servers:
+            identity = identity_of(server.url)
             if server.state == "maint":  # what is known of it will be old when it comes back
                 self._table.cells[self._table.server(row) + STATE] = UNCHECKED
                 continue
@@ -213,11 +213,11 @@ class Checker:
             started = time.monotonic()
             watch.soon.clear()
             self.record(watch, self._attempt(watch))
-            pause = min(longest, self.pause(watch) * random.uniform(1 - jitter, 1 + jitter))
-            watch.soon.wait(max(0.0, started + pause - time.monotonic()))
+            seconds = self.seconds_to_next(watch) * random.uniform(1 - jitter, 1 + jitter)
+            watch.soon.wait(max(0.0, started + min(longest, seconds) - time.monotonic()))
             longest = float("inf")
 
-    def pause(self, watch: Watch) -> float:
+    def seconds_to_next(self, watch: Watch) -> float:
         """Seconds from the start of the last check to that of the next, before jitter."""
         cells, at = self._table.cells, self._table.server(watch.row)
         state = CheckState(
@@ -231,9 +231,10 @@ class Checker:
         return pause(state, limits.interval, limits.fast_interval, len(self._hurried))
 
     def _attempt(self, watch: Watch) -> CheckResult:
+        """Make one check. It raises nothing: a dead greenlet leaves its server unwatched or unasked."""
         try:
             return watch.check()
-        except Exception as error:  # noqa: BLE001 - a dead greenlet leaves its server unwatched for good
+        except Exception as error:  # noqa: BLE001 - see above
             return CheckResult(None, "internal_error", detail=repr(error))
 
     def _judge(self, watch: Watch, at: int, result: CheckResult, ok: bool) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from app.config import Config, Server
 from app.shared.availability import choose, standing_of
 from app.shared.layout import CHECKED, EPOCH, PROPOSED, READY
-from app.shared.table import Table, identity_of
+from app.shared.table import Table
 from app.telemetry import log
 
 
@@ -29,14 +29,12 @@ class PanicLog:
 
     def adopt(self, config: Config) -> None:
         """Count the servers of ``config`` from now on."""
-        rows = self._table.row_index()
-        found = ((server, rows.get(identity_of(server.url), -1)) for server in config.servers)
-        self._servers = [(server, self._table.server(row)) for server, row in found if row >= 0]
-        check = config.health_check
-        self._threshold = check.panic_threshold if check is not None else 0
+        table = self._table
+        self._servers = [(one, table.server(row)) for one, row in table.rows_of(config.servers)]
+        self._threshold = config.panic_threshold
         self._epoch = 0
 
-    def tick(self) -> None:
+    def tick(self, _now_ms: int) -> None:
         """Count again if anything has changed, once all have had their first check."""
         cells = self._table.cells
         epoch = cells[EPOCH]

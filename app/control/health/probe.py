@@ -58,9 +58,9 @@ class ProbeRequest(requests.PreparedRequest):
         self,
         server: Server,
         check: HealthCheck,
-        trust: BackendTrust | None = None,
-        send_proxy: str = "off",
-        mended: Collection[str] = (),
+        trust: BackendTrust | None,
+        send_proxy: str,
+        mended: Collection[str],
     ) -> None:
         """``mended``: the faults of heads that the configuration forgives (mend_responses)."""
         super().__init__()

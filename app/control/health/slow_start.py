@@ -13,7 +13,7 @@ import time
 
 from app.config import Config
 from app.shared.layout import FULL_RAMP, RAMP, SINCE_MS
-from app.shared.table import Table, identity_of
+from app.shared.table import Table
 
 LOOKS = 20
 
@@ -36,9 +36,9 @@ class SlowStart:
         Without slow_start all have their whole weight at once.
         """
         self._window_ms = int(config.slow_start * 1000)
-        rows, cells = self._table.row_index(), self._table.cells
-        known = (rows.get(identity_of(server.url), -1) for server in config.servers)
-        self._rows = {row for row in known if row >= 0 and cells[self._table.server(row) + RAMP]}
+        table, cells = self._table, self._table.cells
+        rows = (row for _, row in table.rows_of(config.servers))
+        self._rows = {row for row in rows if cells[table.server(row) + RAMP]}
         if not self._window_ms and self._rows:
             for row in self._rows:
                 cells[self._table.server(row) + RAMP] = 0

@@ -18,6 +18,7 @@ from typing import Any
 from app.config import Config, OutlierDetection, Server
 from app.control.health.slow_start import SlowStart
 from app.control.outliers.rules import (
+    CONNECT,
     RATE,
     RATE_MINIMUM,
     REASONS,
@@ -44,9 +45,10 @@ from app.shared.layout import (
     STREAK,
     STREAKS,
     TRIAL,
+    TROUBLES,
     TRUSTED,
 )
-from app.shared.table import Table, identity_of
+from app.shared.table import Table
 from app.telemetry import log
 
 
@@ -90,15 +92,11 @@ class Ejector:
 
     def adopt(self, config: Config) -> None:
         """Judge the servers of ``config`` from now on; without outlier detection all are trusted."""
-        index = self._table.row_index()
         settings = self._settings = config.outlier_detection
         self._is_checked = config.health_check is not None
         before = {subject.server.url: subject for subject in self._subjects.values()}
         self._subjects = {}
-        for server in config.servers:
-            row = index.get(identity_of(server.url), -1)
-            if row < 0:
-                continue
+        for server, row in self._table.rows_of(config.servers):
             subject = before.get(server.url)
             if subject is None or subject.row != row:
                 subject = OutlierSubject(server, row)
@@ -117,7 +115,7 @@ class Ejector:
         """
         if self._settings is None:
             return
-        troubles = self._table.troubles()
+        troubles = self._table.of_each_slot(TROUBLES)
         if troubles != self._troubles:
             for row in sorted(self._changed_rows(troubles)):
                 if row in self._subjects:
@@ -292,7 +290,7 @@ class Ejector:
             return True
         is_checked = cells[at + CHECKED_MS] > subject.ejected_at_ms
         # A check shows that it can be connected to, not that it answers our users well.
-        return is_checked and (is_due or subject.kind == REASONS[0])
+        return is_checked and (is_due or subject.kind == REASONS[CONNECT])
 
     def _try(self, subject: OutlierSubject, now_ms: int) -> None:
         """Begin a trial: from now on workers send it one request at a time."""

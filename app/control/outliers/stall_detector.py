@@ -35,23 +35,23 @@ BELIEVED_MS = 500
 # Between the end of one question and the next; a stalled server has at most one to answer.
 ASK_AGAIN_MS = 200
 
-Ask = Callable[[], CheckResult]  # makes one health check
+Ask = Callable[[], CheckResult]  # makes one health check, and raises nothing
 
 
 class StallSuspect:
     """One server that keeps workers waiting, and the checks that it is sent for that.
 
-    ``asked_ms``: since when it leaves them unanswered, 0 if it does not. ``outcome``: of the last one, until
+    ``asked_ms``: since when it leaves them unanswered, 0 if it does not. ``result``: of the last one, until
     that was taken into account.
     """
 
-    __slots__ = ("ask_next_ms", "asked_ms", "is_asking", "outcome")
+    __slots__ = ("ask_next_ms", "asked_ms", "is_asking", "result")
 
     def __init__(self) -> None:
         self.is_asking = False
         self.asked_ms = 0
         self.ask_next_ms = 0
-        self.outcome: CheckResult | None = None
+        self.result: CheckResult | None = None
 
     def is_silent(self, now_ms: int, limit: int) -> bool:
         """Whether it has left checks unanswered for ``limit`` ms."""
@@ -152,11 +152,11 @@ class StallDetector:
 
     def _question(self, row: int, suspect: StallSuspect, ask: Ask, now_ms: int) -> bool:
         """Send it a check if it is time for one; whether it has answered one since the last look."""
-        outcome, suspect.outcome = suspect.outcome, None
-        has_answered = outcome is not None and outcome.status is not None
-        if outcome is not None:
+        result, suspect.result = suspect.result, None
+        has_answered = result is not None and result.status is not None
+        if result is not None:
             suspect.ask_next_ms = now_ms + ASK_AGAIN_MS
-            if outcome.reason != "timeout":
+            if result.reason != "timeout":
                 # An answer, a refusal or a fault of our own: none of them is silence.
                 suspect.asked_ms = 0
         if not suspect.is_asking and now_ms >= suspect.ask_next_ms:
@@ -172,6 +172,7 @@ class StallDetector:
         another then, a few milliseconds apart.
         """
         since = max(silence.oldest_ms, silence.heard_ms)
+        # A shortcut only: where nobody at all has answered, no HEARD_MS needs to be read.
         if max(self._table.of_each_slot(ANSWERED_MS)) <= since:
             return False
         if self._well_ms is None:
@@ -222,8 +223,6 @@ class StallDetector:
 def _put_question(suspect: StallSuspect, ask: Ask) -> None:
     """The greenlet of one check."""
     try:
-        suspect.outcome = ask()
-    except Exception as error:  # noqa: BLE001 - a dead question would leave the server unasked for good
-        suspect.outcome = CheckResult(None, "internal_error", detail=repr(error))
+        suspect.result = ask()
     finally:
         suspect.is_asking = False

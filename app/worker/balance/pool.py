@@ -24,8 +24,8 @@ from app.errors import (
 from app.policies import KeyMissing
 from app.shared import publication
 from app.shared.availability import standing_of
-from app.shared.layout import CHECKED_MS, EPOCH, READY, STREAK
-from app.shared.table import Table, identity_of
+from app.shared.layout import CHECKED_MS, EPOCH, READY, STREAK, WAITING_NS
+from app.shared.table import Table
 from app.telemetry import log
 from app.wire.forwarded import Trust
 from app.worker.balance import retry_after
@@ -107,7 +107,7 @@ class Pool:
             return self._queue.wait(tuple(tried))
         return self._find(snapshot, tried, request) or self._queue.wait(tuple(tried))
 
-    def pick_now(self, tried: Iterable[Backend] = (), request: Any = None) -> Backend:
+    def pick_now(self, tried: Iterable[Backend], request: Any) -> Backend:
         """Pick without waiting; NoBackend if all are full."""
         if self._epoch_cells[EPOCH] != self._epoch:
             self.refresh()
@@ -197,7 +197,7 @@ class Pool:
         return not backend.limit or self._in_flight(backend) < backend.limit
 
     def waiting_since(self) -> list[int]:
-        return self.table.waiting_since()
+        return self.table.of_each_slot(WAITING_NS)
 
     def is_lost(self, backend: Backend) -> bool:
         return not backend.is_available
@@ -225,12 +225,9 @@ class Pool:
         A backend that stays keeps its connections.
         """
         known = {backend.url: backend for backend in self.backends}
-        rows = self.table.row_index()
         backends = []
-        for server in config.servers if config is not None else ():
-            row = rows.get(identity_of(server.url), -1)
-            if row < 0:  # not in the table: nothing is known about it, so nothing is sent to it
-                continue
+        # Of one that is not in the table nothing is known, so nothing is sent to it.
+        for server, row in self.table.rows_of(config.servers if config is not None else ()):
             backend = known.get(server.url)
             if backend is None or backend.row != row:
                 backend = Backend(server, row, *self._connect(server))
@@ -252,8 +249,8 @@ class Pool:
         self._factory.adopt(config, Trust(config.trusted_proxies, config.forwarded))
         self._outcomes.adopt(config.outlier_detection, self._factory.measures)
         self._queue.adopt(config.queue, config.timeouts.total)
-        check = self._health_check = config.health_check
-        self._panic_threshold = check.panic_threshold if check is not None else 0
+        self._health_check = config.health_check
+        self._panic_threshold = config.panic_threshold
 
     def _complain(self, sequence: int, error: ConfigError) -> None:
         """Log, once for each, that what another release's master has published cannot be read."""

@@ -17,7 +17,7 @@ import gevent.socket
 from app.telemetry import log
 from app.tls import backends
 from app.tls.backends import BackendTrust
-from app.wire.authority import authority
+from app.wire.authority import host_and_port
 from app.worker.net.deadlines import deadlines
 from app.worker.net.stream import Stream, connect
 from app.worker.net.tls_stream import AnyStream, TlsStream
@@ -172,7 +172,7 @@ class ConnectionCache:
                 "tls",
                 "error",
                 "handshake with backend failed",
-                backend=authority(*self.address),
+                backend=host_and_port(*self.address),
                 reason=backends.reason(error),
                 detail=detail,
             )

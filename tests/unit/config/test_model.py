@@ -18,6 +18,14 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("health_check", "threshold"), [({"panic_threshold": 40}, 40), ({}, 0), (False, 0)]
+)
+def test_nobody_panics_without_health_checks(health_check: object, threshold: int) -> None:
+    """Nor with them, if not asked to."""
+    assert parse(json.dumps({"health_check": health_check})).panic_threshold == threshold
+
+
+@pytest.mark.parametrize(
     ("url", "authority"),
     [
         ("http://example.org", "example.org"),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 
+from app.shared import publication
 from app.shared.layout import (
     IN_FLIGHT,
     PID,
@@ -15,6 +17,13 @@ from app.shared.layout import (
     counters_at,
 )
 from app.shared.table import Table, TableError, identity_of
+
+
+class Named(NamedTuple):
+    """A server of which nothing but the URL is known."""
+
+    url: str
+
 
 NOBODY = 2**22 + 1  # above Linux's highest pid
 
@@ -78,6 +87,15 @@ def test_four_processes_draw_every_ticket_once(table: Table) -> None:
 def test_an_identity_is_the_same_in_every_process() -> None:
     assert identity_of("http://127.0.0.1:8001") == 0x6628_BA4E_B900_16DF
     assert identity_of("http://127.0.0.1:8001") != identity_of("http://127.0.0.1:8002")
+
+
+def test_servers_that_have_a_row_keep_their_order(table: Table) -> None:
+    """One that the table does not know is left out."""
+    known = [Named(f"http://127.0.0.1:{port}") for port in (8003, 8001, 8002)]
+    publication.propose(table, b"", [identity_of(server.url) for server in known])
+    rows = [table.row_index()[identity_of(server.url)] for server in known]
+    found = table.rows_of([known[2], Named("http://127.0.0.1:9000"), known[0], known[1]])
+    assert found == [(known[2], rows[2]), (known[0], rows[0]), (known[1], rows[1])]
 
 
 def test_a_worker_without_a_slot_counts_privately(table: Table) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.wire.authority import authority, bracketed
+from app.wire.authority import bracketed, host_and_port
 
 
 @pytest.mark.parametrize(
@@ -13,4 +13,4 @@ from app.wire.authority import authority, bracketed
 )
 def test_ipv6_addresses_are_in_brackets(host: str, written: str) -> None:
     assert bracketed(host) == written
-    assert authority(host, 8080) == f"{written}:8080"
+    assert host_and_port(host, 8080) == f"{written}:8080"

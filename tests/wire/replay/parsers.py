@@ -109,7 +109,7 @@ class _Pieces:
 @cache
 def _check(probe: ModuleType) -> Any:
     config = configuration.parse('{"servers": ["http://a.example"], "health_check": {}}')
-    return probe.ProbeRequest(config.servers[0], config.health_check)
+    return probe.ProbeRequest(config.servers[0], config.health_check, None, "off", ())
 
 
 def probed(probe: ModuleType, pieces: list[bytes], method: bytes) -> object:

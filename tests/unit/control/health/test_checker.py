@@ -46,13 +46,19 @@ class CheckerBench(World):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(monkeypatch)
+        self.breaks: Exception | None = None  # what a check raises
         self.checker = self.successor()
 
     def successor(self) -> Checker:
         """The checker of a new control process, as after the death of the former."""
         self.later = Later()
         slow_start = self.slow_start = SlowStart(self.table)
-        return Checker(self.table, slow_start, lambda server, config: lambda: OK, self.later)
+        return Checker(self.table, slow_start, lambda server, config: self.check, self.later)
+
+    def check(self) -> CheckResult:
+        if self.breaks is not None:
+            raise self.breaks
+        return OK
 
     def adopt(self, *servers: Entry, **health_check: Any) -> int:
         check = False if health_check.get("off") else health_check
@@ -160,7 +166,7 @@ def test_the_next_check_comes_soon_while_in_doubt(bench: CheckerBench) -> None:
 
     def next_after(watch: Watch, outcome: CheckResult) -> float:
         bench.checker.record(watch, outcome)
-        return bench.checker.pause(watch)
+        return bench.checker.seconds_to_next(watch)
 
     bench.checker.record(two, OK)
     assert next_after(one, OK) == 8
@@ -179,9 +185,9 @@ def test_while_nobody_is_healthy_all_are_checked_soon(bench: CheckerBench) -> No
     bench.checker.record(two, OK)
     for _ in range(5):
         bench.checker.record(one, FAILED)
-    assert bench.checker.pause(one) == 8
+    assert bench.checker.seconds_to_next(one) == 8
     bench.checker.record(two, FAILED)
-    assert bench.checker.pause(one) == 1
+    assert bench.checker.seconds_to_next(one) == 1
 
 
 def test_many_in_doubt_are_not_checked_more_often_than_we_can(bench: CheckerBench) -> None:
@@ -189,10 +195,10 @@ def test_many_in_doubt_are_not_checked_more_often_than_we_can(bench: CheckerBenc
     bench.adopt(*range(1, 11), interval=60, fast_interval=0.01)
     for port in range(1, 11):
         bench.checker.record(bench.watch(port), FAILED)
-        bench.checker.pause(bench.watch(port))
-    assert bench.checker.pause(bench.watch(1)) == 10 / FAST_CHECKS_PER_SECOND
+        bench.checker.seconds_to_next(bench.watch(port))
+    assert bench.checker.seconds_to_next(bench.watch(1)) == 10 / FAST_CHECKS_PER_SECOND
     bench.adopt(1, interval=60, fast_interval=0.01)
-    assert bench.checker.pause(bench.watch(1)) == 0.01
+    assert bench.checker.seconds_to_next(bench.watch(1)) == 0.01
 
 
 def test_a_check_that_is_wanted_now_does_not_wait(bench: CheckerBench) -> None:
@@ -211,6 +217,16 @@ def test_only_an_answer_tells_whether_a_server_hangs(bench: CheckerBench) -> Non
     assert bench.checker.question(row + 1) is None
     bench.adopt(1, type="tcp")
     assert bench.checker.question(row) is None
+
+
+def test_a_question_that_breaks_is_a_fault_of_our_own(bench: CheckerBench) -> None:
+    """Who asks is told so, and lives on."""
+    bench.adopt(1)
+    question = bench.checker.question(bench.watch(1).row)
+    assert question is not None
+    assert question() == OK
+    bench.breaks = RuntimeError("broken")
+    assert question() == CheckResult(None, "internal_error", detail="RuntimeError('broken')")
 
 
 def test_bumps_the_epoch_after_a_change_and_only_then(bench: CheckerBench) -> None:

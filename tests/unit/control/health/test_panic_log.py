@@ -33,7 +33,7 @@ class PanicBench(World):
     def turn(self, *states: int) -> None:
         for port, state in enumerate(states, 1):
             self.write(port, STATE, state)
-        self.log.tick()
+        self.log.tick(0)
 
 
 def test_panic_is_logged_once_and_its_end_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +56,7 @@ def test_before_all_have_been_checked_nothing_is_said(monkeypatch: pytest.Monkey
     bench.turn(HEALTHY, UNCHECKED, UNCHECKED)
     assert bench.said == []
     bench.table.cells[CHECKED] += 1
-    bench.log.tick()
+    bench.log.tick(0)
     assert [line[2] for line in bench.said] == ["panic"]
 
 
@@ -65,7 +65,7 @@ def test_switched_off_in_the_middle_it_is_over(monkeypatch: pytest.MonkeyPatch) 
     bench = PanicBench(monkeypatch, panic_threshold=50)
     bench.turn(UNHEALTHY, UNHEALTHY, UNHEALTHY)
     bench.adopt()
-    bench.log.tick()
+    bench.log.tick(0)
     assert [line[2] for line in bench.said] == ["panic", "healthy_again"]
     bench.turn(UNHEALTHY, UNHEALTHY, UNHEALTHY)
     assert len(bench.said) == 2

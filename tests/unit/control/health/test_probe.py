@@ -56,7 +56,7 @@ def request_for(server: str, **health_check: Any) -> ProbeRequest:
     config = configuration.parse(json.dumps(document))
     assert isinstance(config.health_check, HealthCheck)
     assert isinstance(config.servers[0], Server)
-    return ProbeRequest(config.servers[0], config.health_check)
+    return ProbeRequest(config.servers[0], config.health_check, None, "off", ())
 
 
 @pytest.mark.parametrize(

@@ -101,10 +101,10 @@ class DetectorBench(World):
             self.worker(slot, answered)
         self.detector.tick(self.now_ms)
 
-    def answer(self, outcome: CheckResult = ANSWER) -> None:
+    def answer(self, result: CheckResult = ANSWER) -> None:
         """The questions that are open end like this."""
         for suspect, _ in self.questions:
-            suspect.outcome = outcome
+            suspect.result = result
             suspect.is_asking = False
         self.questions.clear()
 

@@ -139,7 +139,7 @@ def test_nobody_comes_between() -> None:
     gevent.sleep(0)
     bench.pool.cells[only.in_flight] = 0
     with pytest.raises(NoBackend) as caught:
-        bench.pool.pick_now()
+        bench.pool.pick_now((), None)
     assert caught.value.reason == "all_full"
     later = gevent.spawn(bench.pool.pick)
     waiting.join(1)
@@ -153,9 +153,9 @@ def test_nobody_comes_between() -> None:
 def test_who_cannot_wait_is_told_at_once() -> None:
     """pick_now takes a place or none."""
     bench = PoolBench(server(1, max_connections=1), queue=QUEUE)
-    assert bench.pool.pick_now() is bench.backend(1)
+    assert bench.pool.pick_now((), None) is bench.backend(1)
     with pytest.raises(NoBackend) as caught:
-        bench.pool.pick_now()
+        bench.pool.pick_now((), None)
     assert caught.value.reason == "all_full"
 
 
