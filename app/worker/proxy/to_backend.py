@@ -19,6 +19,7 @@ from app.wire.request import CHUNKED
 from app.wire.response import ResponseHead
 from app.wire.upgrade import offer
 from app.worker.balance.backend import Backend
+from app.worker.net.deadlines import NEVER
 from app.worker.proxy.exchange import Exchange
 from app.worker.proxy.replay import Replay
 from app.worker.proxy.to_client import name_server, server_header
