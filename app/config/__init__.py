@@ -16,8 +16,9 @@ from typing import Any
 
 from app.config import secrets
 from app.config.advice import warnings
+from app.config.client_keys import LIMITS, TIMEOUTS
 from app.config.jsonc import DEFAULT_FILE, parse_json, read_text, strip_comments
-from app.config.keys import LIMITS, OVERRIDES, ROOT, SERVER, TIMEOUTS, available_cores
+from app.config.keys import OVERRIDES, ROOT, available_cores
 from app.config.model import (
     Algorithm,
     BackendTls,
@@ -36,6 +37,7 @@ from app.config.model import (
 from app.config.problems import ConfigError, Problem, attempt
 from app.config.published import from_json, to_json
 from app.config.reference import describe, docs, main, schema
+from app.config.server_keys import SERVER
 from app.config.types import Key, Object, Type, Whole
 
 __all__ = [

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from app.config.keys import BACKEND_TLS
 from app.config.model import Config
 from app.config.problems import Problem
+from app.config.server_keys import BACKEND_TLS
 
 # Node and uvicorn close idle connections after 5 s, gunicorn after 2 s: at or above this, a request
 # can meet a connection that its server is just closing.

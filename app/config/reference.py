@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from app.config.keys import OVERRIDES, ROOT, SERVER, sections
+from app.config.keys import OVERRIDES, ROOT
 from app.config.model import Config
+from app.config.sections import sections
+from app.config.server_keys import SERVER
 from app.config.types import Key, Object
 
 LINE_WIDTH = 100

@@ -18,7 +18,7 @@ from app.config import (
     available_cores,
     parse,
 )
-from app.config.keys import SECRETS
+from app.config.client_keys import SECRETS
 
 
 def test_an_empty_object_gives_the_documented_defaults() -> None:
