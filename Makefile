@@ -10,7 +10,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo run parser compile test check fmt docs lock bench bench-quick bench-micro bench-failures bench-slow wire-peers fuzz clean
+.PHONY: help demo run parser compile test check fmt docs lock bench bench-quick bench-micro bench-failures bench-slow soak wire-peers fuzz clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ bench-micro: $(VENV)/.run ## what each step of a request costs, in ns
 
 bench-slow: $(VENV)/.run ## 2,000 clients that drip a byte a second, beside honest ones; 3 minutes
 	$(BIN)/python -m bench.slow_clients $(ARGS)
+
+soak: $(VENV)/.run ## ten minutes of everything at once: one access line a request? does memory stay?
+	$(BIN)/python -m bench.soak $(ARGS)
 
 bench-failures: $(VENV)/.run ## servers fail by script, ours and the peers (docs/failures.md); ARGS="--quick"
 	$(BIN)/python -m bench.scenarios $(ARGS)
