@@ -5,6 +5,7 @@ A field has the name of its key in app.config.keys, which has its words and its 
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,17 @@ class Server:
         if self.scheme == "unix":
             return f"unix:{self.host}"
         return host_and_port(self.host, self.port) + self.prefix
+
+    @property
+    def is_name(self) -> bool:
+        """Whether its host has to be looked up: it is neither an address nor a socket's path."""
+        if self.scheme == "unix":
+            return False
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return True
+        return False
 
     @property
     def authority(self) -> str:

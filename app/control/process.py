@@ -6,8 +6,9 @@
 3. It patches the standard library for gevent, which the master never does: everything that needs gevent is
    imported after that, inside of functions.
 4. Twenty times a second it shows that it is alive (the heartbeat cell), takes over the configuration that
-   the master has proposed last, and gives each of those that judge by the table their turn. Health checks
-   run beside that, in greenlets of their own (app.control.health.checker).
+   the master has proposed last, as soon as its names are looked up (app.control.names), and gives each of
+   those that judge by the table their turn. Health checks run beside that, in greenlets of their own
+   (app.control.health.checker).
 5. It ends when its master is gone, or when the master of another release owns the configuration. What it
    knows is in the table: its successor goes on with that.
 
@@ -60,37 +61,44 @@ def _watch(table: Table, master: int) -> None:
     """Judge the servers of the newest proposal, again and again, until it is time to end."""
     import gevent
 
-    from app.control.health.checker import Checker
+    from app.control.health.checker import Checker, checks
     from app.control.health.panic_log import PanicLog
     from app.control.health.slow_start import SlowStart
+    from app.control.names import Names
     from app.control.outliers.ejector import Ejector
     from app.control.outliers.stall_detector import StallDetector
 
-    # Look-ups of names run in threads; a few names that hang must not keep the others waiting.
-    gevent.get_hub().threadpool.maxsize = 64
     descriptors.raise_limit()
     log.event("control", "info", "control process started", pid=os.getpid(), master_pid=master)
     slow_start = SlowStart(table)
-    checker = Checker(table, slow_start)
+    names = Names(table)
+    checker = Checker(table, slow_start, checks(names.place))
+    names.on_change = checker.hasten
     ejector = Ejector(table, checker.hasten, slow_start)
     stall_detector = StallDetector(table, ejector, checker.question)
     panic_log = PanicLog(table)
     ticks: Ticks[int] = Ticks()
     for judge in (ejector, stall_detector, slow_start, panic_log):
         ticks.add(judge.tick)
-    adopted = 0
+    seen = 0
+    waiting: tuple[int, Config] | None = None  # a proposal whose names are being looked up
     # A predecessor may have been killed between a change and its bump.
     table.bump()
     while os.getppid() == master == table.cells[OWNER]:
         _beat(table)
-        if table.cells[PROPOSED] != adopted:
-            adopted, adopting = proposal(table)
-            if adopting is not None:
-                slow_start.adopt(adopting)
-                checker.adopt(adopted, adopting)
-                ejector.adopt(adopting)
-                stall_detector.adopt(adopting)
-                panic_log.adopt(adopting)
+        if table.cells[PROPOSED] != seen:
+            seen, config = proposal(table)
+            if config is not None:
+                names.adopt(config)
+                waiting = seen, config
+        if waiting is not None and names.is_settled():
+            sequence, adopting = waiting
+            waiting = None
+            slow_start.adopt(adopting)
+            checker.adopt(sequence, adopting)
+            ejector.adopt(adopting)
+            stall_detector.adopt(adopting)
+            panic_log.adopt(adopting)
         ticks.run(time.monotonic_ns() // 1_000_000)
         log.stdout().flush()
         gevent.sleep(FOLLOW_SECONDS)

@@ -32,8 +32,9 @@ from app.shared.layout import CHECKED, OWNER
 from app.shared.table import TableError, identity_of
 from app.telemetry import log
 
-# What the first sweep may take beside the check's own timeout: fork, imports, a thousand starts.
-SWEEP_SLACK_SECONDS = 3.0
+# What the first sweep may take beside the check's own timeout: fork, imports, a thousand starts, and 2 s for
+# names to be looked up.
+SWEEP_SLACK_SECONDS = 5.0
 
 _ENDS_THE_MASTER = frozenset((signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
 

@@ -5,6 +5,7 @@ In 64-bit cells, then bytes:
     header   HEADER_CELLS            magic, version, sizes, epoch, sequences, owner, heartbeat, seals of blobs
     servers  rows × SERVER_STRIDE    identity, last sequence that names it, health, admin state, ejection
     slots    slots × slot cells      SLOT_HEADER cells, then rows × ROW_STRIDE counters; slot 0 is the ledger
+    names    rows × ADDRESSES_STRIDE a server's addresses, where it has a name (app.shared.addresses); control
     blobs    2 × blob_bytes          the configuration with an odd and with an even sequence
 
 One writer for each cell, named beside it: ``master``, ``control`` (the control process) or ``worker`` (the
@@ -24,12 +25,14 @@ MAGIC = 0x4C42_5441_424C_4531  # "LBTABLE1"
 # Of the layout below, and of the blob as far as older readers cannot take it; a new master with another one
 # makes its own segment. 3: whoever has version 2 reads the blob strictly, and an unknown key (such as the
 # envelope of app.config.published) would freeze it, so none of them may share a segment with us.
-VERSION = 3
+VERSION = 4
 
 CELL = 8  # bytes
 HEADER_CELLS = 64
 SERVER_STRIDE = 16  # two cache lines: neighbours' checks do not share one
 SLOT_HEADER = 16
+ADDRESSES_MAX = 16  # of a server's; what a resolver gives beyond that is left out
+ADDRESSES_STRIDE = 3 + 3 * ADDRESSES_MAX
 ROW_STRIDE = 12  # for each server and worker; rows of one worker are written by that worker alone
 
 # fmt: off
@@ -122,5 +125,5 @@ def counters_at(row: int) -> int:
 
 def size(rows: int, slots: int, blob_bytes: int) -> int:
     """Bytes of a segment."""
-    cells = HEADER_CELLS + rows * SERVER_STRIDE + slots * counters_at(rows)
+    cells = HEADER_CELLS + rows * (SERVER_STRIDE + ADDRESSES_STRIDE) + slots * counters_at(rows)
     return cells * CELL + 2 * blob_bytes

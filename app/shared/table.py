@@ -25,6 +25,7 @@ from multiprocessing.heap import Arena
 from typing import Protocol, TypeVar
 
 from app.shared.layout import (
+    ADDRESSES_STRIDE,
     AT_BLOB_BYTES,
     AT_MAGIC,
     AT_ROWS,
@@ -254,7 +255,7 @@ class Table:
         finally:
             fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, WRITER_LOCK)
 
-    # -- where publication keeps its blobs ---------------------------------------------------------
+    # -- where app.shared.addresses and publication keep their bytes -------------------------------
 
     @property
     def memory(self) -> mmap.mmap:
@@ -263,9 +264,14 @@ class Table:
         return memory
 
     @property
+    def addresses_at(self) -> int:
+        """The first cell of the servers' addresses."""
+        return self._slots_at + self.slots * self._slot_cells
+
+    @property
     def blobs_at(self) -> int:
         """The first byte behind the cells."""
-        return (self._slots_at + self.slots * self._slot_cells) * CELL
+        return (self.addresses_at + self.rows * ADDRESSES_STRIDE) * CELL
 
 
 def identity_of(url: str) -> int:

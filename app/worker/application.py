@@ -20,7 +20,7 @@ from app.config.secrets import with_secret
 from app.errors import InternalError, ProxyError
 from app.shared import publication
 from app.shared.inherited import inheritance
-from app.shared.layout import HEALTHY, STATE
+from app.shared.layout import EPOCH, HEALTHY, STATE
 from app.shared.table import Table, identity_of
 from app.telemetry import log
 from app.telemetry.access_log import AccessLog
@@ -30,6 +30,7 @@ from app.worker.client.wsgi import StartResponse, WsgiExchange, close_after, sta
 from app.worker.net.deadlines import NEVER, deadlines
 from app.worker.proxy.handler import Proxy
 from app.worker.stalls import StallWatch
+from app.worker.upstream.addresses import AddressBook, News, looked_up_here
 from app.worker.upstream.connections import ConnectionCache
 from app.worker.upstream.send_proxy import ProxyHeaderConnections
 from app.worker.upstream.session import Session
@@ -38,8 +39,12 @@ from app.worker.upstream.session import Session
 class Application:
     """The load balancer of one worker. ``session`` is where another transport adapter can be mounted."""
 
-    def __init__(self, config: Config, table: Table, slot: int) -> None:
+    def __init__(self, config: Config, table: Table, slot: int, has_master: bool = True) -> None:
+        """Without a master nobody looks names up for us: that is done here, for each new connection."""
         self.config = config
+        self._table = table
+        self._address_book = AddressBook(table) if has_master else None
+        self._looked_at = 0  # the epoch at the last look at addresses
         self.session = Session()
         self._sink = log.stdout()
         self._caches: list[ConnectionCache] = []
@@ -49,7 +54,7 @@ class Application:
         self.session.on_mount = self._ask_for_adapters
         access_log = AccessLog(self._sink) if config.logging.access else None
         self.proxy = Proxy(config, self.pool, self.session, access_log)
-        for function in (self._sweep, self.proxy.tick, self._flush_log):
+        for function in (self._sweep, self._look, self.proxy.tick, self._flush_log):
             deadlines.every_tick(function)
         outliers = config.outlier_detection
         if outliers is not None and outliers.stall_after:
@@ -109,9 +114,15 @@ class Application:
             server.port,
             config.timeouts.backend_keepalive,
             self._trust if server.scheme == "https" else None,
+            self._news_of(server) if server.is_name else None,
         )
         self._caches.append(connections)
         return connections, self.session.get_adapter(server.url)
+
+    def _news_of(self, server: Server) -> News:
+        if self._address_book is None:
+            return looked_up_here(server.host, server.port)
+        return self._address_book.news_of(server.url, server.port)
 
     def _ask_for_adapters(self) -> None:
         for backend in self.pool.backends:
@@ -125,6 +136,14 @@ class Application:
         for connections in self._caches:
             if connections.idle:
                 connections.sweep(now)
+
+    def _look(self, _now: float) -> None:
+        """Where servers have gone to other addresses, no idle connection to the old ones is kept."""
+        epoch = self._table.cells[EPOCH]
+        if epoch != self._looked_at and self._address_book is not None:
+            self._looked_at = epoch
+            for connections in self._caches:
+                connections.look()
 
     def _flush_log(self, _now: float) -> None:
         self._sink.flush()
@@ -144,7 +163,9 @@ def make_application() -> Application:
             return application
     config = configuration.load(configuration.path_from(os.environ), os.environ)
     config = with_secret(config, secrets.token_hex(32))
-    return Application(config, standalone_table(config), 1)  # slot 0 is the ledger
+    return Application(
+        config, standalone_table(config), 1, has_master=False
+    )  # slot 0 is the ledger
 
 
 def standalone_table(config: Config) -> Table:

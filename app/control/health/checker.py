@@ -22,6 +22,7 @@ from app.control.health.intervals import CheckState, pause
 from app.control.health.probe import CheckResult, ProbeRequest, ProbeSession, probe
 from app.control.health.slow_start import SlowStart
 from app.control.health.verdicts import Health, Thresholds, observe
+from app.control.names import Place
 from app.shared.layout import (
     CHANGED_MS,
     CHECKED,
@@ -99,14 +100,14 @@ class Checker:
         self,
         table: Table,
         slow_start: SlowStart,
-        check: Check | None = None,
+        check: Check,
         later: Later = gevent.spawn_later,
     ) -> None:
         """``check`` prepares the checks of a server, ``later`` starts a greenlet after some seconds."""
         self._table = table
         self._slow_start = slow_start
         self._later = later
-        self._check = check or _checks()
+        self._check = check
         self._watches: dict[int, Watch] = {}  # by the servers' identities, as the three sets
         self._by_row: dict[int, Watch] = {}
         self._sequence = 0  # of the configuration that was adopted last
@@ -310,8 +311,11 @@ def _terms(config: Config) -> tuple[object, ...]:
     return config.health_check, config.backend_tls, config.send_proxy, config.mend_responses
 
 
-def _checks() -> Check:
-    """Real checks: all over one session, with one request for each server that is prepared once."""
+def checks(place_of: Callable[[Server], Place]) -> Check:
+    """Real checks: all over one session, with one request for each server that is prepared once.
+
+    ``place_of`` says where a server is (app.control.names).
+    """
     session = ProbeSession()
     # Of the settings in use: reading the authorities costs 20 ms, once for all servers.
     trusts: dict[BackendTls, BackendTrust] = {}
@@ -326,7 +330,12 @@ def _checks() -> Check:
                 trusts[settings] = BackendTrust(settings, gevent.ssl.SSLContext)
             trust = trusts[settings]
         request = ProbeRequest(
-            server, config.health_check, trust, config.send_proxy, config.mend_responses
+            server,
+            place_of(server),
+            config.health_check,
+            trust,
+            config.send_proxy,
+            config.mend_responses,
         )
         return lambda: probe(session, request)
 

@@ -1,8 +1,9 @@
 """One health check: a request on a fresh connection and what its answer says, or a connect alone.
 
 Runs in the control process, under gevent; must never know the table or thresholds. What the server does
-cannot hold it up: one timeout bounds look-up, connect, handshake, request and response together. The head of
-the answer is read by the reader that the workers use: what a request would be answered with 502 for fails.
+cannot hold it up: one timeout bounds connect, handshake, request and response together. It looks no name up:
+its place says where the server is, and is told what came of it there (app.control.names). The head of the
+answer is read by the reader that the workers use: what a request would be answered with 502 for fails.
 
 requests is used at the seams that it documents for that: prepared requests, a Session, an adapter. The
 ordinary way through it costs over 500 µs a check and has traps, which are closed by not going there:
@@ -14,7 +15,6 @@ each server.
 from __future__ import annotations
 
 import io
-import ipaddress
 import socket
 import ssl
 import time
@@ -28,7 +28,10 @@ from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
 from app.config import HealthCheck, Server
+from app.connecting import happy_eyeballs
+from app.connecting.happy_eyeballs import Endpoint
 from app.control.health.probe_body import BadBody, SearchTooSlow, is_found, read_body
+from app.control.names import Place
 from app.errors import BadResponse
 from app.shared import faults
 from app.tls import backends
@@ -57,6 +60,7 @@ class ProbeRequest(requests.PreparedRequest):
     def __init__(
         self,
         server: Server,
+        place: Place,
         check: HealthCheck,
         trust: BackendTrust | None,
         send_proxy: str,
@@ -74,7 +78,8 @@ class ProbeRequest(requests.PreparedRequest):
         self.is_connect_only = check.type == "tcp"
         self.text = check.body
         self.expression = check.body_regex
-        self.address, self.family = _address(server)
+        self.place = place
+        self.reached: Endpoint | None = None  # where the last check has connected
         self.host = server.host
         self.trust = trust if check.type == "http" else None  # for https
         self.send_proxy = send_proxy
@@ -154,6 +159,10 @@ def probe(session: requests.Session, request: ProbeRequest) -> CheckResult:
         except (OSError, BadResponse, BadBody, SearchTooSlow, UnicodeError) as error:
             reason, detail = _reason(error), _detail(error)
     ok = None if reason == "local_error" else reason == "ok"
+    if ok is False:
+        request.place.failed(request.reached)
+    elif ok and request.reached is not None:
+        request.place.passed(request.reached)
     return CheckResult(ok, reason, status, (time.perf_counter() - started) * 1000, detail)
 
 
@@ -209,26 +218,12 @@ def _headers(server: Server, check: HealthCheck) -> dict[str, str]:
     return dict(headers.items())
 
 
-def _address(server: Server) -> tuple[Any, int | None]:
-    """What to connect to, and its family: None for a name, which is looked up at every check."""
-    if server.scheme == "unix":
-        return server.host, socket.AF_UNIX
-    try:
-        version = ipaddress.ip_address(server.host).version
-    except ValueError:
-        return (server.host, server.port), None
-    return (server.host, server.port), socket.AF_INET if version == 4 else socket.AF_INET6
-
-
 def _connect(request: ProbeRequest) -> Any:
     """A new connection to the server, announced (send_proxy) and encrypted (https) as those of requests."""
-    if request.family is None:
-        connection = gevent.socket.create_connection(request.address)
-    else:
-        connection = gevent.socket.socket(request.family, socket.SOCK_STREAM)
+    request.reached = None
+    raw, request.reached = happy_eyeballs.connect(request.place.endpoints(), request.timeout)
+    connection = gevent.socket.socket(raw.family, raw.type, fileno=raw.detach())
     try:
-        if request.family is not None:
-            connection.connect(request.address)
         if request.send_proxy != "off":
             source, target = connection.getsockname(), connection.getpeername()
             ends = proxy_protocol.endpoint(source), proxy_protocol.endpoint(target)

@@ -78,9 +78,9 @@ def _open(request: UpstreamRequest, connections: ConnectionCache | ClientLane) -
     """A new connection within the connect timeout, TLS handshake included."""
     deadline = request.deadline
     started = monotonic()
-    deadline.at = min(started + request.connect_timeout, request.expires_at)
+    deadline.at = until = min(started + request.connect_timeout, request.expires_at)
     try:
-        connection = connections.open()
+        connection = connections.open(until - started)
     except Expired:
         raise ConnectTimeout("no connection in time") from None
     except OSError as error:

@@ -1,8 +1,9 @@
 """Connections to backends: how they are opened, kept while idle and taken again.
 
-Owns the connection cache of each backend in this worker, the look-up of names, the TLS handshake and the
-session that the next handshake resumes. Runs in workers. Knows nothing of HTTP: whether a connection is fit
-for another request is told by who used it.
+Owns the connection cache of each backend in this worker, at which of its addresses it is used, the TLS
+handshake and the session that the next handshake resumes. Runs in workers. Knows nothing of HTTP: whether a
+connection is fit for another request is told by who used it; and nothing of names: where a backend is, it is
+told (app.worker.upstream.addresses).
 """
 
 from __future__ import annotations
@@ -10,31 +11,34 @@ from __future__ import annotations
 import socket
 import ssl
 from time import monotonic
-from typing import Any
 
-import gevent.socket
-
+from app.connecting import happy_eyeballs
+from app.connecting.happy_eyeballs import Endpoint
 from app.telemetry import log
 from app.tls import backends
 from app.tls.backends import BackendTrust
 from app.wire.authority import host_and_port
-from app.worker.net.deadlines import deadlines
+from app.worker.net.deadlines import NEVER, deadlines
 from app.worker.net.stream import Stream, connect
 from app.worker.net.tls_stream import AnyStream, TlsStream
+from app.worker.upstream.addresses import News
 
 
 class Connection:
     """One connection to a backend.
 
     ``sent`` counts the bytes of all its requests; ``announced`` is the PROXY header that it began with.
+    ``endpoint`` is where it leads, ``era`` when it was opened or last found to lead to the right place.
     """
 
-    __slots__ = ("announced", "cache", "idle_since", "sent", "stream")
+    __slots__ = ("announced", "cache", "endpoint", "era", "idle_since", "sent", "stream")
 
     def __init__(self, stream: AnyStream, cache: ConnectionCache) -> None:
         self.stream = stream
         self.cache = cache
         self.announced = b""
+        self.endpoint: Endpoint | None = None
+        self.era = cache.era
         self.idle_since = 0.0
         self.sent = 0
 
@@ -67,18 +71,23 @@ class ConnectionCache:
 
     ``idle_timeout`` in seconds, 0 keeps them until the backend closes them. The most recently used one is
     taken first, so that the others grow old and are closed before the backend closes them. ``trust`` is for
-    https: whose certificates are accepted. ``heard_at`` is when a head last came from the backend,
-    ``slowest`` the longest that one took since somebody last looked (app.worker.stalls).
+    https: whose certificates are accepted. ``news`` gives the addresses of a backend that has a name, the one
+    to use in front; ``era`` counts how often they changed. ``heard_at`` is when a head last came from the
+    backend, ``slowest`` the longest that one took since somebody last looked (app.worker.stalls).
     """
 
     __slots__ = (
         "_complaint",
         "_context",
+        "_endpoints",
+        "_is_choosy",
         "_is_closed",
         "_newest",
+        "_news",
         "_session",
         "_trust",
         "address",
+        "era",
         "heard_at",
         "idle",
         "idle_timeout",
@@ -92,11 +101,18 @@ class ConnectionCache:
         port: int,
         idle_timeout: float,
         trust: BackendTrust | None = None,
+        news: News | None = None,
     ) -> None:
         self.address = (host, -1 if scheme == "unix" else port)
         self.idle_timeout = idle_timeout
         self.idle: list[Connection] = []
+        self.era = 0
+        self._news = news
+        self._endpoints: tuple[Endpoint, ...] = ()
+        if news is None:
+            self._endpoints = (happy_eyeballs.literal(scheme, host, port),)
         self._is_closed = False
+        self._is_choosy = False  # not every connection that comes back is kept
         self.heard_at = 0.0
         self.slowest = 0.0
         self._trust = trust
@@ -126,7 +142,7 @@ class ConnectionCache:
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection whose last response was read to its end."""
-        if self._is_closed:
+        if self._is_choosy and not self._keeps(connection):
             connection.close()
             return
         connection.idle_since = deadlines.now
@@ -135,19 +151,47 @@ class ConnectionCache:
         stream.watch()
         self.idle.append(connection)
 
-    def open(self, announcement: bytes = b"") -> Connection:
-        """Connect, send ``announcement``, and shake hands where the URL says https. Raises OSError."""
-        host, port = self.address
-        stream = connect(socket.AF_UNIX, host) if port < 0 else self._connect_tcp(host, port)
-        if announcement:
-            try:
+    def open(self, within: float = NEVER, announcement: bytes = b"") -> Connection:
+        """Connect, send ``announcement``, and shake hands where the URL says https. Raises OSError.
+
+        Of several addresses each is tried in time for all to have had their turn ``within`` so many seconds.
+        """
+        self.look()
+        stream, endpoint = self._connect(within)
+        try:
+            if announcement:
                 stream.write(announcement)
-            except BaseException:
-                stream.close()
-                raise
-        if self._trust is None:
-            return Connection(stream, self)
-        return TlsConnection(self._shake_hands(stream, self._trust), self)
+            if self._trust is None:
+                made = Connection(stream, self)
+            else:
+                made = TlsConnection(self._shake_hands(stream, self._trust), self)
+        except BaseException:
+            stream.close()
+            self._doubt(endpoint)
+            raise
+        made.endpoint = endpoint
+        return made
+
+    def look(self) -> None:
+        """See whether the backend's addresses have changed; close idle connections to others than the first.
+
+        Those in use are for their requests alone then: they are closed when they come back.
+        """
+        if self._news is None:
+            return
+        endpoints = self._news()
+        if endpoints is None:
+            return
+        if self._endpoints:
+            self._is_choosy = True
+            self.era += 1
+        self._endpoints = endpoints
+        for connection in self.idle[:]:
+            if self._keeps(connection):
+                connection.era = self.era
+            else:
+                self.idle.remove(connection)
+                connection.close()
 
     def keep_session(self, stream: TlsStream) -> None:
         """Remember the session of a TLS connection, if the next one can resume it.
@@ -187,21 +231,38 @@ class ConnectionCache:
 
     def close(self) -> None:
         """Close all idle connections; those in use are closed when they come back."""
-        self._is_closed = True
+        self._is_closed = self._is_choosy = True
         while self.idle:
             self.idle.pop().close()
 
     def __repr__(self) -> str:
         return f"<ConnectionCache {self.address} {len(self.idle)} idle>"
 
-    def _connect_tcp(self, host: str, port: int) -> Stream:
-        failure: OSError | None = None
-        for family, address in _addresses(host, port):
-            try:
-                return connect(family, address)
-            except OSError as error:
-                failure = error
-        raise failure or OSError(f"no address for {host}")
+    def _keeps(self, connection: Connection) -> bool:
+        """Whether it may be used again: it is younger than the last change, or leads to the first address."""
+        if self._is_closed:
+            return False
+        return connection.era == self.era or connection.endpoint == self._endpoints[0]
+
+    def _connect(self, within: float) -> tuple[Stream, Endpoint]:
+        """A connection to the first address, or to that which is faster: then that one is the first."""
+        endpoints = self._endpoints
+        if len(endpoints) == 1:
+            endpoint = endpoints[0]
+            return connect(endpoint[0], endpoint[1]), endpoint
+        if not endpoints:
+            raise socket.gaierror(socket.EAI_AGAIN, f"no address of {self.address[0]} is known")
+        raw, endpoint = happy_eyeballs.connect(endpoints, within)
+        if endpoint != self._endpoints[0] and endpoint in self._endpoints:
+            others = [other for other in self._endpoints if other != endpoint]
+            self._endpoints = (endpoint, *others)
+        return Stream(raw), endpoint
+
+    def _doubt(self, endpoint: Endpoint) -> None:
+        """It takes connections, and they come to nothing: begin with another address the next time."""
+        if endpoint in self._endpoints:
+            others = [other for other in self._endpoints if other != endpoint]
+            self._endpoints = (*others, endpoint)
 
     def _shake_hands(self, stream: Stream, trust: BackendTrust) -> TlsStream:
         """TLS over ``stream``, resuming the last session where there is one.
@@ -228,15 +289,3 @@ class ConnectionCache:
             raise
         self._newest = tls
         return tls
-
-
-def _addresses(host: str, port: int) -> list[tuple[int, Any]]:
-    """Where to connect: a literal as it is, a name as the resolver has it, in its order."""
-    for family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            socket.inet_pton(family, host)
-        except OSError:
-            continue
-        return [(family, (host, port))]
-    found = gevent.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [(entry[0], entry[4]) for entry in found]

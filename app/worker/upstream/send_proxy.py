@@ -7,6 +7,7 @@ is what HAProxy does too. Runs in workers.
 
 from __future__ import annotations
 
+from app.worker.net.deadlines import NEVER
 from app.worker.upstream.connections import Connection, ConnectionCache
 
 # Kept for all clients of one backend in this worker: most will never be asked for again.
@@ -57,8 +58,8 @@ class ClientLane:
         """As ConnectionCache.take, of this client's connections."""
         return self.cache.take_announced(self._announcement)
 
-    def open(self) -> Connection:
+    def open(self, within: float = NEVER) -> Connection:
         """As ConnectionCache.open, announcing this client."""
-        connection = self.cache.open(self._announcement)
+        connection = self.cache.open(within, self._announcement)
         connection.announced = self._announcement
         return connection

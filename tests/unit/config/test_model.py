@@ -42,3 +42,21 @@ def test_a_server_s_authority_leaves_the_default_port_out(url: str, authority: s
     """RFC 9110 §7.2: Host is what the URL names, and http://a and http://a:80 are one."""
     (server,) = config.parse(json.dumps({"servers": [url]})).servers
     assert server.authority == authority
+
+
+@pytest.mark.parametrize(
+    ("url", "is_name"),
+    [
+        ("http://app", True),
+        ("https://app.internal:8443/x", True),
+        ("http://localhost:1", True),
+        ("http://1.example", True),
+        ("http://192.0.2.1:80", False),
+        ("http://[2001:db8::1]", False),
+        ("unix:/run/app", False),
+    ],
+)
+def test_a_name_is_what_is_neither_an_address_nor_a_path(url: str, is_name: bool) -> None:
+    """A resolver is asked for nothing else."""
+    (server,) = parse(json.dumps({"servers": [url]})).servers
+    assert server.is_name is is_name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import ssl
 import time
 from itertools import product
@@ -16,9 +17,12 @@ from replay import corpus
 
 from app import config as configuration
 from app.config import HealthCheck, Server
+from app.connecting import happy_eyeballs
+from app.connecting.happy_eyeballs import Endpoint
 from app.control.health import checker as checkers
 from app.control.health import probe as probes
 from app.control.health.probe import ProbeRequest, ProbeSession, probe
+from app.control.names import FixedPlace
 from app.errors import BadResponse
 from app.wire import lenient
 from app.wire.response import MAX_HEAD_BYTES, MAX_INTERIM_RESPONSES
@@ -56,7 +60,8 @@ def request_for(server: str, **health_check: Any) -> ProbeRequest:
     config = configuration.parse(json.dumps(document))
     assert isinstance(config.health_check, HealthCheck)
     assert isinstance(config.servers[0], Server)
-    return ProbeRequest(config.servers[0], config.health_check, None, "off", ())
+    server_ = config.servers[0]
+    return ProbeRequest(server_, FixedPlace(server_), config.health_check, None, "off", ())
 
 
 @pytest.mark.parametrize(
@@ -226,7 +231,7 @@ def test_requests_and_checks_read_a_head_alike(
         step = max(7, len(answer) // parts)
         pieces = [answer[at : at + step] for at in range(0, len(answer), step)]
         monkeypatch.setattr(probes, "_connect", lambda _, pieces=pieces: Connection(*pieces))
-        outcome = checkers._checks()(config.servers[0], config)()
+        outcome = checkers.checks(FixedPlace)(config.servers[0], config)()
         expected = asked(pieces, method.encode(), lenient.reader(mended))
         assert (outcome.status or outcome.reason) == expected, (method, mended)
 
@@ -251,3 +256,53 @@ def asked(pieces: list[bytes], method: bytes, read_head: lenient.ReadHead) -> in
     except BadResponse:
         return "bad_response"
     return "reset"
+
+
+class Place:
+    """Where a server is, and what was told of it."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Any]] = []
+
+    def endpoints(self) -> list[Endpoint]:
+        return [HERE]
+
+    def passed(self, endpoint: Endpoint) -> None:
+        self.told.append(("passed", endpoint))
+
+    def failed(self, endpoint: Endpoint | None) -> None:
+        self.told.append(("failed", endpoint))
+
+
+HERE = (socket.AF_INET, ("192.0.2.1", 80))
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", [("passed", HERE)]),
+        (b"HTTP/1.1 500 No\r\n\r\n", [("failed", HERE)]),
+        (b"SSH", [("failed", HERE)]),
+        (ConnectionRefusedError(), [("failed", None)]),
+        (OSError(24, "Too many open files"), []),
+    ],
+)
+def test_the_place_is_told_what_came_of_it_there(
+    answer: bytes | OSError, told: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The address that was reached, none where nothing was, nothing where the fault is ours."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+
+    def connect(endpoints: list[Endpoint], seconds: float) -> tuple[socket.socket, Endpoint]:
+        if isinstance(answer, OSError):
+            raise answer
+        theirs.sendall(answer)
+        theirs.shutdown(socket.SHUT_WR)
+        return ours, endpoints[0]
+
+    monkeypatch.setattr(happy_eyeballs, "connect", connect)
+    request = request_for("http://app:80")
+    request.place = place = Place()
+    with ours, theirs:
+        probe(ProbeSession(), request)
+    assert place.told == told

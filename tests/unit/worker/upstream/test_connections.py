@@ -5,16 +5,17 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import gevent
-import gevent.socket
 import pytest
 from fakes.stream import END, RESET, ScriptedStream, Turn
 from fakes.upstream import connection, stream
 
+from app.connecting import happy_eyeballs
+from app.connecting.happy_eyeballs import Endpoint
 from app.telemetry import log
 from app.worker.net.deadlines import deadlines
 from app.worker.net.stream import RawSocket, Stream
@@ -155,14 +156,15 @@ class Net:
     """In the place of ``connect``: what there is at an address, and who was asked in which order."""
 
     def __init__(self, **there: Exception) -> None:
-        self._there = there
+        self.there = there
         self.asked: list[Any] = []
         self.opened: list[ScriptedStream] = []
         self.write_fails: Exception | None = None
+        self.seconds = 0.0
 
     def connect(self, family: int, address: Any) -> ScriptedStream:
         self.asked.append((family, address))
-        failure = self._there.get(address[0]) if family != socket.AF_UNIX else None
+        failure = self.there.get(address[0]) if family != socket.AF_UNIX else None
         if failure is not None:
             raise failure
         made = ScriptedStream()
@@ -170,24 +172,26 @@ class Net:
         self.opened.append(made)
         return made
 
+    def race(self, endpoints: Sequence[Endpoint], seconds: float) -> tuple[Any, Endpoint]:
+        """As app.connecting.happy_eyeballs.connect, without the delays."""
+        self.seconds = seconds
+        failure = OSError("none")
+        for endpoint in endpoints:
+            try:
+                return self.connect(*endpoint), endpoint
+            except OSError as error:
+                failure = error
+        raise failure
+
 
 @pytest.fixture(name="net")
 def _net(monkeypatch: pytest.MonkeyPatch) -> Iterator[Net]:
     net = Net()
     monkeypatch.setattr(connections, "connect", net.connect)
-    monkeypatch.setattr(gevent.socket, "getaddrinfo", _no_name)
+    monkeypatch.setattr(happy_eyeballs, "connect", net.race)
+    monkeypatch.setattr(connections, "Stream", lambda raw: raw)
     yield net
     assert all(one.posted == b"" for one in net.opened)
-
-
-def _no_name(*_: Any, **__: Any) -> Any:
-    raise AssertionError("an address was looked up as a name")
-
-
-def resolves(monkeypatch: pytest.MonkeyPatch, *hosts: str) -> None:
-    """Have every name lead to these addresses, in this order."""
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 8000)) for host in hosts]
-    monkeypatch.setattr(gevent.socket, "getaddrinfo", lambda *_, **__: found)
 
 
 @pytest.mark.parametrize(
@@ -208,34 +212,8 @@ def test_an_address_is_connected_to_as_it_is(
     assert (made.cache, made.sent, cache.idle) == (cache, 0, [])
 
 
-def test_a_name_leads_to_the_first_address_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the resolver's order; one dead address of several costs nobody a request."""
-    net = Net(**{"192.0.2.1": ConnectionRefusedError(errno.ECONNREFUSED, "refused")})
-    monkeypatch.setattr(connections, "connect", net.connect)
-    resolves(monkeypatch, "192.0.2.1", "192.0.2.2", "192.0.2.3")
-    ConnectionCache("http", "app.internal", 8000, IDLE_TIMEOUT).open()
-    assert [address[0] for _, address in net.asked] == ["192.0.2.1", "192.0.2.2"]
-
-
-def test_where_no_address_answers_the_last_one_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = Net(
-        **{
-            "192.0.2.1": OSError(errno.EHOSTUNREACH, "unreachable"),
-            "192.0.2.2": ConnectionRefusedError(errno.ECONNREFUSED, "refused"),
-        }
-    )
-    monkeypatch.setattr(connections, "connect", net.connect)
-    cache = ConnectionCache("http", "app.internal", 8000, IDLE_TIMEOUT)
-    resolves(monkeypatch, "192.0.2.1", "192.0.2.2")
-    with pytest.raises(ConnectionRefusedError):
-        cache.open()
-    resolves(monkeypatch)
-    with pytest.raises(OSError, match=r"no address for app\.internal"):
-        cache.open()
-
-
 def test_an_announcement_is_the_first_thing_that_is_said(net: Net, cache: ConnectionCache) -> None:
-    cache.open(b"PROXY TCP4 192.0.2.9 192.0.2.1 1 2\r\n").stream.write(b"GET")
+    cache.open(announcement=b"PROXY TCP4 192.0.2.9 192.0.2.1 1 2\r\n").stream.write(b"GET")
     assert net.opened[0].output == b"PROXY TCP4 192.0.2.9 192.0.2.1 1 2\r\nGET"
 
 
@@ -244,8 +222,122 @@ def test_a_connection_that_takes_no_announcement_is_left_open_by_nobody(
 ) -> None:
     net.write_fails = BrokenPipeError()
     with pytest.raises(BrokenPipeError):
-        cache.open(b"PROXY UNKNOWN\r\n")
+        cache.open(announcement=b"PROXY UNKNOWN\r\n")
     assert net.opened[0].is_closed
+
+
+# --- several addresses ---------------------------------------------------------------------------
+
+
+def endpoint(number: int) -> Endpoint:
+    return socket.AF_INET, (f"192.0.2.{number}", 8000)
+
+
+class Named:
+    """A cache of a backend that has a name, and what is new about it."""
+
+    def __init__(self, net: Net, *numbers: int) -> None:
+        self.net = net
+        self.news: tuple[Endpoint, ...] | None = None
+        self.move(*numbers)
+        self.cache = ConnectionCache("http", "app.internal", 8000, IDLE_TIMEOUT, None, self._take)
+
+    def move(self, *numbers: int) -> None:
+        self.news = tuple(map(endpoint, numbers)) or None
+
+    def open(self) -> int:
+        """Open a connection and give it back at once; where it leads."""
+        made = self.cache.open()
+        self.cache.give_back(made)
+        return self.at(made)
+
+    @staticmethod
+    def at(made: Connection) -> int:
+        assert made.endpoint is not None
+        return int(made.endpoint[1][0].rpartition(".")[2])
+
+    def idle(self) -> list[int]:
+        return [self.at(one) for one in self.cache.idle]
+
+    def _take(self) -> tuple[Endpoint, ...] | None:
+        news, self.news = self.news, None
+        return news
+
+
+REFUSED = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+
+
+def test_the_address_that_worked_is_the_first_of_the_next_request(net: Net) -> None:
+    """And the one that did not is left alone."""
+    net.there = {"192.0.2.1": REFUSED}
+    named = Named(net, 1, 2, 3)
+    assert [named.open(), named.open()] == [2, 2]
+    assert [address[0] for _, address in net.asked] == ["192.0.2.1", "192.0.2.2", "192.0.2.2"]
+
+
+def test_addresses_have_the_connect_timeout_among_them(net: Net) -> None:
+    Named(net, 1, 2).cache.open(0.5)
+    assert net.seconds == 0.5
+
+
+def test_where_no_address_answers_the_last_one_says_why(net: Net) -> None:
+    net.there = {"192.0.2.1": OSError(errno.EHOSTUNREACH, "unreachable"), "192.0.2.2": REFUSED}
+    with pytest.raises(ConnectionRefusedError):
+        Named(net, 1, 2).cache.open()
+
+
+def test_a_name_without_an_address_is_a_failed_look_up(net: Net) -> None:
+    """Until there is one; nobody is asked here."""
+    named = Named(net)
+    with pytest.raises(socket.gaierror, match=r"no address of app\.internal"):
+        named.cache.open()
+    named.move(4)
+    assert named.open() == 4
+
+
+def test_an_address_that_takes_connections_for_nothing_is_not_the_first_any_more(net: Net) -> None:
+    """As one that takes no PROXY header, or shakes no hands."""
+    named = Named(net, 1, 2)
+    net.write_fails = BrokenPipeError()
+    with pytest.raises(BrokenPipeError):
+        named.cache.open(announcement=b"PROXY UNKNOWN\r\n")
+    net.write_fails = None
+    assert named.open() == 2
+
+
+def test_connections_to_addresses_that_are_gone_are_not_used_again(net: Net) -> None:
+    """Idle ones are closed at once, those in use when they come back."""
+    named = Named(net, 1, 2)
+    used = named.cache.open()
+    assert named.open() == 1
+    named.move(3, 2)
+    named.cache.look()
+    assert (named.idle(), named.cache.take()) == ([], None)
+    assert named.open() == 3
+    named.cache.give_back(used)
+    assert (named.idle(), stream(used).is_closed) == ([3], True)
+
+
+def test_connections_to_the_first_address_outlive_a_change(net: Net) -> None:
+    """Of those behind it, and more than one change."""
+    named = Named(net, 1, 2)
+    used = named.cache.open()
+    named.open()
+    for others in ((2, 5), (5,), ()):
+        named.move(1, *others)
+        named.cache.look()
+    named.cache.give_back(used)
+    assert named.idle() == [1, 1]
+
+
+def test_what_was_opened_after_a_change_is_kept_wherever_it_leads(net: Net) -> None:
+    """Here the first address refuses, as only this worker knows yet."""
+    named = Named(net, 1, 2)
+    named.open()
+    net.there = {"192.0.2.3": REFUSED}
+    named.move(3, 2)
+    assert [named.open(), named.open()] == [2, 2]
+    assert named.idle() == [2, 2]
 
 
 # --- over TLS ------------------------------------------------------------------------------------

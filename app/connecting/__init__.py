@@ -1,0 +1,1 @@
+"""How a connection to a server comes about: by requests and by health checks alike."""
