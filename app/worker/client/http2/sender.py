@@ -83,7 +83,8 @@ class SendingStream(Protocol):
 class Sender:
     """The sending side of one connection.
 
-    ``moved`` is told of every piece of a body, ``lost`` once when nothing can be sent any more.
+    ``moved`` is told of every piece of a body, and whether it is as large as it would be without windows;
+    ``lost`` once when nothing can be sent any more.
     ``is_over``: nothing more is taken.
     """
 
@@ -92,7 +93,7 @@ class Sender:
         h2: H2Connection,
         stream: AnyStream,
         timeout: float,
-        moved: Callable[[int], None],
+        moved: Callable[[int, bool], None],
         lost: Callable[[], None],
     ) -> None:
         self._h2 = h2
@@ -161,7 +162,7 @@ class Sender:
                     is_last = sent == size
                     h2.send_data(stream.id, piece, end_stream=is_end and is_last)
                     stream.turn = next(self._turns)
-                    self._moved(len(piece))
+                    self._moved(len(piece), is_last)
                     self.collect()
                     if is_last:
                         stream.has_ended = is_end
