@@ -15,7 +15,12 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection, _decode_headers
 from h2.errors import ErrorCodes
 from h2.events import StreamReset, TrailersReceived
-from h2.exceptions import FlowControlError, ProtocolError, StreamClosedError
+from h2.exceptions import (
+    FlowControlError,
+    ProtocolError,
+    StreamClosedError,
+    StreamIDTooLowError,
+)
 from h2.settings import SettingCodes, Settings
 from h2.stream import H2Stream, StreamClosedBy, StreamInputs, StreamState
 from hpack import Decoder, Encoder, HPACKError, OversizedHeaderListError
@@ -136,8 +141,21 @@ class _Protocol(H2Connection):
         super().reset_stream(stream_id, error_code)
 
     def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> Any:
-        stream: Any = super()._begin_new_stream(stream_id, allowed_ids)
-        stream.__class__ = _Stream
+        """As the library's of a server that pushes nothing (RFC 9113 §5.1.1)."""
+        highest = self.highest_inbound_stream_id
+        if stream_id <= highest:
+            raise StreamIDTooLowError(stream_id, highest)
+        if not stream_id % 2:
+            raise ProtocolError("an even number for a stream of a client")
+        stream = _Stream(
+            stream_id,
+            config=self.config,
+            inbound_window_size=self.local_settings.initial_window_size,
+            outbound_window_size=self.remote_settings.initial_window_size,
+        )
+        stream.max_outbound_frame_size = self.max_outbound_frame_size
+        self.streams[stream_id] = stream
+        self.highest_inbound_stream_id = stream_id
         return stream
 
     def _receive_headers_frame(self, frame: Any) -> Any:
