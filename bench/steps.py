@@ -235,6 +235,7 @@ class _Memory:
     """In the place of a socket: takes everything, and says the same thing each time it is read."""
 
     on_event: Any = None
+    raw: Any = None
     has_events = True
 
     def __init__(self, says: bytes) -> None:

@@ -29,6 +29,7 @@ from app.worker.admission import Admission
 from app.worker.client.contract import ConnectionContext, DrainState
 from app.worker.gunicorn_handler import GunicornHandler
 from app.worker.listener import Listener, Share
+from app.worker.memory import Trim
 from app.worker.net.deadlines import NEVER, deadlines
 from app.worker.parking import Parking
 
@@ -94,7 +95,8 @@ class Worker(GeventWorker):
             limits.connections, limits.connections_per_client, application.proxy.is_trusted
         )
         parking = Parking(application.config.timeouts.keepalive)
-        deadlines.every_tick(parking.sweep)
+        for look in (parking.sweep, Trim().look):
+            deadlines.every_tick(look)
         accepted = self._accepted_for(application, admission, parking)
         share = Share(
             pool.cells, pool.table, self.slot, lambda: admission.count, lambda: self.alive

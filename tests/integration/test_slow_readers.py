@@ -8,7 +8,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,31 @@ def test_who_never_reads_keeps_no_place_at_a_server(
         wait_until(lambda: is_told_of_all(balancer, backend), PATIENT, "one line for each request")
         with connect(balancer) as client:
             assert client.get("/").status == 200
+
+
+@pytest.mark.parametrize("command", [GUNICORN, STOCK_WORKER], ids=["ours", "stock"])
+@pytest.mark.parametrize(
+    "body", [handlers.stream, handlers.stream_chunked], ids=["length", "chunks"]
+)
+def test_who_reads_slowly_is_waited_for(
+    tls: dict[str, Any],
+    backend: Backend,
+    command: tuple[str, ...],
+    body: Callable[[int], Callable[[Exchange], None]],
+) -> None:
+    """``timeouts.client`` is silence: 40 KiB a second are taken long before a buffer has room again."""
+    backend.handler = body(64 << 20)
+    with (
+        Balancer([backend], command=command, timeouts={"client": seconds(1)}, **tls) as balancer,
+        connect(balancer) as client,
+    ):
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        for _ in range(40):
+            time.sleep(seconds(0.1))
+            assert client.socket.recv(4096)
+        assert not balancer.access_lines()
+        line = balancer.log.wait_for(1, "access", timeout=PATIENT)[0]
+        assert line["reason"] == "client_timeout", "and then it is silent"
 
 
 def test_who_never_reads_is_given_up(tls: dict[str, Any], backend: Backend) -> None:

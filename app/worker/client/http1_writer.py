@@ -8,6 +8,7 @@ the worker's class: nothing here may import requests. Must never know the worker
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,7 +22,9 @@ from app.wire.upgrade import switching_lines
 from app.worker.client.addresses import addresses_of
 from app.worker.client.contract import ConnectionContext, DrainState
 from app.worker.client.date import date_line
-from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
+from app.worker.client.silence import Silence
+from app.worker.net.deadlines import Deadline, Expired
+from app.worker.net.progress import taken
 from app.worker.net.splice import SinkExpired, SinkFailed, SpliceTo
 from app.worker.net.stream import POST_SIZE, Stream
 from app.worker.net.tls_stream import AnyStream
@@ -54,6 +57,7 @@ class Http1Writer:
         "_must_linger",
         "_post_size",
         "_proxy",
+        "_silence",
         "_timeout",
         "bytes_out",
         "deadline",
@@ -71,6 +75,7 @@ class Http1Writer:
         self._proxy: Proxy = context.proxy
         self._drain: DrainState = context.drain
         self._timeout: float = context.client_timeout
+        self._silence = Silence(partial(taken, stream.raw), self._timeout)
         self.stream: AnyStream = stream
         self.peer = peer
         self._ends: Ends | None = ends  # by a PROXY header
@@ -220,7 +225,7 @@ class Http1Writer:
         for something else meanwhile and keeps its time.
         """
         deadline = deadline or self.deadline
-        deadline.at = deadlines.now + self._timeout
+        was = self._silence.begin(deadline)
         try:
             if data:
                 self.stream.write(data)
@@ -231,7 +236,7 @@ class Http1Writer:
         except OSError as error:
             raise ClientGone(str(error)) from None
         finally:
-            deadline.at = NEVER
+            self._silence.end(deadline, was)
 
     def _refuse(self, error: ProxyError, is_head: bool = False) -> None:
         """Answer a request whose head could not be read, and say so in the log; then it is over."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from time import monotonic
 from typing import Any
 from urllib.parse import quote
@@ -26,7 +27,9 @@ from app.wire.response import ResponseHead
 from app.wire.status import STATUS_TEXT
 from app.wire.upgrade import switching_lines
 from app.worker.client.addresses import addresses_of
+from app.worker.client.silence import Silence
 from app.worker.net.deadlines import NEVER, Deadline, Expired
+from app.worker.net.progress import taken
 from app.worker.net.splice import SpliceBody, SpliceTo
 from app.worker.net.stream import BODY_READ_SIZE, RawSocket, Stream, reset_at_close
 from app.worker.net.tls_stream import AnyStream, TlsSocketStream
@@ -59,6 +62,7 @@ class WsgiExchange:
         self._body_limit = body_limit
         self._input = environ["wsgi.input"]
         self._socket = environ.get("gunicorn.socket")
+        self._silence = Silence(partial(taken, self._socket), timeout)
         self._unreader = getattr(getattr(self._input, "reader", None), "unreader", None)
         self.tunnel: AnyStream | None = None
         self._start_response = start_response
@@ -108,8 +112,7 @@ class WsgiExchange:
     def write(self, piece: bytes) -> None:
         """Send a piece of the body now."""
         assert self._write is not None
-        deadline = self.deadline
-        deadline.at = monotonic() + self._timeout
+        was = self._silence.begin(self.deadline)
         try:
             self._write(piece)
         except Expired:
@@ -117,7 +120,7 @@ class WsgiExchange:
         except OSError as error:
             raise ClientGone(str(error)) from error
         finally:
-            deadline.at = NEVER
+            self._silence.end(self.deadline, was)
         self.bytes_out += len(piece)
 
     def splice(self, splice_to: SpliceTo) -> bool:

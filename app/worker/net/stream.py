@@ -22,6 +22,7 @@ from gevent import monkey
 from greenlet import getcurrent
 
 from app.telemetry import log
+from app.worker.net.progress import acknowledged
 
 # The interpreter's own class: the patched one adds a Python call to every recv and send.
 RawSocket: type[socket.socket] = monkey.get_original("socket", "socket")
@@ -36,8 +37,6 @@ POSTED_MAX: Final = 32
 _READ, _WRITE = 1, 2  # libev's event masks
 # struct linger of SO_LINGER, on and with no time for it: closing sends RST.
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
-_ACKED: Final = struct.Struct("=Q")
-_ACKED_OFFSET: Final = 120  # tcpi_bytes_acked in struct tcp_info, linux/tcp.h, since Linux 4.1
 
 
 class Outbox:
@@ -248,15 +247,7 @@ class Stream:
 
     def unacknowledged(self, total: int) -> bool:
         """Whether the peer's kernel provably never took a byte beyond the first ``total`` sent."""
-        try:
-            info = self.raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 192)
-        except (AttributeError, OSError):  # not Linux, or a Unix socket
-            return False
-        if len(info) < _ACKED_OFFSET + 8:
-            return False
-        # The SYN counts as one byte.
-        acknowledged: int = _ACKED.unpack_from(info, _ACKED_OFFSET)[0]
-        return acknowledged <= total + 1
+        return 0 <= acknowledged(self.raw) <= total + 1  # the SYN counts as one byte
 
     def shutdown_write(self) -> None:
         """Tell the peer that nothing more comes."""

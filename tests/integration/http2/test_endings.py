@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
+import socket
 import threading
 import time
 
@@ -19,7 +20,7 @@ from harness import (
     seconds,
     wait_until,
 )
-from harness.http2 import LARGEST_WINDOW
+from harness.http2 import FIRST_WINDOW, LARGEST_WINDOW
 from harness.secure import CANCEL, INTERNAL_ERROR, NO_ERROR, PROTOCOL_ERROR, REFUSED_STREAM, connect
 from hyperframe.frame import (
     DataFrame,
@@ -45,6 +46,60 @@ def test_a_stream_reset_by_the_client_is_given_up(secure: tuple[Balancer, Backen
         assert (line["status"], line["reason"]) == (499, "client_gone")
         backend.handler = handlers.ok
         assert client.get("/stay").status == 200
+
+
+def test_a_request_given_up_in_the_same_breath_has_its_line(
+    secure: tuple[Balancer, Backend],
+) -> None:
+    """One, with all that was asked, although it was never begun."""
+    balancer, backend = secure
+    since = balancer.log_mark
+    with connect(balancer) as client:
+        block = client.block(
+            ("user-agent", "u"), path="/breath", authority="b.example", method="PUT"
+        )
+        head = HeadersFrame(1, block, flags=["END_HEADERS"]).serialize()
+        client.send(head + RstStreamFrame(1, error_code=CANCEL).serialize())
+        client._next = 3
+        assert client.get("/next").status == 200
+    balancer.access_line(target="/next")
+    (line,) = balancer.access_lines(since, target="/breath")
+    expected = {
+        "method": "PUT",
+        "host": "b.example",
+        "target": "/breath",
+        "protocol": "HTTP/2.0",
+        "status": 499,
+        "reason": "client_gone",
+        "user_agent": "u",
+    }
+    assert {key: line[key] for key in expected} == expected
+    assert len(backend.requests) == 1
+
+
+@pytest.mark.parametrize("is_stream_s", [True, False], ids=["stream", "connection"])
+def test_who_reads_slowly_is_waited_for(
+    impatient: tuple[Balancer, Backend], is_stream_s: bool
+) -> None:
+    """``timeouts.client`` is silence: windows opened bit by bit, or a socket that is emptied bit by bit."""
+    balancer, backend = impatient
+    backend.handler = handlers.stream(64 << 20)
+    width = 20_000 if is_stream_s else LARGEST_WINDOW
+    with connect(balancer, settings={4: width}, is_greedy=False) as client:
+        # As far as the kernel says so: with megabytes for its client it is silent for longer.
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.open_window(0, LARGEST_WINDOW - FIRST_WINDOW)
+        number = client.request("/slow")
+        client.pump(lambda: client.replies[number].body)
+        for _ in range(40):
+            time.sleep(seconds(0.1))
+            if is_stream_s:
+                client.open_window(number, 4096)
+            else:
+                assert client.socket.recv(4096)
+        assert not balancer.access_lines()
+        line = balancer.log.wait_for(1, "access", timeout=PATIENT)[0]
+        assert line["reason"] == "client_timeout", "and then it is silent"
 
 
 def test_a_connection_that_ends_gives_up_all_streams(secure: tuple[Balancer, Backend]) -> None:

@@ -6,6 +6,7 @@ import pytest
 from hyperframe.frame import (
     ContinuationFrame,
     DataFrame,
+    ExtensionFrame,
     Frame,
     GoAwayFrame,
     HeadersFrame,
@@ -24,6 +25,9 @@ from app.wire.h2_guard import (
     IDLE_BURST,
     IDLE_RATE,
     MAX_CONTINUATIONS,
+    PROTOCOL_ERROR,
+    UNITS_PER_HEADERS,
+    UNITS_PER_TURN,
     FrameGuard,
     Refused,
     TokenBucket,
@@ -49,6 +53,8 @@ def code_of(gate: FrameGuard, data: bytes, now: float = 0.0) -> tuple[int, str] 
     """With which code it is refused."""
     try:
         gate.feed(data, now)
+        while gate.has_more:
+            gate.feed(b"", now)
     except Refused as refused:
         return refused.code, refused.reason
     return None
@@ -60,21 +66,28 @@ _frames: st.SearchStrategy[Frame] = st.one_of(
     st.just(PingFrame(0, b"12345678")),
     st.just(SettingsFrame(0, settings={4: 100})),
     st.just(GoAwayFrame(0, additional_data=b"bye")),
+    st.just(PriorityFrame(1, stream_weight=1)),
+    st.just(WindowUpdateFrame(1, window_increment=7)),
+    st.just(ExtensionFrame(0x63, 1)),
 )
 
 
 @settings(derandomize=True, max_examples=200)
 @given(st.lists(_frames, max_size=8), st.data())
 def test_frames_pass_in_whatever_pieces_they_come(frames: list[Frame], data: st.DataObject) -> None:
-    """Every byte but those of GOAWAY, in order."""
+    """Every byte but those of frames that say nothing to a server, in order."""
     stream = PREFACE + b"".join(frame.serialize() for frame in frames)
     expected = PREFACE + b"".join(
-        frame.serialize() for frame in frames if not isinstance(frame, GoAwayFrame)
+        frame.serialize()
+        for frame in frames
+        if not isinstance(frame, GoAwayFrame | PriorityFrame | ExtensionFrame)
     )
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
     gate, passed, at = FrameGuard(0.0, MAX_BLOCK_BYTES), b"", 0
     for end in [*cuts, len(stream)]:
         passed += gate.feed(stream[at:end], 0.0)
+        while gate.has_more:
+            passed += gate.feed(b"", 0.0)
         at = end
     assert passed == expected
     assert not gate.is_inside
@@ -142,7 +155,7 @@ def test_frames_that_move_nothing_are_bounded(frame: Frame) -> None:
         assert code_of(gate, data, tick / (IDLE_RATE / 2)) is None
     gate = opened()
     for _ in range(3 * IDLE_BURST):
-        gate.moved(2 * BYTES_PER_IDLE_FRAME)
+        gate.received(2 * BYTES_PER_IDLE_FRAME)
         assert code_of(gate, data) is None
 
 
@@ -191,3 +204,71 @@ def test_a_budget_is_a_burst_and_a_rate() -> None:
     budget.earn(100)
     assert budget.spend(3, 1.0)
     assert not budget.spend(1, 1.0)
+    kept = TokenBucket(3, 2, now=0.0, most=6)
+    kept.earn(100)
+    assert kept.spend(5, 10.0), "time takes nothing of what was earned away"
+    assert not kept.spend(2, 10.0)
+
+
+def test_a_turn_s_work_is_bounded() -> None:
+    """What one read brings is worked through in pieces, a request being more than a frame of a body."""
+    small, request = DataFrame(1, b"x").serialize(), headers(b"x", "END_HEADERS")
+    for frame, units in ((small, 1), (request, UNITS_PER_HEADERS)):
+        gate = opened()
+        data = frame * 3 * UNITS_PER_TURN
+        passed = gate.feed(data, 0.0)
+        turns = 1
+        while gate.has_more:
+            assert gate.is_inside, "the rest is not waited for in vain"
+            piece = gate.feed(b"", 0.0)
+            assert 0 < len(piece) <= len(frame) * (UNITS_PER_TURN // units)
+            passed += piece
+            turns += 1
+        assert passed == data
+        assert turns >= 3 * units
+
+
+def test_reactions_that_we_provoke_are_free() -> None:
+    """An event stream's small frames are answered with a window update each for stream and connection."""
+    gate = opened()
+    reaction = WindowUpdateFrame(1, window_increment=50).serialize() * 2
+    for _ in range(10):
+        for _ in range(2000):
+            gate.sent(50, True)
+        assert code_of(gate, reaction * 2000) is None, "they may come late, all together"
+
+
+def test_small_frames_that_a_small_window_makes_pay_for_nothing() -> None:
+    """A client that opens its window byte by byte has us send a frame for each (CVE-2019-9511)."""
+    gate = opened()
+    sent = 0
+    while code_of(gate, WindowUpdateFrame(1, window_increment=1).serialize()) is None:
+        gate.sent(1, False)
+        sent += 1
+        assert sent < 1.1 * IDLE_BURST
+
+
+def test_what_was_on_its_way_to_a_stream_that_we_reset_is_free() -> None:
+    """As far as the stream's window goes; what turns out to move nothing is charged otherwise."""
+    gate = opened()
+    gate.was_reset(65535)
+    for _ in range(IDLE_BURST + 63):
+        gate.spend(1)
+    with pytest.raises(Refused):
+        gate.spend(1)
+
+
+def test_faults_of_a_stream_are_told_apart_from_those_of_the_connection() -> None:
+    """The library would end the connection for either."""
+    none = b"\x00\x00\x04\x08\x00\x00\x00\x00%c\x00\x00\x00\x00"
+    short = b"\x00\x00\x04\x02\x00\x00\x00\x00%c\x00\x00\x00\x00"
+    for frame, code in ((none, PROTOCOL_ERROR), (short, FRAME_SIZE_ERROR)):
+        gate = opened()
+        assert gate.feed((frame % 3)[:-2], 0.0) == b""
+        assert gate.feed((frame % 3)[-2:], 0.0) == b""
+        assert gate.faults == [(3, code)]
+        assert not gate.is_inside
+        gate = opened()
+        assert gate.feed(frame % 0, 0.0) == frame % 0
+        assert not gate.faults
+    assert code_of(opened(), ContinuationFrame(1, b"").serialize()) == (PROTOCOL_ERROR, "bad_http2")

@@ -2,6 +2,9 @@
 
 Owns what we tell a client at first (SETTINGS, the connection's window), what of the library is changed and
 why, and the numbers of both. Runs in workers. Makes bytes, knows no socket and none of our streams.
+
+The library ends a connection for much that RFC 9113 calls an error of one stream, and answers each frame that
+comes for a stream which was reset, although those may have been on their way (§5.1). Both are changed here.
 """
 
 from __future__ import annotations
@@ -9,10 +12,20 @@ from __future__ import annotations
 from typing import Any, Final
 
 from h2.config import H2Configuration
-from h2.connection import H2Connection
+from h2.connection import H2Connection, _decode_headers
+from h2.errors import ErrorCodes
+from h2.events import StreamReset, TrailersReceived
+from h2.exceptions import (
+    FlowControlError,
+    ProtocolError,
+    StreamClosedError,
+    StreamIDTooLowError,
+)
 from h2.settings import SettingCodes, Settings
-from hpack import Encoder
+from h2.stream import H2Stream, StreamClosedBy, StreamInputs, StreamState
+from hpack import Decoder, Encoder, HPACKError, OversizedHeaderListError
 
+from app.wire.h2_guard import FrameGuard, Refused
 from app.wire.request import HeadLimits
 
 MAX_STREAMS: Final = 100  # RFC 9113 §6.5.2 recommends no less
@@ -31,27 +44,156 @@ class _Encoder(Encoder):
         return super().encode(headers, huffman)
 
 
-class _Protocol(H2Connection):
-    """The library's connection, which remembers fewer of the streams that have ended, and counts no bodies.
+class _CompressionError(ProtocolError):
+    """A field section that cannot be decompressed (RFC 9113 §4.3)."""
 
-    It counts those of DATA frames only, and ends the connection for one that differs from its content-length;
-    app.worker.client.http2.stream counts all of them, and ends the stream.
+    error_code = ErrorCodes.COMPRESSION_ERROR
+
+
+class _Decoder(Decoder):
+    """The library's, which says what is wrong as RFC 9113 wants it said."""
+
+    def decode(self, data: bytes, raw: bool = False) -> Any:
+        """As the library's."""
+        try:
+            return super().decode(data, raw)
+        except OversizedHeaderListError:
+            raise
+        except HPACKError as error:
+            raise _CompressionError(str(error)) from error
+
+
+class _Stream(H2Stream):
+    """The library's stream, which judges neither what a message says nor how long it is.
+
+    app.wire.h2 and app.worker.client.http2.stream do, for one stream. The library would end the connection.
+    """
+
+    def receive_headers(self, headers: Any, end_stream: bool, header_encoding: Any) -> Any:
+        """As the library's. Trailers that do not end their stream are malformed (RFC 9113 §8.1)."""
+        events: list[Any] = self.state_machine.process_input(StreamInputs.RECV_HEADERS)
+        event = events[0]
+        event.headers = headers
+        if end_stream:
+            ended = self.state_machine.process_input(StreamInputs.RECV_END_STREAM)
+            event.stream_ended = ended[0]
+            events += ended
+        elif isinstance(event, TrailersReceived):
+            code = ErrorCodes.PROTOCOL_ERROR
+            return self.reset_stream(code), [_reset_by_us(self.stream_id, code)]
+        return [], events
+
+    def receive_data(self, data: bytes, end_stream: bool, flow_control_len: int) -> Any:
+        """As the library's. More than the stream's window allows is the stream's error (RFC 9113 §6.9.1)."""
+        events: list[Any] = self.state_machine.process_input(StreamInputs.RECV_DATA)
+        try:
+            self._inbound_window_manager.window_consumed(flow_control_len)
+        except FlowControlError:
+            self.state_machine.process_input(StreamInputs.SEND_RST_STREAM)
+            error = StreamClosedError(self.stream_id)
+            error.error_code = ErrorCodes.FLOW_CONTROL_ERROR
+            error._events = [_reset_by_us(self.stream_id, error.error_code)]
+            raise error from None
+        event = events[0]
+        event.data = data
+        event.flow_controlled_length = flow_control_len
+        if end_stream:
+            ended = self.state_machine.process_input(StreamInputs.RECV_END_STREAM)
+            event.stream_ended = ended[0]
+            events += ended
+        return [], events
+
+
+class _Protocol(H2Connection):
+    """The library's connection, which remembers fewer of the streams that have ended.
+
+    What comes for those is charged: of one that we reset it may have been on its way and is passed over, of
+    others it is answered with a reset.
     """
 
     MAX_CLOSED_STREAMS = 1024
 
+    def __init__(self, config: H2Configuration, guard: FrameGuard) -> None:
+        super().__init__(config)
+        self._guard = guard
+
+    def receive_data(self, data: Any) -> Any:
+        """As the library's; streams end for which the guard has taken out a wrong frame. Raises Refused."""
+        events = super().receive_data(data)
+        faults = self._guard.faults
+        while faults:
+            number, code = faults.pop(0)
+            if number > self.highest_inbound_stream_id:
+                raise Refused(
+                    code, "bad_http2"
+                )  # of a stream that has not begun nothing can be said
+            stream = self.streams.get(number)
+            if stream is not None and stream.open:
+                self.reset_stream(number, code)
+                events.append(_reset_by_us(number, code))
+        return events
+
+    def reset_stream(self, stream_id: int, error_code: Any = 0) -> None:
+        """As the library's; what the client has sent meanwhile of the body is not its fault."""
+        stream = self.streams.get(stream_id)
+        if stream is not None and stream.state_machine.state in _STILL_SENT:
+            self._guard.was_reset(stream._inbound_window_manager.current_window_size)
+        super().reset_stream(stream_id, error_code)
+
     def _begin_new_stream(self, stream_id: int, allowed_ids: Any) -> Any:
-        stream: Any = super()._begin_new_stream(stream_id, allowed_ids)
-        stream._initialize_content_length = _expect_nothing
+        """As the library's of a server that pushes nothing (RFC 9113 §5.1.1)."""
+        highest = self.highest_inbound_stream_id
+        if stream_id <= highest:
+            raise StreamIDTooLowError(stream_id, highest)
+        if not stream_id % 2:
+            raise ProtocolError("an even number for a stream of a client")
+        stream = _Stream(
+            stream_id,
+            config=self.config,
+            inbound_window_size=self.local_settings.initial_window_size,
+            outbound_window_size=self.remote_settings.initial_window_size,
+        )
+        stream.max_outbound_frame_size = self.max_outbound_frame_size
+        self.streams[stream_id] = stream
+        self.highest_inbound_stream_id = stream_id
         return stream
 
+    def _receive_headers_frame(self, frame: Any) -> Any:
+        closed_by = self._stream_closed_by(frame.stream_id)
+        if closed_by is not None:
+            self._guard.spend(1 + len(frame.data) / 64)
+            if closed_by is StreamClosedBy.SEND_RST_STREAM:
+                _decode_headers(self.decoder, frame.data)  # both tables go on (RFC 9113 §4.3)
+                return [], []
+        # Its advice is not taken (RFC 9113 §5.3.2); the library ends the connection for a stream of its own.
+        frame.flags.discard("PRIORITY")
+        return super()._receive_headers_frame(frame)
 
-def _expect_nothing(headers: object) -> None:
-    """In the place of the library's."""
+    def _handle_data_on_closed_stream(self, events: Any, exc: Any, frame: Any) -> Any:
+        self._guard.spend(1)
+        frames, events = super()._handle_data_on_closed_stream(events, exc, frame)
+        is_ours = self._stream_closed_by(exc.stream_id) is StreamClosedBy.SEND_RST_STREAM
+        if is_ours and not exc._events:
+            frames.pop()  # the reset: it has been told
+        return frames, events
+
+    def _receive_rst_stream_frame(self, frame: Any) -> Any:
+        if frame.stream_id > self.highest_inbound_stream_id:
+            raise ProtocolError("RST_STREAM of an idle stream")  # RFC 9113 §6.4
+        return super()._receive_rst_stream_frame(frame)
 
 
-def new_protocol() -> H2Connection:
-    """The server's side of a new connection, which has said nothing yet."""
+def _reset_by_us(number: int, code: int) -> StreamReset:
+    """The event of a stream that the client must not go on with."""
+    return StreamReset(stream_id=number, error_code=ErrorCodes(code), remote_reset=False)
+
+
+# Those in which the client has not ended its side.
+_STILL_SENT: Final = (StreamState.OPEN, StreamState.HALF_CLOSED_LOCAL)
+
+
+def new_protocol(guard: FrameGuard) -> H2Connection:
+    """The server's side of a new connection, which has said nothing yet; ``guard`` has seen its frames."""
     h2 = _Protocol(
         H2Configuration(
             client_side=False,
@@ -61,9 +203,11 @@ def new_protocol() -> H2Connection:
             normalize_inbound_headers=False,
             validate_outbound_headers=False,
             normalize_outbound_headers=False,
-        )
+        ),
+        guard,
     )
     h2.encoder = _Encoder()
+    h2.decoder = _Decoder()
     return h2
 
 

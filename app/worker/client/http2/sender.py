@@ -9,8 +9,8 @@ the one that was served longest ago goes first. Runs in workers. Knows nothing o
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import count
-from time import monotonic
 from typing import Any, Protocol
 
 import gevent
@@ -23,7 +23,9 @@ from hyperframe.frame import GoAwayFrame
 
 from app.errors import ClientGone, ProxyError
 from app.wire.h2 import Fields
-from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
+from app.worker.client.silence import Silence
+from app.worker.net.deadlines import Deadline, Expired, deadlines
+from app.worker.net.progress import pending, taken
 from app.worker.net.tls_stream import AnyStream
 
 # What is made but not sent yet. Beyond it streams wait for their turn, and at four times that reading.
@@ -83,7 +85,8 @@ class SendingStream(Protocol):
 class Sender:
     """The sending side of one connection.
 
-    ``moved`` is told of every piece of a body, ``lost`` once when nothing can be sent any more.
+    ``moved`` is told of every piece of a body, and whether it is as large as it would be without windows;
+    ``lost`` once when nothing can be sent any more.
     ``is_over``: nothing more is taken.
     """
 
@@ -92,7 +95,7 @@ class Sender:
         h2: H2Connection,
         stream: AnyStream,
         timeout: float,
-        moved: Callable[[int], None],
+        moved: Callable[[int, bool], None],
         lost: Callable[[], None],
     ) -> None:
         self._h2 = h2
@@ -102,7 +105,7 @@ class Sender:
         self._lost = lost
         self._turns = count(1)
         self._made: list[bytes] = []
-        self._size = 0
+        self._size = self._writing = 0
         self._starved: set[SendingStream] = set()  # wait until something was sent
         self._stalled: set[SendingStream] = set()  # wait until the client opens a window
         self._to_write, self._written = Signal(), Signal()
@@ -118,16 +121,9 @@ class Sender:
 
     def send_head(self, stream: SendingStream, fields: Fields, is_end: bool) -> None:
         """Send a field section, waiting for room. Raises ClientGone."""
-        deadline = stream.deadline
-        deadline.at = monotonic() + self._timeout
-        try:
-            while self._size >= OUT_BYTES:
-                self._wait(stream, self._starved)
-            self.send_head_now(stream, fields, is_end)
-        except Expired:
-            raise ClientGone("client does not take its response", reason="client_timeout") from None
-        finally:
-            deadline.at = NEVER
+        while self._size >= OUT_BYTES:
+            self._wait(stream, self._starved)
+        self.send_head_now(stream, fields, is_end)
 
     def send_head_now(self, stream: SendingStream, fields: Fields, is_end: bool) -> None:
         """The same without waiting."""
@@ -139,37 +135,31 @@ class Sender:
 
     def send_body(self, stream: SendingStream, data: bytes, is_end: bool) -> None:
         """Send a piece of the body, waiting for room and windows. Raises ClientGone."""
-        h2, deadline = self._h2, stream.deadline
+        h2 = self._h2
         sent, size = 0, len(data)
-        deadline.at = monotonic() + self._timeout  # one for the whole piece, as in HTTP/1.1
-        try:
-            while True:
-                if stream.gone is not None:
-                    raise stream.gone
-                room = min(
-                    h2.local_flow_control_window(stream.id),
-                    h2.max_outbound_frame_size,
-                    MAX_FRAME_BYTES,
-                )
-                if self._size >= OUT_BYTES:
-                    self._wait(stream, self._starved)
-                elif room <= 0 and size:
-                    self._wait(stream, self._stalled)
-                else:
-                    piece = data if size <= room and not sent else data[sent : sent + room]
-                    sent += len(piece)
-                    is_last = sent == size
-                    h2.send_data(stream.id, piece, end_stream=is_end and is_last)
-                    stream.turn = next(self._turns)
-                    self._moved(len(piece))
-                    self.collect()
-                    if is_last:
-                        stream.has_ended = is_end
-                        return
-        except Expired:
-            raise ClientGone("client does not take its response", reason="client_timeout") from None
-        finally:
-            deadline.at = NEVER
+        while True:
+            if stream.gone is not None:
+                raise stream.gone
+            room = min(
+                h2.local_flow_control_window(stream.id),
+                h2.max_outbound_frame_size,
+                MAX_FRAME_BYTES,
+            )
+            if self._size >= OUT_BYTES:
+                self._wait(stream, self._starved)
+            elif room <= 0 and size:
+                self._wait(stream, self._stalled)
+            else:
+                piece = data if size <= room and not sent else data[sent : sent + room]
+                sent += len(piece)
+                is_last = sent == size
+                h2.send_data(stream.id, piece, end_stream=is_end and is_last)
+                stream.turn = next(self._turns)
+                self._moved(len(piece), is_last)
+                self.collect()
+                if is_last:
+                    stream.has_ended = is_end
+                    return
 
     def open_window(self, stream: SendingStream, size: int) -> None:
         """Let the client send that much more of the body."""
@@ -193,13 +183,35 @@ class Sender:
         _wake(self._stalled)
 
     def _wait(self, stream: SendingStream, waiting: set[SendingStream]) -> None:
+        """Wait until there is room for a stream, or a window. Raises ClientGone."""
         if stream.gone is not None:
             raise stream.gone
+        # What of it may still be on its way: behind that only the client's window updates for it count.
+        mark = taken(self._stream.raw) + pending(self._stream.raw) + self._writing + self._size
+        silence = Silence(partial(self._taken_of, stream, mark), self._timeout)
+        was = silence.begin(stream.deadline)
         waiting.add(stream)
         try:
-            stream.room.wait()
+            while self._must_wait(stream, waiting):
+                stream.room.wait()
+                if stream.gone is not None:
+                    raise stream.gone
+        except Expired:
+            raise ClientGone("client does not take its response", reason="client_timeout") from None
         finally:
             waiting.discard(stream)
+            silence.end(stream.deadline, was)
+
+    def _must_wait(self, stream: SendingStream, waiting: set[SendingStream]) -> bool:
+        """Whether what is waited for has not come: many are woken for what is enough for one."""
+        if waiting is self._starved:
+            return self._size >= OUT_BYTES
+        return self._h2.local_flow_control_window(stream.id) <= 0
+
+    def _taken_of(self, stream: SendingStream, mark: int) -> int:
+        """What the client has taken, as far as it matters to a stream that waits."""
+        now = taken(self._stream.raw)
+        return now if stream in self._starved else min(now, mark)
 
     # -- the connection ----------------------------------------------------------------------------
 
@@ -224,6 +236,7 @@ class Sender:
     def run(self) -> None:
         """The greenlet that writes, interrupted by nothing but its own deadline."""
         deadline = deadlines.enter()
+        silence = Silence(partial(taken, self._stream.raw), self._timeout)
         try:
             while self._made or not self.is_over:
                 if not self._made:
@@ -232,10 +245,12 @@ class Sender:
                 data = b"".join(self._made)
                 self._made.clear()
                 self._size = 0
+                self._writing = len(data)
                 _wake(self._starved)
-                deadline.at = monotonic() + self._timeout
+                silence.begin(deadline)
                 self._stream.write(data)
-                deadline.at = NEVER
+                silence.end(deadline, None)
+                self._writing = 0
                 self._written.give()
             self._has_stopped = True
         except (Expired, OSError):

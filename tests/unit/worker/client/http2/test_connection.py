@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from time import monotonic
 from typing import Any
 
 import gevent
+import pytest
 from fakes.http2 import Http2Client, settle
 from fakes.stream import END, ScriptedStream
 from gevent.event import Event
@@ -14,25 +16,102 @@ from hyperframe.frame import (
     DataFrame,
     GoAwayFrame,
     HeadersFrame,
+    PingFrame,
     RstStreamFrame,
+    WindowUpdateFrame,
 )
 
 from app.errors import NoBackend, ShuttingDown
+from app.wire.h2_guard import ENHANCE_YOUR_CALM, UNITS_PER_TURN
+from app.wire.response import ResponseHead
 from app.worker.client.http2.connection import Http2Connection
-from app.worker.client.http2.sender import OUT_BYTES
+from app.worker.client.http2.sender import OUT_BYTES, Signal
+from app.worker.client.http2.stream import Http2Stream
 
 
 def test_reading_stops_while_our_words_are_not_taken(make: Callable[..., Http2Client]) -> None:
-    """Data on a stream that is gone is answered with a reset each: not more than a buffer of them."""
-    client = make(lambda exchange: exchange.abort())
-    client.say(client.ask(1, has_body=True))
+    """A client may have earned its pings; their answers are kept in one buffer, not more."""
+    client = make(lambda exchange: None)
     client.line.takes.clear()
     for _ in range(45):
-        client.say(DataFrame(1, b"x").serialize() * 1000)
+        client.connection._guard.sent(1 << 30, True)
+        client.say(PingFrame(0, b"12345678").serialize() * 1000)
     assert client.line.has_more
     assert client.connection.sender._size < 6 * OUT_BYTES
     client.line.takes.set()
     settle()
+
+
+@pytest.mark.parametrize("whose", ["ours", "the client's", "ended"])
+@pytest.mark.parametrize("kind", ["data", "head"])
+def test_what_comes_for_a_stream_that_is_over_is_charged(
+    make: Callable[..., Http2Client], kind: str, whose: str
+) -> None:
+    """It costs us as much as any other frame, and moves nothing: a burst of it, no more."""
+    client = make(lambda exchange: exchange.abort() if whose == "ours" else gevent.sleep(3600))
+    client.say(client.ask(1, has_body=whose != "ended"))
+    if whose == "the client's":
+        client.say(RstStreamFrame(1, error_code=8))
+    before = len(client.line.output)
+    block = client.encoder.encode([("x-end", "1")])
+    frame = DataFrame(1, b"x") if kind == "data" else HeadersFrame(1, block, flags=["END_HEADERS"])
+    client.say(frame.serialize() * 40)
+    assert not goaways(client), "what may have been on its way"
+    if whose == "ours":
+        assert len(client.line.output) == before, "it was told, and need not be told again"
+    for _ in range(60):
+        client.say(frame.serialize() * 40)
+    assert goaways(client) == [(1, ENHANCE_YOUR_CALM)]
+    assert [error.reason for error in client.proxy.refused] == ["frame_flood"]
+
+
+def test_one_read_is_no_more_than_a_turn_s_work(make: Callable[..., Http2Client]) -> None:
+    """What a client sends in one piece is worked through while others are looked at in between."""
+    seen: list[int] = []
+    client = make(lambda exchange: gevent.sleep(3600))
+    client.say(client.ask(1, has_body=True))
+    stream = client.connection.streams[1]
+    client.line.say(DataFrame(1, b"x").serialize() * 2000)
+    while (have := sum(map(len, stream._pieces))) < 2000:
+        gevent.sleep(1e-9)
+        seen.append(have)
+    steps = [after - before for before, after in pairwise(seen)]
+    assert max(steps) <= UNITS_PER_TURN
+
+
+def test_requests_of_one_read_take_turns_with_others(make: Callable[..., Http2Client]) -> None:
+    """Each costs more than a frame of a body, whether it is forwarded or answered here."""
+    served: list[int] = []
+    client = make(lambda exchange: served.append(exchange.id))
+    client.line.say(b"".join(client.ask(number).serialize() for number in range(1, 200, 2)))
+    seen = []
+    while len(served) < 100:
+        gevent.sleep(1e-9)
+        seen.append(len(served))
+    assert max(after - before for before, after in pairwise(seen)) <= 8
+
+
+def test_an_event_stream_may_be_answered_frame_by_frame(make: Callable[..., Http2Client]) -> None:
+    """With a window update for the stream and one for the connection each, and a ping now and then."""
+    gate = Signal()
+
+    def pour(exchange: Http2Stream) -> None:
+        head = ResponseHead()
+        head.status, head.lines, head.length, head.has_date = 200, [], -2, True
+        exchange.start(head, b"", False, [])
+        while True:
+            gate.wait()
+            for _ in range(100):
+                exchange.write(b"data: 1\n\n")
+
+    client = make(pour)
+    client.say(client.ask(1))
+    both = b"".join(WindowUpdateFrame(n, window_increment=9).serialize() for n in (0, 1))
+    for _ in range(30):
+        gate.give()
+        settle()
+        client.say(both * 100 + PingFrame(0, b"12345678").serialize() * 50)
+    assert not goaways(client)
 
 
 def test_a_stream_reset_before_its_turn_costs_no_backend(make: Callable[..., Http2Client]) -> None:

@@ -12,13 +12,16 @@ from gevent.event import Event
 from hyperframe.frame import (
     DataFrame,
     RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
 )
 
 from app.errors import ClientGone
 from app.wire.response import ResponseHead
+from app.worker.client.http2 import sender
 from app.worker.client.http2.sender import OUT_BYTES, Signal
 from app.worker.client.http2.stream import Http2Stream
-from app.worker.net.deadlines import Expired
+from app.worker.net.deadlines import Expired, deadlines
 
 
 def answer_head() -> ResponseHead:
@@ -116,6 +119,38 @@ def test_an_interrupted_stream_leaves_whole_frames(
         assert [type(failure) for failure in client.proxy.failures] == [ClientGone, ClientGone]
         assert isinstance(client.of(5)[-1], RstStreamFrame)
         assert not any("END_STREAM" in frame.flags for frame in client.of(1))
+
+
+@pytest.mark.parametrize("is_shut", [True, False], ids=["nothing is taken", "no window"])
+def test_a_stream_that_waits_ends_by_silence_alone(
+    make: Callable[..., Http2Client], monkeypatch: pytest.MonkeyPatch, is_shut: bool
+) -> None:
+    """What the client takes of the connection is progress, as long as some of it is the stream's own."""
+    kernel = {"taken": 0, "pending": 5000}
+    monkeypatch.setattr(sender, "taken", lambda raw: kernel["taken"])
+    monkeypatch.setattr(sender, "pending", lambda raw: kernel["pending"])
+
+    def pour(exchange: Http2Stream) -> None:
+        exchange.start(answer_head(), b"", False, [])
+        exchange.write(b"x" * 300_000)
+
+    client = make(pour)
+    if is_shut:
+        client.line.takes.clear()
+    else:
+        client.say(SettingsFrame(0, settings={4: 1000}))
+    client.say(client.ask(1))
+    deadline = client.connection.streams[1].deadline
+    assert deadline.outlast is not None
+    now = deadlines.now
+    for step in range(20):
+        kernel["taken"] += 1000
+        assert (deadline.outlast(now + 59 * step) > now + 59 * step) == (is_shut or step < 8), step
+    if not is_shut:
+        client.say(WindowUpdateFrame(1, window_increment=1))
+        assert deadline.at <= now + 60, "it begins anew"
+        assert deadline.outlast(now + 1) > now + 1
+    client.say(RstStreamFrame(1, error_code=8))
 
 
 def test_a_signal_is_never_lost() -> None:

@@ -54,6 +54,34 @@ def test_a_body_that_nobody_reads_keeps_its_window_shut(make: Callable[..., Http
     assert len(taken) == sent
 
 
+def test_a_body_in_the_smallest_frames_takes_no_more_memory(
+    make: Callable[..., Http2Client],
+) -> None:
+    """An object for each frame would be fifty bytes for two of the body, with a hundred streams 180 MB."""
+    gate = Event()
+    taken = bytearray()
+
+    def take(exchange: Http2Stream) -> None:
+        gate.wait()
+        taken.extend(exchange.body)
+        while exchange.read_body is not None and (piece := exchange.read_body(exchange.deadline)):
+            taken.extend(piece)
+
+    client = make(take)
+    client.say(client.ask(1, has_body=True))
+    pieces = [b"%05d" % number for number in range(400)]
+    pieces[200] = b"y" * 4096
+    for piece in pieces:
+        client.line.say(DataFrame(1, piece).serialize())
+    settle()
+    while client.line.has_more:
+        settle()
+    assert len(client.connection.streams[1]._pieces) <= 4
+    gate.set()
+    client.say(DataFrame(1, b"", flags=["END_STREAM"]))
+    assert taken == b"".join(pieces)
+
+
 def test_padding_is_given_back_too(make: Callable[..., Http2Client]) -> None:
     """It counts in windows: a padded body would shut them for ever."""
 
