@@ -102,6 +102,8 @@ class Ejector:
                 subject = OutlierSubject(server, row)
             subject.server = server
             self._subjects[row] = subject
+            if subject is not before.get(server.url) and self._state(subject) == TRIAL:
+                self._begin_counting(subject)  # a predecessor has begun the trial
         self._out = {row for row, s in self._subjects.items() if self._state(s) == EJECTED}
         if settings is None:
             self._trust_all()
@@ -199,7 +201,7 @@ class Ejector:
             verdict = RATE, self._outcomes(subject)[1]
         state = self._state(subject)
         if state == TRIAL:
-            if table.count(subject.row, FAILURES) != subject.failures:
+            if table.count(subject.row, FAILURES) > subject.failures:
                 self._eject(subject, settings, "trial_failed", 1, now_ms)
             elif recoveries - subject.recoveries >= self._answers_needed(subject):
                 self._slow_start.begin(subject.row)
@@ -294,12 +296,16 @@ class Ejector:
 
     def _try(self, subject: OutlierSubject, now_ms: int) -> None:
         """Begin a trial: from now on workers send it one request at a time."""
-        subject.failures = self._table.count(subject.row, FAILURES)
-        subject.recoveries = self._table.count(subject.row, RECOVERIES)
-        subject.suspicion.excuse(self._streaks(subject))
+        self._begin_counting(subject)
         self._change(subject, TRIAL, now_ms)
         reason = "check_passed" if self._is_checked else "ejection_over"
         self._log(subject, "info", "backend on trial", reason)
+
+    def _begin_counting(self, subject: OutlierSubject) -> None:
+        """Only what comes from now on counts in its trial."""
+        subject.failures = self._table.count(subject.row, FAILURES)
+        subject.recoveries = self._table.count(subject.row, RECOVERIES)
+        subject.suspicion.excuse(self._streaks(subject))
 
     def _trust_all(self) -> None:
         for subject in self._subjects.values():

@@ -10,7 +10,7 @@ from fakes.world import World
 from app.control.health.slow_start import SlowStart
 from app.control.outliers import ejector as ejectors
 from app.control.outliers.ejector import Ejector
-from app.shared import outcome_bits
+from app.shared import outcome_bits, slots
 from app.shared.layout import (
     CHANGED_MS,
     CHECKED_MS,
@@ -288,6 +288,46 @@ def test_one_that_checks_found_ill_and_well_again_is_tried_at_once(
     assert bench.ejection(1) == EJECTED
     bench.check(1, HEALTHY, turned=True)
     assert bench.ejection(1) == TRIAL
+
+
+@pytest.mark.parametrize("good", [0, 2])
+def test_a_worker_that_dies_during_a_trial_does_not_prolong_it(
+    monkeypatch: pytest.MonkeyPatch, good: int
+) -> None:
+    """What it had counted before stays counted: three good answers are three."""
+    bench = EjectorBench(monkeypatch, 2)
+    for _ in range(50):
+        bench.answer(1, slot=2)
+    bench.fail(1, ERROR_STREAK, 5)
+    bench.tick(5)
+    assert bench.ejection(1) == TRIAL
+    for _ in range(good):
+        bench.answer(1, slot=2)
+    slots.release(bench.table, 2)
+    for _ in range(3 - good):
+        assert bench.ejection(1) == TRIAL
+        bench.answer(1, slot=1)
+    assert bench.ejection(1) == TRUSTED
+
+
+@pytest.mark.parametrize(("counter", "state"), [(FAILURES, EJECTED), (RECOVERIES, TRUSTED)])
+def test_a_successor_goes_on_with_a_trial(
+    monkeypatch: pytest.MonkeyPatch, counter: int, state: int
+) -> None:
+    """What was counted before neither fails it nor passes it."""
+    bench = EjectorBench(monkeypatch, 2)
+    bench.fail(1, ERROR_STREAK, 5)
+    bench.tick(5)
+    bench.ejector = Ejector(bench.table, bench.hastened.append, SlowStart(bench.table))
+    bench.adopt(2)
+    for _ in range(2):
+        bench.answer(1)
+        assert bench.ejection(1) == TRIAL
+    cells, at = bench.counters(1, 1)
+    cells[at + counter] += 1
+    cells[TROUBLES] += 1
+    bench.tick()
+    assert bench.ejection(1) == state
 
 
 def test_switched_off_by_a_reload_all_are_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
