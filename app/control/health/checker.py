@@ -240,7 +240,7 @@ class Checker:
     def _judge(self, watch: Watch, at: int, result: CheckResult, ok: bool) -> None:
         """Write down what a result makes of a server; a verdict that turns is logged, and workers told."""
         cells = self._table.cells
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = time.monotonic_ns() // 1_000_000
         before = Health(cells[at + STATE], cells[at + STREAK], cells[at + CHANGED_MS])
         limits = watch.health_check
         # While no server is healthy, one pass is enough: a server that may be well is better than none.

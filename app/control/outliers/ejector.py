@@ -11,7 +11,6 @@ as none of them reports trouble. Must never know HTTP.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -55,18 +54,17 @@ from app.telemetry import log
 class OutlierSubject:
     """What is known of one server beside its cells.
 
-    ``kind``: the trouble that it was ejected for. ``ejected_at_ms``: when that was, by the wall clock, as the
-    times of checks are. ``failures`` and ``recoveries``: what all workers had counted when its trial began.
+    ``kind``: the trouble that it was ejected for. ``failures`` and ``recoveries``: what all workers had
+    counted when its trial began.
     """
 
-    __slots__ = ("ejected_at_ms", "failures", "kind", "recoveries", "row", "server", "suspicion")
+    __slots__ = ("failures", "kind", "recoveries", "row", "server", "suspicion")
 
     def __init__(self, server: Server, row: int) -> None:
         self.server = server
         self.row = row
         self.suspicion = Suspicion()
         self.kind = ""
-        self.ejected_at_ms = 0
         self.failures = self.recoveries = 0
 
 
@@ -264,7 +262,6 @@ class Ejector:
             trusted_ms = now_ms - self._table.cells[at + EJECTION_MS]
             times = times_ejected(times, trusted_ms, settings.ejection_time)
         self._table.cells[at + EJECTIONS] = times + 1
-        subject.ejected_at_ms = time.time_ns() // 1_000_000
         self._change(subject, EJECTED, now_ms)
         self._log(
             subject,
@@ -283,14 +280,15 @@ class Ejector:
         time need not be over where that check refutes what it was ejected for.
         """
         cells, at = self._table.cells, self._table.server(subject.row)
-        is_due = now_ms >= cells[at + EJECTION_MS] + self._duration_ms(subject, settings)
+        since = cells[at + EJECTION_MS]
+        is_due = now_ms >= since + self._duration_ms(subject, settings)
         if not self._is_checked:
             return is_due
         if not self._table.is_healthy(subject.row) or cells[at + STREAK]:
             return False
-        if cells[at + CHANGED_MS] > subject.ejected_at_ms:  # it was found ill since, and well again
+        if cells[at + CHANGED_MS] > since:  # it was found ill since, and well again
             return True
-        is_checked = cells[at + CHECKED_MS] > subject.ejected_at_ms
+        is_checked = cells[at + CHECKED_MS] > since
         # A check shows that it can be connected to, not that it answers our users well.
         return is_checked and (is_due or subject.kind == REASONS[CONNECT])
 

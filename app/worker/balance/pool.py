@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Sized
-from time import monotonic, time_ns
+from time import monotonic
 from typing import Any, Final
 
 from app import config as configuration
@@ -289,9 +289,7 @@ class Pool:
                 if standing_of(one.server.state, one.server.backup, cells, at).admin == READY
             )
             interval, threshold = check.interval, check.healthy_threshold
-            estimate = retry_after.until_healthy(
-                checks, interval, threshold, time_ns() // 1_000_000
-            )
+            estimate = retry_after.until_healthy(checks, interval, threshold, int(now * 1000))
             self._healthy_in = now, estimate
         return estimate
 

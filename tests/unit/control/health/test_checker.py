@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,18 @@ from app.control.health.intervals import FAST_CHECKS_PER_SECOND
 from app.control.health.probe import CheckResult
 from app.control.health.slow_start import SlowStart
 from app.shared import publication
-from app.shared.layout import CHECKED, EJECTED, EJECTION, EPOCH, IDENTITY, STATE, TRUSTED, UNCHECKED
+from app.shared.layout import (
+    CHANGED_MS,
+    CHECKED,
+    CHECKED_MS,
+    EJECTED,
+    EJECTION,
+    EPOCH,
+    IDENTITY,
+    STATE,
+    TRUSTED,
+    UNCHECKED,
+)
 
 OK = CheckResult(True, "ok", 200, 1.5)
 FAILED = CheckResult(False, "connection_refused")
@@ -116,6 +128,17 @@ def test_without_health_checks_every_server_is_healthy_and_none_is_watched(
     assert (bench.is_healthy(1), bench.is_healthy(2)) == (True, True)
     assert bench.table.cells[CHECKED] == sequence
     assert bench.later.watches() == {}
+
+
+def test_times_of_checks_are_of_the_clock_that_is_never_set(
+    bench: CheckerBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ejections wait for a later check, and the wall clock may be set back meanwhile."""
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: 7_000_000_000)
+    bench.adopt(1)
+    bench.checker.record(bench.watch(1), OK)
+    assert (bench.read(1, CHANGED_MS), bench.read(1, CHECKED_MS)) == (7_000, 7_000)
 
 
 def test_logs_a_change_once_and_with_all_its_fields(bench: CheckerBench) -> None:

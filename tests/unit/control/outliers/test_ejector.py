@@ -8,7 +8,6 @@ import pytest
 from fakes.world import World
 
 from app.control.health.slow_start import SlowStart
-from app.control.outliers import ejector as ejectors
 from app.control.outliers.ejector import Ejector
 from app.shared import outcome_bits, slots
 from app.shared.layout import (
@@ -32,18 +31,14 @@ from app.shared.layout import (
     UNHEALTHY,
 )
 
-WALL_MS = 1_000_000
-
 
 class EjectorBench(World):
-    """An ejector, two workers that count for it, and two clocks."""
+    """An ejector, two workers that count for it, and a clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int, **settings: Any) -> None:
         super().__init__(monkeypatch)
         self.now_ms = 50_000
         self.hastened: list[int] = []
-        self.wall_ms = WALL_MS
-        monkeypatch.setattr(ejectors.time, "time_ns", lambda: self.wall_ms * 1_000_000)
         self.ejector = Ejector(self.table, self.hastened.append, SlowStart(self.table))
         self.adopt(count, **settings)
 
@@ -84,15 +79,14 @@ class EjectorBench(World):
 
     def tick(self, seconds: float = 0.05) -> None:
         self.now_ms += int(seconds * 1000)
-        self.wall_ms += int(seconds * 1000)
         self.ejector.tick(self.now_ms)
 
     def check(self, port: int, verdict: int = HEALTHY, turned: bool = False) -> None:
         """What the checker writes."""
-        self.write(port, CHECKED_MS, self.wall_ms)
+        self.write(port, CHECKED_MS, self.now_ms)
         self.write(port, STATE, verdict)
         if turned:
-            self.write(port, CHANGED_MS, self.wall_ms)
+            self.write(port, CHANGED_MS, self.now_ms)
         self.tick()
 
 
