@@ -22,6 +22,7 @@ from app.shared.layout import (
     EJECTION,
     EPOCH,
     IDENTITY,
+    STALLED,
     STATE,
     TRUSTED,
     UNCHECKED,
@@ -59,6 +60,7 @@ class CheckerBench(World):
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(monkeypatch)
         self.breaks: Exception | None = None  # what a check raises
+        self.result = OK
         self.checker = self.successor()
 
     def successor(self) -> Checker:
@@ -70,7 +72,7 @@ class CheckerBench(World):
     def check(self) -> CheckResult:
         if self.breaks is not None:
             raise self.breaks
-        return OK
+        return self.result
 
     def adopt(self, *servers: Entry, **health_check: Any) -> int:
         check = False if health_check.get("off") else health_check
@@ -242,14 +244,31 @@ def test_only_an_answer_tells_whether_a_server_hangs(bench: CheckerBench) -> Non
     assert bench.checker.question(row) is None
 
 
+def test_a_question_knows_how_long_its_answer_usually_takes(bench: CheckerBench) -> None:
+    """The slowest of late; not of those that found no server, nor of one that waited out a stall."""
+    bench.adopt(1)
+    question = bench.checker.question(bench.watch(1).row)
+    assert question is not None
+    assert question.usual_ms() == 0.0
+    for bench.result, ejection in (
+        (OK, TRUSTED),
+        (CheckResult(False, "status_503", 503, 300.0), TRUSTED),
+        (CheckResult(False, "timeout", None, 2_000.0), TRUSTED),
+        (CheckResult(True, "ok", 200, 1_000.0), STALLED),
+    ):
+        bench.write(1, EJECTION, ejection)
+        question.put()
+    assert question.usual_ms() == pytest.approx(300.0, abs=1)
+
+
 def test_a_question_that_breaks_is_a_fault_of_our_own(bench: CheckerBench) -> None:
     """Who asks is told so, and lives on."""
     bench.adopt(1)
     question = bench.checker.question(bench.watch(1).row)
     assert question is not None
-    assert question() == OK
+    assert question.put() == OK
     bench.breaks = RuntimeError("broken")
-    assert question() == CheckResult(None, "internal_error", detail="RuntimeError('broken')")
+    assert question.put() == CheckResult(None, "internal_error", detail="RuntimeError('broken')")
 
 
 def test_bumps_the_epoch_after_a_change_and_only_then(bench: CheckerBench) -> None:
