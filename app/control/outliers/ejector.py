@@ -24,6 +24,7 @@ from app.control.outliers.rules import (
     TRIAL_ANSWERS,
     TRIAL_ANSWERS_OTHERWISE,
     Suspicion,
+    are_failing_alike,
     ejection_ms,
     is_failing_often,
     may_eject,
@@ -197,6 +198,8 @@ class Ejector:
         verdict = subject.suspicion.judge(self._streaks(subject), recoveries, self._limits)
         if verdict is None and self._fails_often(subject, settings):
             verdict = RATE, self._outcomes(subject)[1]
+        if verdict is not None and self._others_fail_too(subject, *verdict):
+            verdict = None
         state = self._state(subject)
         if state == TRIAL:
             if table.count(subject.row, FAILURES) > subject.failures:
@@ -209,6 +212,22 @@ class Ejector:
             kind, failures = verdict
             subject.kind = REASONS[kind]
             self._eject(subject, settings, subject.kind, failures, now_ms)
+
+    def _others_fail_too(self, subject: OutlierSubject, kind: int, failures: int) -> bool:
+        """Whether its failures are no reason to eject it, as the servers beside it fail alike.
+
+        Who cannot be connected to has not seen what is asked: that is its own fault.
+        """
+        if kind == CONNECT:
+            return False
+        seen, bad = self._outcomes(subject)
+        bad = max(bad, failures)
+        others = [
+            self._outcomes(one)
+            for one in self._tier(subject)
+            if one is not subject and self._state(one) == TRUSTED
+        ]
+        return are_failing_alike((max(seen, bad), bad), others)
 
     def _fails_often(self, subject: OutlierSubject, settings: OutlierDetection) -> bool:
         mine = self._outcomes(subject)

@@ -73,7 +73,7 @@ class Pool:
         self._epoch_cells = table.cells
         self._factory = PolicyFactory(table)
         self.sticky: StickyCookie | None = None
-        self._outcomes = OutcomeCounter(table, self.cells)
+        self._outcomes = OutcomeCounter(table, self.cells, lambda: self.backends)
         self.answered = self._outcomes.answered
         self.failed = self._outcomes.failed
         self._queue: Queue[Backend] = Queue(self, self.cells)

@@ -59,6 +59,13 @@ class EjectorBench(World):
             cells[counter] += count
         self.tick()
 
+    def bad(self, port: int, streak: int, slot: int = 1) -> None:
+        """A failure as it is written with the last outcomes."""
+        cells, at = self.counters(port, slot)
+        stamp = self.read(port, EJECTION_MS)
+        cells[at + OUTCOMES] = outcome_bits.add(cells[at + OUTCOMES], stamp, True)
+        self.fail(port, streak, slot=slot)
+
     def alternate(self, port: int, count: int, slot: int = 1) -> None:
         """A failure and a good answer, again and again."""
         cells, at = self.counters(port, slot)
@@ -148,6 +155,29 @@ def test_where_all_fail_alike_nobody_is_ejected_for_its_share(
         for port in (1, 2, 3):
             bench.alternate(port, 2)
     assert bench.verdicts == []
+
+
+@pytest.mark.parametrize(
+    ("streak", "out"), [(ERROR_STREAK, 0), (RESET_STREAK, 0), (CONNECT_STREAK, 2)]
+)
+def test_failures_in_a_row_that_all_have_eject_nobody(
+    monkeypatch: pytest.MonkeyPatch, streak: int, out: int
+) -> None:
+    """Different requests, each bad wherever it is sent; who cannot be connected to has not seen them."""
+    bench = EjectorBench(monkeypatch, 4)
+    for number in range(9):
+        for port in (1, 2, 3, 4):
+            bench.bad(port, streak, slot=1 + number % 2)
+    assert [bench.ejection(port) for port in (1, 2, 3, 4)].count(EJECTED) == out
+
+
+def test_two_of_four_that_fail_are_ejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most others do not."""
+    bench = EjectorBench(monkeypatch, 4)
+    for _ in range(5):
+        for port in (1, 2):
+            bench.bad(port, ERROR_STREAK)
+    assert [bench.ejection(port) for port in (1, 2, 3, 4)] == [EJECTED, EJECTED, TRUSTED, TRUSTED]
 
 
 def test_servers_that_checks_found_ill_are_no_loss_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
