@@ -61,4 +61,5 @@ class ClientLane:
         """As ConnectionCache.open, announcing this client."""
         connection = self.cache.open(self._announcement)
         connection.announced = self._announcement
+        connection.sent = len(self._announcement)  # the peer's kernel acknowledges that too
         return connection
