@@ -72,9 +72,8 @@ class Attempt:
         request = self.request
         if request is None:
             return b""
-        start = len(request.raw_method) + 1 + len(self.backend.prefix)
-        end = request.head.index(b" ", start)
-        return blame.asked(request.raw_method, request.head[start:end])
+        target = request.head.split(b" ", 2)[1].removeprefix(self.backend.prefix)
+        return blame.asked(request.raw_method, target)
 
     def fail(self, error: BaseException) -> None:
         """Take note that it ends without an answer. Does nothing where it had ended before."""
