@@ -102,7 +102,7 @@ ERROR_STREAK = 5     # worker
 RECOVERIES = 6       # worker  good answers ever, while there was something bad to forget or on trial
 OUTCOMES = 7         # worker  the last ones, good and bad, since there was a bad one (outcome_bits)
 HEARD_MS = 8         # worker  of each look at what it waits for, not of requests; monotonic ms: last answer,
-UNANSWERED = 9       # worker  how many requests wait,
+UNANSWERED = 9       # worker  how many requests wait that were sent since,
 OLDEST_MS = 10       # worker  since when the oldest does,
 USUAL_MS = 11        # worker  and how long answers usually take
 # fmt: on

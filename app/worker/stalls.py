@@ -133,14 +133,21 @@ class StallWatch:
             cells[at + USUAL_MS] = ceil(usual * 1000)
 
     def _tell(self, backend: Backend, deadlines: list[Deadline], now: float) -> bool:
-        """Whether a backend is suspiciously silent; if so, write down how many wait and since when."""
-        oldest = max(min(one.request.sent_at for one in deadlines), self._fair_since)
-        silence = now - max(oldest, backend.connections.heard_at)
+        """Whether a backend is suspiciously silent; if so, write down how many wait and since when.
+
+        Who was overtaken by an answer to another does not count: long polls wait while all is well.
+        """
+        heard_at = backend.connections.heard_at
+        sent = [one.request.sent_at for one in deadlines if one.request.sent_at >= heard_at]
+        if not sent:
+            return False
+        oldest = max(min(sent), self._fair_since)
+        silence = now - oldest
         usual = self._usual_of(backend.connections, now)
         if silence < max(SUSPICIOUS_SHARE * self._after, SUSPICIOUS_TIMES * usual):
             return False
         cells, at = self._pool.cells, counters_at(backend.row)
-        cells[at + UNANSWERED] = len(deadlines)
+        cells[at + UNANSWERED] = len(sent)
         cells[at + OLDEST_MS] = int(oldest * 1000)
         return True
 
