@@ -80,12 +80,13 @@ OUTLIER_DETECTION = section(OutlierDetection, (
     Key("connect_failures", Whole(0, 10_000), 3,
         "Failed connects in a row that set a server aside, over all workers (0 = never)."),
     Key("resets", Whole(0, 10_000), 5,
-        "The same for requests without a whole answer: reset, cut, unreadable, timed out (0 = never)."),
+        "The same for requests without a whole answer: reset, cut, timed out (0 = never)."),
     Key("server_errors", Whole(0, 10_000), 5,
         "The same for answers of 500 and above, but 501 and 505 (0 = never)."),
     Key("failure_rate", Whole(0, 100, "percent"), 50,
-        "Share of its last outcomes, 20 in each worker, that are failures of these kinds, five at least and "
-        "three times the share of the other servers, at which it is set aside too (0 = never)."),
+        "Share of its last outcomes, 20 in each worker, that are failures of these kinds or answers that "
+        "cannot be read, five at least and three times the share of the other servers, at which it is set "
+        "aside too (0 = never)."),
     Key("stall_after", Number(0, 3600), 0.3,
         "Silence after which a server that answers nobody any more is set aside until it does: at least this "
         "long, and at least four times the slowest answer of late (0 = never)."),

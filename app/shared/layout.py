@@ -23,7 +23,8 @@ from typing import Final
 
 MAGIC = 0x4C42_5441_424C_4531  # "LBTABLE1"
 # Of the layout below, and of the blob as far as older readers cannot take it; a new master with another one
-# makes its own segment. 3: whoever has version 2 reads the blob strictly, and an unknown key (such as the
+# makes its own segment. 4: times of checks are monotonic.
+# 3: whoever has version 2 reads the blob strictly, and an unknown key (such as the
 # envelope of app.config.published) would freeze it, so none of them may share a segment with us.
 VERSION = 4
 
@@ -63,8 +64,8 @@ RAMP = 3             # control slow start: tenths of its weight, 0 outside of on
 SINCE_MS = 4         # control monotonic ms at which that began
 STATE = 8            # control UNCHECKED, HEALTHY or UNHEALTHY
 STREAK = 9           # control checks in a row that spoke against STATE
-CHANGED_MS = 10      # control unix ms of the last change of STATE
-CHECKED_MS = 11      # control unix ms of the last check
+CHANGED_MS = 10      # control monotonic ms of the last change of STATE
+CHECKED_MS = 11      # control monotonic ms of the last check
 STATUS = 12          # control status of the last check's answer, 0 without one
 EJECTION = 13        # control TRUSTED, EJECTED, TRIAL or STALLED
 EJECTION_MS = 14     # control monotonic ms since when
@@ -81,7 +82,7 @@ TRUSTED, EJECTED, TRIAL, STALLED = 0, 1, 2, 3  # EJECTION
 
 PID = 0              # master  in its hooks: reserved in the master, taken in the worker
 GENERATION = 1       # master  in the worker's hook: gunicorn's age of the worker
-STARTED_MS = 2       # master  in the worker's hook: unix ms
+STARTED_MS = 2       # master  in the worker's hook: unix ms, for people to read
 TROUBLES = 3         # worker  changes whenever it has counted a failure, or a good answer after one
 LOOKED_MS = 4        # worker  monotonic ms of its last look at what it waits for; as of then the next two:
 SUSPECTS = 5         # worker  servers that keep it waiting for long
@@ -101,10 +102,10 @@ FAILURES = 2         # worker  failures ever
 CONNECT_STREAK = 3   # worker  failures in a row, by kind
 RESET_STREAK = 4     # worker
 ERROR_STREAK = 5     # worker
-RECOVERIES = 6       # worker  good answers while there was something bad to forget, or on trial
+RECOVERIES = 6       # worker  good answers ever, while there was something bad to forget or on trial
 OUTCOMES = 7         # worker  the last ones, good and bad, since there was a bad one (outcome_bits)
 HEARD_MS = 8         # worker  of each look at what it waits for, not of requests; monotonic ms: last answer,
-UNANSWERED = 9       # worker  how many requests wait,
+UNANSWERED = 9       # worker  how many requests wait that were sent since,
 OLDEST_MS = 10       # worker  since when the oldest does,
 USUAL_MS = 11        # worker  and how long answers usually take
 # fmt: on

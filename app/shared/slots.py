@@ -78,11 +78,12 @@ def is_alive(pid: int) -> bool:
 def _clear(table: Table, number: int) -> None:
     slot, ledger = table.slot(number), table.slot(LEDGER)
     for start in range(SLOT_HEADER, counters_at(table.rows), ROW_STRIDE):
-        for counter in (IN_FLIGHT, *STREAKS, RECOVERIES, OUTCOMES, *WAITS):
+        for counter in (IN_FLIGHT, *STREAKS, OUTCOMES, *WAITS):
             slot[start + counter] = 0
-        for counter in (REQUESTS, FAILURES):
-            if slot[start + counter]:
-                ledger[start + counter] += slot[start + counter]
+        for counter in (REQUESTS, FAILURES, RECOVERIES):
+            if count := slot[start + counter]:
+                # Others add up the slots meanwhile: for a moment it may count for nothing, never twice.
                 slot[start + counter] = 0
+                ledger[start + counter] += count
     for cell in range(SLOT_HEADER):
         slot[cell] = 0

@@ -14,7 +14,7 @@ repeated: it asks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil, exp
+from math import ceil
 
 from app.config import OutlierDetection
 from app.errors import Stalled
@@ -30,6 +30,7 @@ from app.shared.layout import (
     USUAL_MS,
     counters_at,
 )
+from app.shared.slowest import Slowest
 from app.worker.balance.backend import Backend
 from app.worker.balance.pool import Pool
 from app.worker.net.deadlines import TICK, Deadline, Deadlines
@@ -75,7 +76,7 @@ class StallWatch:
         self._may_move = may_move
         self._looked_at = 0.0
         self._fair_since = 0.0
-        self._usual: dict[ConnectionCache, tuple[float, float]] = {}  # seconds, and as of when
+        self._usual: dict[ConnectionCache, Slowest] = {}  # what answers take, in seconds
         # Rows of the backends in whose UNANSWERED cell a number stands.
         self._told: set[int] = set()
 
@@ -125,27 +126,35 @@ class StallWatch:
         slowest, connections.slowest = connections.slowest, 0.0
         if self._is_stalled(backend):  # what waited out a stall says nothing about what is usual
             return
-        usual = max(slowest, self._usual_of(connections, now))
-        self._usual[connections] = usual, now
+        if connections not in self._usual:
+            self._usual[connections] = Slowest(FORGET_SECONDS)
+        usual = self._usual[connections].observe(slowest, now)
         if cells[backend.requests] - cells[backend.in_flight] >= KNOWN_ANSWERS:
             cells[at + USUAL_MS] = ceil(usual * 1000)
 
     def _tell(self, backend: Backend, deadlines: list[Deadline], now: float) -> bool:
-        """Whether a backend is suspiciously silent; if so, write down how many wait and since when."""
-        oldest = max(min(one.request.sent_at for one in deadlines), self._fair_since)
-        silence = now - max(oldest, backend.connections.heard_at)
+        """Whether a backend is suspiciously silent; if so, write down how many wait and since when.
+
+        Who was overtaken by an answer to another does not count: long polls wait while all is well.
+        """
+        heard_at = backend.connections.heard_at
+        sent = [one.request.sent_at for one in deadlines if one.request.sent_at >= heard_at]
+        if not sent:
+            return False
+        oldest = max(min(sent), self._fair_since)
+        silence = now - oldest
         usual = self._usual_of(backend.connections, now)
         if silence < max(SUSPICIOUS_SHARE * self._after, SUSPICIOUS_TIMES * usual):
             return False
         cells, at = self._pool.cells, counters_at(backend.row)
-        cells[at + UNANSWERED] = len(deadlines)
+        cells[at + UNANSWERED] = len(sent)
         cells[at + OLDEST_MS] = int(oldest * 1000)
         return True
 
     def _usual_of(self, connections: ConnectionCache, now: float) -> float:
         """Seconds that its answers take, 0.0 before the first."""
-        seconds, at = self._usual.get(connections, (0.0, now))
-        return seconds * exp((at - now) / FORGET_SECONDS)
+        known = self._usual.get(connections)
+        return known.as_of(now) if known is not None else 0.0
 
     def _is_stalled(self, backend: Backend) -> bool:
         table = self._pool.table

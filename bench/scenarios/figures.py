@@ -74,15 +74,17 @@ def _part(columns: dict[str, Any], chosen: Sequence[int], servers: int) -> dict[
 
 
 def _executions(columns: dict[str, Any], executed: Iterable[tuple[bool, int]]) -> dict[str, Any]:
-    """POSTs acted upon more than once, and failed ones that no server has acted upon."""
+    """Requests acted upon more than once, and failed POSTs that no server has acted upon."""
     times: Counter[int] = Counter()
+    gets: Counter[int] = Counter()
     total = 0
     for is_post, number in executed:
         total += 1
-        times[number] += is_post
+        (times if is_post else gets)[number] += 1
     failed = [i for i, kind in enumerate(columns["outcome"]) if kind and columns["post"][i]]
     return {
         "executed": total,
+        "gets_executed_twice": sum(1 for count in gets.values() if count > 1),
         "posts_executed_twice": sum(1 for count in times.values() if count > 1),
         "failed_posts_executed": sum(1 for i in failed if times[i]),
         "failed_posts_not_executed": sum(1 for i in failed if not times[i]),

@@ -188,4 +188,18 @@ ALL: tuple[Scenario, ...] = (
         ),
         servers=50,
     ),
+    Scenario(
+        "pauses",
+        "Each server pauses for 0.5 s every 5 s, as for a garbage collection",
+        28.0,
+        ((0, "all well"), (3, "pauses")),
+        tuple(
+            order
+            for turn in range(20)
+            for order in (
+                Order(3 + 1.25 * turn, turn % 4, "hang"),
+                Order(3.5 + 1.25 * turn, turn % 4, "wake"),
+            )
+        ),
+    ),
 )

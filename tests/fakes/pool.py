@@ -68,8 +68,8 @@ class Pool:
     def retry_after(self, _reason: str) -> int:
         return 1
 
-    def failed(self, backend: Any, error: ProxyError) -> None:
+    def failed(self, backend: Any, error: ProxyError, _asked: bytes) -> None:
         self.told.append((backend.name, error.reason))
 
-    def answered(self, backend: Any, status: int, _seconds: float) -> None:
+    def answered(self, backend: Any, status: int, _seconds: float, _asked: bytes) -> None:
         self.told.append((backend.name, status))

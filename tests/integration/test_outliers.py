@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -62,7 +63,7 @@ def test_a_refusing_server_is_out_for_every_worker_and_comes_back(servers: list[
         (handlers.answer(500), "server_errors"),
         (handlers.reset, "resets"),
         (handlers.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut"), "resets"),
-        (handlers.raw(b"nonsense\r\n\r\n"), "resets"),
+        (handlers.raw(b"nonsense\r\n\r\n"), "failure_rate"),
     ],
     ids=["500", "reset", "cut-body", "unreadable"],
 )
@@ -133,17 +134,75 @@ def test_a_server_that_fails_every_second_time_is_ejected(servers: list[Backend]
         assert messages(balancer, shaky)[0][1] in {"failure_rate", "server_errors", "resets"}
 
 
-def test_half_of_the_servers_always_stay(servers: list[Backend]) -> None:
-    """All answer 500: two of four are set aside, the others go on answering."""
+BAD_ANSWERS = [
+    handlers.answer(500),
+    handlers.reset,
+    handlers.raw(b"nonsense\r\n\r\n"),
+    handlers.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\ncut"),
+]
+
+
+@pytest.mark.parametrize("bad", BAD_ANSWERS, ids=["500", "reset", "unreadable", "cut-body"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("is_bound", [False, True], ids=["any server", "one server"])
+def test_a_bad_url_is_not_a_bad_server(
+    servers: list[Backend], bad: Any, method: str, is_bound: bool
+) -> None:
+    """A client asks for it all the time, of all servers or of the one it is bound to: none is set aside."""
+
+    def answer(exchange: Any) -> None:
+        exchange.read_body()
+        (bad if exchange.request.target.startswith("/bad") else handlers.ok)(exchange)
+
+    for server in servers:
+        server.handler = answer
+    sticky = {"secret": "0123456789abcdef"}
+    with Balancer(servers, workers=2, sticky=sticky) as balancer:
+        bound = balancer.get("/").get("Set-Cookie").split(";")[0]
+        honest = [("Cookie", bound)]
+        home = balancer.get("/", honest).body
+        for number in range(60):
+            with contextlib.suppress(OSError, AssertionError), balancer.connect() as client:
+                body = b"x" if method == "POST" else None
+                cookies = honest if is_bound else []
+                client.request(method, f"/bad/{number}", cookies, body=body)
+            if number % 10 == 9:
+                assert balancer.get("/", honest).body == home
+        time.sleep(seconds(0.3))
+
+        assert balancer.health_lines() == []
+
+
+def test_one_endpoint_with_unreadable_answers_is_not_the_server(servers: list[Backend]) -> None:
+    """Of one server only, and the others answer there: it counts as a share of what that server answers."""
+    odd = servers[0]
+
+    def answer(exchange: Any) -> None:
+        is_odd = exchange.request.target == "/odd"
+        (handlers.raw(b"nonsense\r\n\r\n") if is_odd else handlers.ok)(exchange)
+
+    odd.handler = answer
+    with Balancer(servers, workers=2) as balancer:
+        for _ in range(10):
+            burst(balancer.address, 16, clients=2)
+            burst(balancer.address, 4, clients=1, target="/odd")
+        time.sleep(seconds(0.3))
+
+        assert any(request.target == "/odd" for request in odd.requests)
+        assert balancer.health_lines() == []
+
+
+def test_where_all_fail_alike_nobody_is_set_aside(servers: list[Backend]) -> None:
+    """All answer 500, whatever they are asked: half as many would not do better."""
     for server in servers:
         server.handler = handlers.answer(500)
     with Balancer(servers, workers=2, outlier_detection={"ejection_time": 60}) as balancer:
-        responses = burst(balancer.address, 200, clients=4)
+        targets = [f"/{letter}" for letter in "abcdefghijklmnopqrst"]
+        responses = [balancer.get(target) for target in targets * 5]
         time.sleep(seconds(0.3))
-        responses += burst(balancer.address, 50, clients=4)
 
         assert {response.status for response in responses} == {500}
-        assert len(balancer.health_lines(message="backend ejected")) == 2
+        assert balancer.health_lines() == []
 
 
 def test_with_checks_a_server_that_is_back_is_trusted_after_check_and_trial(

@@ -146,6 +146,47 @@ def test_only_what_may_be_repeated_is_moved(servers: list[SeparateBackend]) -> N
         assert load.failures == []
 
 
+def test_a_pause_costs_nothing_once_one_is_known(servers: list[SeparateBackend]) -> None:
+    """Of whichever server: a garbage collection, say. What waits is answered where it waits."""
+    with balancer_for(servers) as balancer, Load(balancer.address) as load:
+        load.wait_for_more(200)
+        servers[0].stop()
+        wait_until(lambda: STALLED in said(balancer, servers[0]), seconds(10))
+        servers[0].go_on()
+        wait_until(lambda: BACK in said(balancer, servers[0]), seconds(10))
+        load.wait_for_more(50)
+        mark = balancer.log_mark
+        for server in servers:
+            server.stop()
+            time.sleep(0.35)  # more than ``stall_after``, less than twice the first pause
+            server.go_on()
+            load.wait_for_more(100)
+        slowest = max(one.finished - one.started for one in load.outcomes[-300:])
+
+        assert balancer.health_lines(mark, level="warning") == []
+        assert all(len(line["attempts"]) == 1 for line in balancer.access_lines(mark))
+        assert load.failures == []
+        assert slowest > 0.3
+
+
+def test_long_polls_at_servers_whose_checks_are_slow_stall_nobody(
+    servers: list[SeparateBackend],
+) -> None:
+    """Half a second for a check: that much of silence beside a few quick answers is nothing."""
+    check = {"path": "/seconds/0.5", "interval": 0.5, "timeout": 20}
+    with balancer_for(servers, health_check=check) as balancer:
+        with Load(balancer.address) as load:
+            load.wait_for_more(200)
+        with (
+            Load(balancer.address, kept=9, fresh=0, target="/seconds/4", pace=0) as polls,
+            Load(balancer.address, kept=1, fresh=0, pace=0.25) as load,
+        ):
+            polls.wait_for_more(9)
+        assert balancer.health_lines(level="warning") == []
+        assert (polls.failures, load.failures) == ([], [])
+        assert all(len(line["attempts"]) == 1 for line in balancer.access_lines())
+
+
 def test_long_polls_stall_nobody(servers: list[SeparateBackend]) -> None:
     """Requests that wait for long are no stall while the server answers others, if only its checks."""
     with balancer_for(servers) as balancer:

@@ -40,6 +40,20 @@ LINK = re.compile(r"\]\(([^)\s:#]+)(?:#[^)\s]*)?\)")
 # How docs/architecture.md speaks of files and folders: by the end of their path where the rest is plain.
 SHORT_PATH = re.compile(r"`((?:\w+/)*\w+(?:\.py|/))`")
 
+# Who tells people what time it is: log lines, the Date field, the start of a worker.
+WALL_CLOCK_READERS = {
+    "master/hooks.py",
+    "telemetry/access_log.py",
+    "telemetry/log.py",
+    "telemetry/sink.py",
+    "worker/client/date.py",
+}
+WALL_CLOCKS = {
+    "time": {"time", "time_ns", "localtime", "ctime", "CLOCK_REALTIME"},
+    "datetime": {"now", "utcnow", "today"},
+    "date": {"today"},
+}
+
 # Tests that lie elsewhere than a source of theirs, each for a reason.
 WITHOUT_A_SOURCE = {
     "test_house.py": "its source is the whole tree",
@@ -87,6 +101,27 @@ def test_a_long_function_says_what_cutting_it_would_cost() -> None:
         and not A_NUMBER.search(ast.get_docstring(node) or "")
     ]
     assert unexcused == []
+
+
+def test_wall_clocks_are_for_people_to_read() -> None:
+    """Durations go by the monotonic clock: one that was set back would keep a server out for as long."""
+    readers = {
+        module.relative_to(APP).as_posix()
+        for module in modules()
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        if reads_wall_clock(node)
+    }
+    assert readers == WALL_CLOCK_READERS
+
+
+def reads_wall_clock(node: ast.AST) -> bool:
+    """``time.time``, ``time_ns`` or a date of now, by whatever import."""
+    if isinstance(node, ast.Attribute):
+        whose = getattr(node.value, "attr", getattr(node.value, "id", ""))
+        return node.attr in WALL_CLOCKS.get(whose, ())
+    if isinstance(node, ast.ImportFrom) and node.module == "time":
+        return any(name.name in WALL_CLOCKS["time"] for name in node.names)
+    return False
 
 
 def test_every_module_says_what_it_is() -> None:

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import NamedTuple
 
 import gevent
 import gevent.ssl
@@ -30,6 +31,7 @@ from app.shared.layout import (
     EJECTION,
     HEALTHY,
     IDENTITY,
+    STALLED,
     STATE,
     STATUS,
     STREAK,
@@ -37,6 +39,7 @@ from app.shared.layout import (
     UNCHECKED,
     UNHEALTHY,
 )
+from app.shared.slowest import Slowest
 from app.shared.table import Table, identity_of
 from app.telemetry import log
 from app.tls.backends import BackendTrust
@@ -52,12 +55,26 @@ Check = Callable[[Server, Config], Callable[[], CheckResult]]
 Later = Callable[..., gevent.Greenlet]  # (seconds, function, *arguments)
 
 
+# What a check usually takes is the slowest of late: of an older one a third counts after this time.
+FORGET_SECONDS = 300.0
+
+
+class Question(NamedTuple):
+    """A check of one server that can be made at any time: ``put`` makes it, and raises nothing.
+
+    ``usual_ms``: how long its checks usually take, 0 if that is not known.
+    """
+
+    put: Callable[[], CheckResult]
+    usual_ms: Callable[[], float]
+
+
 class Watch:
     """One server under check: its row, and the greenlet that checks it.
 
     ``terms``: what of the configuration its checks depend on. ``failures``: checks failed since it was found
-    unhealthy. ``soon`` is set to have it checked now. ``is_failing_locally``: it was logged that it cannot be
-    checked for reasons of our own.
+    unhealthy. ``slowest_ms``: how long answered checks took. ``soon`` is set to have it checked now.
+    ``is_failing_locally``: it was logged that it cannot be checked for reasons of our own.
     """
 
     __slots__ = (
@@ -69,6 +86,7 @@ class Watch:
         "is_failing_locally",
         "row",
         "server",
+        "slowest_ms",
         "soon",
         "terms",
     )
@@ -84,6 +102,7 @@ class Watch:
         self.check = check(server, config)
         self.is_failing_locally = False
         self.failures = 0
+        self.slowest_ms = Slowest(FORGET_SECONDS)
         self.soon = Event()
         self.greenlet: gevent.Greenlet | None = None
 
@@ -134,8 +153,8 @@ class Checker:
             self._keep(self._watch_all(config, config.health_check, servers))
         self._acknowledge()
 
-    def question(self, row: int) -> Callable[[], CheckResult] | None:
-        """A check of the server in ``row`` that can be made at any time, beside those that are due.
+    def question(self, row: int) -> Question | None:
+        """A check of the server in ``row`` beside those that are due.
 
         None where its result would not tell whether the server hangs: it is not checked, or by a connect
         alone, which the kernel completes for a process that hangs.
@@ -143,7 +162,9 @@ class Checker:
         watch = self._by_row.get(row)
         if watch is None or watch.health_check.type != "http":
             return None
-        return partial(self._attempt, watch)
+        return Question(
+            partial(self._attempt, watch), lambda: watch.slowest_ms.as_of(time.monotonic())
+        )
 
     def hasten(self, row: int) -> None:
         """Check the server in ``row`` now, and not when it is due; nothing happens if it is not watched."""
@@ -234,14 +255,19 @@ class Checker:
     def _attempt(self, watch: Watch) -> CheckResult:
         """Make one check. It raises nothing: a dead greenlet leaves its server unwatched or unasked."""
         try:
-            return watch.check()
+            result = watch.check()
         except Exception as error:  # noqa: BLE001 - see above
             return CheckResult(None, "internal_error", detail=repr(error))
+        # What waited out a stall says nothing about what is usual.
+        at = self._table.server(watch.row)
+        if result.status is not None and self._table.cells[at + EJECTION] != STALLED:
+            watch.slowest_ms.observe(result.duration_ms, time.monotonic())
+        return result
 
     def _judge(self, watch: Watch, at: int, result: CheckResult, ok: bool) -> None:
         """Write down what a result makes of a server; a verdict that turns is logged, and workers told."""
         cells = self._table.cells
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = time.monotonic_ns() // 1_000_000
         before = Health(cells[at + STATE], cells[at + STREAK], cells[at + CHANGED_MS])
         limits = watch.health_check
         # While no server is healthy, one pass is enough: a server that may be well is better than none.

@@ -23,7 +23,7 @@ class Health(NamedTuple):
     """What is known of a server.
 
     ``streak``: results in a row that contradict the verdict. ``changed_ms``: when the verdict last turned,
-    in unix ms.
+    in ms, by the same clock as ``now_ms``.
     """
 
     verdict: int = UNCHECKED

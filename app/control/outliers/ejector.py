@@ -11,7 +11,6 @@ as none of them reports trouble. Must never know HTTP.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +24,7 @@ from app.control.outliers.rules import (
     TRIAL_ANSWERS,
     TRIAL_ANSWERS_OTHERWISE,
     Suspicion,
+    are_failing_alike,
     ejection_ms,
     is_failing_often,
     may_eject,
@@ -55,18 +55,17 @@ from app.telemetry import log
 class OutlierSubject:
     """What is known of one server beside its cells.
 
-    ``kind``: the trouble that it was ejected for. ``ejected_at_ms``: when that was, by the wall clock, as the
-    times of checks are. ``failures`` and ``recoveries``: what all workers had counted when its trial began.
+    ``kind``: the trouble that it was ejected for. ``failures`` and ``recoveries``: what all workers had
+    counted when its trial began.
     """
 
-    __slots__ = ("ejected_at_ms", "failures", "kind", "recoveries", "row", "server", "suspicion")
+    __slots__ = ("failures", "kind", "recoveries", "row", "server", "suspicion")
 
     def __init__(self, server: Server, row: int) -> None:
         self.server = server
         self.row = row
         self.suspicion = Suspicion()
         self.kind = ""
-        self.ejected_at_ms = 0
         self.failures = self.recoveries = 0
 
 
@@ -102,6 +101,8 @@ class Ejector:
                 subject = OutlierSubject(server, row)
             subject.server = server
             self._subjects[row] = subject
+            if subject is not before.get(server.url) and self._state(subject) == TRIAL:
+                self._begin_counting(subject)  # a predecessor has begun the trial
         self._out = {row for row, s in self._subjects.items() if self._state(s) == EJECTED}
         if settings is None:
             self._trust_all()
@@ -197,9 +198,11 @@ class Ejector:
         verdict = subject.suspicion.judge(self._streaks(subject), recoveries, self._limits)
         if verdict is None and self._fails_often(subject, settings):
             verdict = RATE, self._outcomes(subject)[1]
+        if verdict is not None and self._others_fail_too(subject, *verdict):
+            verdict = None
         state = self._state(subject)
         if state == TRIAL:
-            if table.count(subject.row, FAILURES) != subject.failures:
+            if table.count(subject.row, FAILURES) > subject.failures:
                 self._eject(subject, settings, "trial_failed", 1, now_ms)
             elif recoveries - subject.recoveries >= self._answers_needed(subject):
                 self._slow_start.begin(subject.row)
@@ -209,6 +212,22 @@ class Ejector:
             kind, failures = verdict
             subject.kind = REASONS[kind]
             self._eject(subject, settings, subject.kind, failures, now_ms)
+
+    def _others_fail_too(self, subject: OutlierSubject, kind: int, failures: int) -> bool:
+        """Whether its failures are no reason to eject it, as the servers beside it fail alike.
+
+        Who cannot be connected to has not seen what is asked: that is its own fault.
+        """
+        if kind == CONNECT:
+            return False
+        seen, bad = self._outcomes(subject)
+        bad = max(bad, failures)
+        others = [
+            self._outcomes(one)
+            for one in self._tier(subject)
+            if one is not subject and self._state(one) == TRUSTED
+        ]
+        return are_failing_alike((max(seen, bad), bad), others)
 
     def _fails_often(self, subject: OutlierSubject, settings: OutlierDetection) -> bool:
         mine = self._outcomes(subject)
@@ -262,7 +281,6 @@ class Ejector:
             trusted_ms = now_ms - self._table.cells[at + EJECTION_MS]
             times = times_ejected(times, trusted_ms, settings.ejection_time)
         self._table.cells[at + EJECTIONS] = times + 1
-        subject.ejected_at_ms = time.time_ns() // 1_000_000
         self._change(subject, EJECTED, now_ms)
         self._log(
             subject,
@@ -281,25 +299,30 @@ class Ejector:
         time need not be over where that check refutes what it was ejected for.
         """
         cells, at = self._table.cells, self._table.server(subject.row)
-        is_due = now_ms >= cells[at + EJECTION_MS] + self._duration_ms(subject, settings)
+        since = cells[at + EJECTION_MS]
+        is_due = now_ms >= since + self._duration_ms(subject, settings)
         if not self._is_checked:
             return is_due
         if not self._table.is_healthy(subject.row) or cells[at + STREAK]:
             return False
-        if cells[at + CHANGED_MS] > subject.ejected_at_ms:  # it was found ill since, and well again
+        if cells[at + CHANGED_MS] > since:  # it was found ill since, and well again
             return True
-        is_checked = cells[at + CHECKED_MS] > subject.ejected_at_ms
+        is_checked = cells[at + CHECKED_MS] > since
         # A check shows that it can be connected to, not that it answers our users well.
         return is_checked and (is_due or subject.kind == REASONS[CONNECT])
 
     def _try(self, subject: OutlierSubject, now_ms: int) -> None:
         """Begin a trial: from now on workers send it one request at a time."""
-        subject.failures = self._table.count(subject.row, FAILURES)
-        subject.recoveries = self._table.count(subject.row, RECOVERIES)
-        subject.suspicion.excuse(self._streaks(subject))
+        self._begin_counting(subject)
         self._change(subject, TRIAL, now_ms)
         reason = "check_passed" if self._is_checked else "ejection_over"
         self._log(subject, "info", "backend on trial", reason)
+
+    def _begin_counting(self, subject: OutlierSubject) -> None:
+        """Only what comes from now on counts in its trial."""
+        subject.failures = self._table.count(subject.row, FAILURES)
+        subject.recoveries = self._table.count(subject.row, RECOVERIES)
+        subject.suspicion.excuse(self._streaks(subject))
 
     def _trust_all(self) -> None:
         for subject in self._subjects.values():

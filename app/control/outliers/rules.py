@@ -89,6 +89,23 @@ def _positive(streaks: Sequence[Sequence[int]]) -> dict[tuple[int, int], int]:
     }
 
 
+def are_failing_alike(mine: tuple[int, int], others: Sequence[tuple[int, int]]) -> bool:
+    """Whether most servers fail more than a third as often as this one, by number and by share.
+
+    Then what they are asked is to blame, or what all of them depend on. Arguments as of is_failing_often.
+    """
+    if not others:
+        return False
+    seen, bad = mine
+    seen_there, bad_there = sorted(others, key=_bad)[(len(others) - 1) // 2]
+    worst = bad_there * TIMES_OTHERS
+    return worst > bad and worst * seen > bad * seen_there
+
+
+def _bad(outcomes: tuple[int, int]) -> int:
+    return outcomes[1]
+
+
 def is_failing_often(
     percent: int, mine: tuple[int, int], others: Sequence[tuple[int, int]]
 ) -> bool:

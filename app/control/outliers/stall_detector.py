@@ -14,9 +14,17 @@ from collections.abc import Callable
 import gevent
 
 from app.config import Config
+from app.control.health.checker import Question
 from app.control.health.probe import CheckResult
 from app.control.outliers.ejector import Ejector
-from app.control.outliers.stall_rules import ASK_SHARE, Silence, limit_ms, together
+from app.control.outliers.stall_rules import (
+    ASK_SHARE,
+    LONGEST_PAUSE_MS,
+    Silence,
+    check_limit_ms,
+    limit_ms,
+    together,
+)
 from app.shared.layout import (
     ANSWERED_MS,
     EJECTION_MS,
@@ -28,6 +36,7 @@ from app.shared.layout import (
     UNANSWERED,
     USUAL_MS,
 )
+from app.shared.slowest import Slowest
 from app.shared.table import Table
 
 # A worker looks every 100 ms: one that has not for so long is stopped itself, and what it last said is old.
@@ -35,22 +44,24 @@ BELIEVED_MS = 500
 # Between the end of one question and the next; a stalled server has at most one to answer.
 ASK_AGAIN_MS = 200
 
-Ask = Callable[[], CheckResult]  # makes one health check, and raises nothing
+# Of an older pause a third counts after this time: collections of a large heap come every few minutes.
+FORGET_PAUSE_MS = 600_000
 
 
 class StallSuspect:
     """One server that keeps workers waiting, and the checks that it is sent for that.
 
     ``asked_ms``: since when it leaves them unanswered, 0 if it does not. ``result``: of the last one, until
-    that was taken into account.
+    that was taken into account. ``silent_ms``: since when it was silent when it was set aside.
     """
 
-    __slots__ = ("ask_next_ms", "asked_ms", "is_asking", "result")
+    __slots__ = ("ask_next_ms", "asked_ms", "is_asking", "result", "silent_ms")
 
     def __init__(self) -> None:
         self.is_asking = False
         self.asked_ms = 0
         self.ask_next_ms = 0
+        self.silent_ms = 0
         self.result: CheckResult | None = None
 
     def is_silent(self, now_ms: int, limit: int) -> bool:
@@ -65,7 +76,7 @@ class StallDetector:
         self,
         table: Table,
         ejector: Ejector,
-        ask: Callable[[int], Ask | None],
+        ask: Callable[[int], Question | None],
         spawn: Callable[..., object] = gevent.spawn,
     ) -> None:
         """``ask`` gives a check of the server in a row, None where its result would tell nothing."""
@@ -77,6 +88,7 @@ class StallDetector:
         self._requests = 0
         self._suspects: dict[int, StallSuspect] = {}
         self._stalled: set[int] = set()
+        self._pauses = Slowest(FORGET_PAUSE_MS)  # of all servers, in ms
         self._waited_for: set[int] = set()  # rows that this tick looks at
         self._well_ms: int | None = None  # what _well_heard_ms has found in this tick
 
@@ -123,7 +135,7 @@ class StallDetector:
             self._look_for_life(row, suspect, silence, now_ms)
             return
         ask = self._ask(row)
-        limit = limit_ms(silence.usual_ms, self._after, ask is not None)
+        limit = self._limit_ms(silence, ask is not None, now_ms)
         lasts = silence.lasts_ms(now_ms)
         if not limit or lasts < limit * ASK_SHARE or not self._others_answer(silence, now_ms):
             return
@@ -132,7 +144,8 @@ class StallDetector:
         needed = 1 if self._state(row) == TRIAL else self._requests
         if silence.waiting < needed or lasts < limit:
             return
-        if ask is None or suspect.is_silent(now_ms, int(limit * ASK_SHARE)):
+        if ask is None or suspect.is_silent(now_ms, check_limit_ms(limit, ask.usual_ms())):
+            suspect.silent_ms = now_ms - lasts
             self._set_aside(row, silence, lasts, now_ms)
 
     def _look_for_life(
@@ -143,14 +156,14 @@ class StallDetector:
         if self._state(row) != STALLED:
             self._stalled.discard(row)
         elif silence.heard_ms > since:
-            self._back(row, "answered", now_ms)
+            self._answered(row, suspect.silent_ms or since, now_ms)
         elif (ask := self._ask(row)) is None:
             if not silence.waiting:
                 self._ejector.retry_stalled(row, now_ms)
         elif self._question(row, suspect, ask, now_ms):
-            self._back(row, "answered", now_ms)
+            self._answered(row, suspect.silent_ms or since, now_ms)
 
-    def _question(self, row: int, suspect: StallSuspect, ask: Ask, now_ms: int) -> bool:
+    def _question(self, row: int, suspect: StallSuspect, ask: Question, now_ms: int) -> bool:
         """Send it a check if it is time for one; whether it has answered one since the last look."""
         result, suspect.result = suspect.result, None
         has_answered = result is not None and result.status is not None
@@ -188,7 +201,7 @@ class StallDetector:
         well = [row for row in self._ejector.rows() if row not in waited_for]
         for row in waited_for - self._stalled:
             silence = self._silence(row, now_ms)
-            limit = limit_ms(silence.usual_ms, self._after, True) or self._after * 1000
+            limit = self._limit_ms(silence, True, now_ms) or self._after * 1000
             if silence.lasts_ms(now_ms) < limit * ASK_SHARE:
                 well.append(row)
         return max((column[row] for row in well for column in heard), default=0)
@@ -203,6 +216,9 @@ class StallDetector:
             for known, at in zip(cells, looked, strict=True)
         )
 
+    def _limit_ms(self, silence: Silence, can_ask: bool, now_ms: int) -> int:
+        return limit_ms(silence.usual_ms, int(self._pauses.as_of(now_ms)), self._after, can_ask)
+
     def _state(self, row: int) -> int:
         return self._ejector.state_of(row)
 
@@ -215,14 +231,20 @@ class StallDetector:
         if self._ejector.stall(row, now_ms, figures):
             self._stalled.add(row)
 
+    def _answered(self, row: int, silent_ms: int, now_ms: int) -> None:
+        """Take a server back that answers again; if it was silent for a short time only, learn from it."""
+        if now_ms - silent_ms <= LONGEST_PAUSE_MS:
+            self._pauses.observe(now_ms - silent_ms, now_ms)
+        self._back(row, "answered", now_ms)
+
     def _back(self, row: int, reason: str, now_ms: int) -> None:
         self._stalled.discard(row)
         self._ejector.unstall(row, reason, now_ms)
 
 
-def _put_question(suspect: StallSuspect, ask: Ask) -> None:
+def _put_question(suspect: StallSuspect, ask: Question) -> None:
     """The greenlet of one check."""
     try:
-        suspect.result = ask()
+        suspect.result = ask.put()
     finally:
         suspect.is_asking = False

@@ -13,6 +13,11 @@ from typing import NamedTuple
 
 # Silence is a stall from so many times the slowest answer of the last minute.
 TIMES_USUAL = 4
+# And from so many times the longest pause of any server lately: they run the same program.
+TIMES_PAUSE = 2
+# A server that answers again within this time has paused (a garbage collection, a snapshot of its machine):
+# that is worth waiting for. What lasts longer was a hang, and waiting it out would teach nothing.
+LONGEST_PAUSE_MS = 2_000
 # Where no check can confirm it, silence must last so many times longer.
 TIMES_UNCONFIRMED = 3
 # The share of the limit after which the server is sent a check: it has the rest of the time to answer that.
@@ -43,12 +48,20 @@ def together(parts: Iterable[Silence]) -> Silence:
     )
 
 
-def limit_ms(usual_ms: int, after: float, can_ask: bool) -> int:
+def limit_ms(usual_ms: int, pause_ms: int, after: float, can_ask: bool) -> int:
     """After how many ms of silence a server is stalled; 0 while it is not known what is usual.
 
-    ``after`` is the least, in seconds; ``can_ask``: a check can confirm it.
+    ``pause_ms``: the longest pause of late. ``after`` is the least, in seconds; ``can_ask``: a check can
+    confirm it.
     """
     if not usual_ms:
         return 0
     limit = max(int(after * 1000), TIMES_USUAL * usual_ms)
-    return limit if can_ask else limit * TIMES_UNCONFIRMED
+    if not can_ask:
+        limit *= TIMES_UNCONFIRMED
+    return max(limit, TIMES_PAUSE * pause_ms)
+
+
+def check_limit_ms(limit: int, usual_ms: float) -> int:
+    """How long checks must go unanswered in a stall of ``limit``, where they usually take so long."""
+    return int(max(limit * ASK_SHARE, TIMES_USUAL * usual_ms))

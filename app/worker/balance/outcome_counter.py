@@ -1,18 +1,20 @@
 """Counts what the backends do to requests, in cells that the control process reads and judges by.
 
-Owns which errors and statuses count against a backend. Runs in workers; writes only its own worker's cells,
-and what a Backend keeps between two failures. Must never set a backend aside (app.control.outliers.ejector
-does).
+Owns which errors and statuses count against a backend; whether the request was at fault is said by
+app.worker.balance.blame. Runs in workers; writes only its own worker's cells, and what a Backend keeps
+between two failures. Must never set a backend aside (app.control.outliers.ejector does).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from time import monotonic
 
 from app.config import OutlierDetection
 from app.errors import (
     Aborted,
     BackendError,
+    BadResponse,
     ConnectFailed,
     ConnectTimeout,
     ProxyError,
@@ -34,11 +36,14 @@ from app.shared.layout import (
 )
 from app.shared.table import Table
 from app.worker.balance.backend import Backend
+from app.worker.balance.blame import Blame
 
 # Failures further apart than this are not in a row, whatever came between them in other workers.
 _STREAK_SECONDS = 30.0
 # Statuses that say something about the server and not about what it was asked (RFC 9110 §15.6).
 _NOT_ITS_FAULT = (501, 505)
+# Reasons of cut answers that came as the server meant them, and are refused all the same.
+_REFUSED = frozenset(("bad_chunk",))
 
 
 class OutcomeCounter:
@@ -47,10 +52,16 @@ class OutcomeCounter:
     ``measures``: the algorithm goes by latency, so that every answer's time is wanted.
     """
 
-    def __init__(self, table: Table, cells: memoryview) -> None:
+    def __init__(
+        self, table: Table, cells: memoryview, backends: Callable[[], Iterable[Backend]]
+    ) -> None:
+        """``backends`` are all there are now."""
         self.cells = cells
         self._table = table
+        self._backends = backends
+        self._blame = Blame()
         self.measures = False
+        self._counts_refused = False  # the configuration limits the share of failures
         self._counted: frozenset[int] = frozenset()  # streaks that the configuration limits
 
     def __repr__(self) -> str:
@@ -60,21 +71,28 @@ class OutcomeCounter:
         """Take over a configuration."""
         self.measures = measures
         self._counted = _counted(settings)
+        self._counts_refused = settings is not None and settings.failure_rate > 0
 
     def watches(self, backend: Backend) -> bool:
         """Whether ``answered`` is to be called for every answer of a backend, not only for the bad ones."""
-        return self.measures or backend.is_on_trial or backend.troubled_at != 0.0
+        if self.measures or backend.is_on_trial or backend.troubled_at != 0.0:
+            return True
+        return bool(self._blame)  # what others answer well tells whose fault the failures are
 
-    def answered(self, backend: Backend, status: int, seconds: float) -> None:
+    def answered(self, backend: Backend, status: int, seconds: float, asked: bytes = b"") -> None:
         """Count a whole answer whose head came after so many seconds.
 
-        To be called for each 5xx, and for every answer of a backend that ``watches`` is true of.
+        To be called for each 5xx, and for every answer of a backend that ``watches`` is true of. ``asked``
+        is the kind of request (app.worker.balance.blame), empty for one that is not at fault in any case.
         """
         if self.measures:
             backend.latency.observe(seconds, monotonic())
         if status >= 500 and status not in _NOT_ITS_FAULT and ERROR_STREAK in self._counted:
-            self._count_failure(backend, ERROR_STREAK)
-        elif backend.troubled_at or backend.is_on_trial:
+            self._blame_for(backend, ERROR_STREAK, asked)
+            return
+        if self._blame:
+            self._learn(backend, status, asked)
+        if backend.troubled_at or backend.is_on_trial:
             cells, at = self.cells, counters_at(backend.row)
             self._end_streaks(at)
             _, bad = self._remember(backend, at, False)
@@ -83,28 +101,68 @@ class OutcomeCounter:
             cells[at + RECOVERIES] += 1
             cells[TROUBLES] += 1
 
-    def failed(self, backend: Backend, error: ProxyError) -> None:
-        """Count an attempt that ended without a whole answer, if the backend is to blame for it."""
+    def failed(self, backend: Backend, error: ProxyError, asked: bytes = b"") -> None:
+        """Count an attempt that ended without a whole answer, if the backend is to blame for it.
+
+        ``asked`` as for ``answered``. Who cannot be connected to has not seen the request.
+        """
         if isinstance(error, (ConnectFailed, ConnectTimeout)):
-            if not faults.is_ours(error.__context__):
-                self._count_failure(backend, CONNECT_STREAK)
+            if CONNECT_STREAK in self._counted and not faults.is_ours(error.__context__):
+                self._count(backend, CONNECT_STREAK)
         # A stale connection is a race that nobody lost; a stall has been judged as one.
         elif isinstance(error, (BackendError, Aborted)) and not isinstance(
             error, (StaleConnection, Stalled)
         ):
-            self._count_failure(backend, RESET_STREAK)
+            if isinstance(error, BadResponse) or error.reason in _REFUSED:
+                # An answer that we refuse: one endpoint of many may be like that, and is so each time. It
+                # counts when it is a large share of what the server answers, not in a row.
+                if self._counts_refused:
+                    self._blame_for(backend, None, asked)
+            elif RESET_STREAK in self._counted:
+                self._blame_for(backend, RESET_STREAK, asked)
 
-    def _count_failure(self, backend: Backend, streak: int) -> None:
-        """Count a failure into ``streak``, unless the configuration has no limit for that kind."""
-        if streak not in self._counted:
+    def _blame_for(self, backend: Backend, streak: int | None, asked: bytes) -> None:
+        """Count a failure, unless it was the request's."""
+        if not asked:
+            self._count(backend, streak)
             return
+        blame = self._blame
+        was_listening = bool(blame)
+        failures = blame.failed(asked, backend.row, streak, monotonic())
+        if bool(blame) != was_listening:
+            self._watch_all()
+        # On trial one failure decides, as long as nothing is known of the request.
+        if not failures and backend.is_on_trial and streak is not None:
+            failures = [] if blame.is_at_fault(asked) else [streak]
+        for one in failures:
+            self._count(backend, one)
+
+    def _learn(self, backend: Backend, status: int, asked: bytes) -> None:
+        """Take a good answer as proof against those that have failed where this backend did not."""
+        # 501 and 505 prove nothing: they are about the request too.
+        proven = dict(self._blame.answered(asked, backend.row) if status < 500 else ())
+        self._blame.forget(monotonic())
+        if proven:
+            for other in self._backends():
+                if other.row in proven:
+                    self._count(other, proven[other.row])
+        if not self._blame:
+            self._watch_all()
+
+    def _watch_all(self) -> None:
+        for backend in self._backends():
+            backend.is_watched = self.watches(backend)
+
+    def _count(self, backend: Backend, streak: int | None) -> None:
+        """Count a failure, into ``streak`` if it is given."""
         cells, at = self.cells, counters_at(backend.row)
         now = monotonic()
         if now - backend.troubled_at > _STREAK_SECONDS:
             self._end_streaks(at)
             cells[at + OUTCOMES] = 0
         self._remember(backend, at, True)
-        cells[at + streak] += 1
+        if streak is not None:
+            cells[at + streak] += 1
         cells[at + FAILURES] += 1
         cells[TROUBLES] += 1
         backend.troubled_at = now
@@ -121,7 +179,7 @@ class OutcomeCounter:
     def _calm(self, backend: Backend) -> None:
         """End the watch of a backend that has nothing bad left in its last outcomes."""
         backend.troubled_at = 0.0
-        backend.is_watched = self.measures or backend.is_on_trial
+        backend.is_watched = self.watches(backend)
 
     def _end_streaks(self, at: int) -> None:
         for streak in STREAKS:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from _thread import allocate_lock
 from collections.abc import Callable, Iterable, Sized
-from time import monotonic, time_ns
+from time import monotonic
 from typing import Any, Final
 
 from app import config as configuration
@@ -73,7 +73,7 @@ class Pool:
         self._epoch_cells = table.cells
         self._factory = PolicyFactory(table)
         self.sticky: StickyCookie | None = None
-        self._outcomes = OutcomeCounter(table, self.cells)
+        self._outcomes = OutcomeCounter(table, self.cells, lambda: self.backends)
         self.answered = self._outcomes.answered
         self.failed = self._outcomes.failed
         self._queue: Queue[Backend] = Queue(self, self.cells)
@@ -289,9 +289,7 @@ class Pool:
                 if standing_of(one.server.state, one.server.backup, cells, at).admin == READY
             )
             interval, threshold = check.interval, check.healthy_threshold
-            estimate = retry_after.until_healthy(
-                checks, interval, threshold, time_ns() // 1_000_000
-            )
+            estimate = retry_after.until_healthy(checks, interval, threshold, int(now * 1000))
             self._healthy_in = now, estimate
         return estimate
 

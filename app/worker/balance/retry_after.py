@@ -40,5 +40,5 @@ def until_healthy(
 
 
 def _until_due(checked_ms: int, interval: float, now_ms: int) -> float:
-    """How soon a server is checked next: at once if that is late; a clock set back gives one interval."""
+    """How soon a server is checked next: at once if that is late, and within one interval."""
     return min(max(0.0, (checked_ms - now_ms) / 1000 + interval), interval)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.errors import BackendError, InternalError, ProxyError
+from app.worker.balance import blame
 from app.worker.balance.backend import Backend
 from app.worker.balance.pool import Pool
 from app.worker.upstream.request import UpstreamRequest
@@ -65,6 +66,15 @@ class Attempt:
         """Whether its backend may have acted on the request."""
         return self.error is None or self.error.sent
 
+    @property
+    def asked(self) -> bytes:
+        """What kind of request it is, for what is counted of its backend; b"" if it was not even made."""
+        request = self.request
+        if request is None:
+            return b""
+        target = request.head.split(b" ", 2)[1].removeprefix(self.backend.prefix)
+        return blame.asked(request.raw_method, target)
+
     def fail(self, error: BaseException) -> None:
         """Take note that it ends without an answer. Does nothing where it had ended before."""
         if self.response is not None or self.reason is not None:
@@ -73,7 +83,7 @@ class Attempt:
             if isinstance(error, BackendError):
                 self.error = error
             self.reason = error.reason
-            self._pool.failed(self.backend, error)
+            self._pool.failed(self.backend, error, self.asked)
         elif isinstance(error, Exception):
             self.reason = InternalError.reason
         self.end()
@@ -97,7 +107,8 @@ class Attempt:
             self.end()
         if response.upload is not None:
             response.upload.stop()  # the rest of the body is for the next backend
-        self._pool.answered(self.backend, response.head.status, self.first_byte_seconds)
+        status = response.head.status
+        self._pool.answered(self.backend, status, self.first_byte_seconds, self.asked)
 
     def close(self) -> None:
         """Nothing more is read of its answer: it was passed on, or given up."""

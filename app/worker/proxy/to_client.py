@@ -56,17 +56,17 @@ class ToClient:
                 name_server(head, self._server)
             if status == 101:
                 if backend.is_watched and not is_counted:
-                    pool.answered(backend, status, attempt.first_byte_seconds)
+                    pool.answered(backend, status, attempt.first_byte_seconds, attempt.asked)
                 attempt.reason = self._tunnel(exchange, response)
                 return
             exchange.start(head, response.first, is_complete, response.trailers)
             if not is_complete:
                 self._relay(exchange, response)
             if (backend.is_watched or status >= 500) and not is_counted:
-                pool.answered(backend, status, attempt.first_byte_seconds)
+                pool.answered(backend, status, attempt.first_byte_seconds, attempt.asked)
         except ProxyError as error:
             attempt.reason = error.reason
-            pool.failed(backend, error)
+            pool.failed(backend, error, attempt.asked)
             if not exchange.is_begun:
                 raise
             exchange.abort()

@@ -62,4 +62,5 @@ class ClientLane:
         """As ConnectionCache.open, announcing this client."""
         connection = self.cache.open(within, self._announcement)
         connection.announced = self._announcement
+        connection.sent = len(self._announcement)  # the peer's kernel acknowledges that too
         return connection

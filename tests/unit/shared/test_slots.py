@@ -10,6 +10,7 @@ from app.shared.layout import (
     FAILURES,
     IN_FLIGHT,
     PID,
+    RECOVERIES,
     REQUESTS,
     counters_at,
 )
@@ -54,6 +55,14 @@ def test_releasing_clears_in_flight_and_keeps_counters(table: Table) -> None:
     assert table.in_flight(3) == 1
     assert (table.count(3, REQUESTS), table.count(3, FAILURES)) == (5, 6)
     assert (slot[PID], slot[cell(3, REQUESTS)]) == (0, 0)
+
+
+def test_the_sums_of_all_workers_never_fall_when_one_is_gone(table: Table) -> None:
+    """Whoever waits for three more of something would wait for as many more as the worker had counted."""
+    for counter in (REQUESTS, FAILURES, RECOVERIES):
+        table.slot(2)[cell(3, counter)] = 50
+    slots.release(table, 2)
+    assert [table.count(3, counter) for counter in (REQUESTS, FAILURES, RECOVERIES)] == [50] * 3
 
 
 def test_releasing_no_slot_and_the_ledger_changes_nothing(table: Table) -> None:

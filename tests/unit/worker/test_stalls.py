@@ -139,6 +139,25 @@ def test_a_worker_tells_for_whom_it_waits_too_long() -> None:
     assert (bench.cell(UNANSWERED), bench.pool.cells[SUSPECTS]) == (0, 0)
 
 
+def test_who_was_overtaken_by_an_answer_proves_nothing() -> None:
+    """Long polls wait beside requests that are answered: only what came later counts."""
+    bench = WatchBench()
+    bench.answers(0.004, KNOWN_ANSWERS)
+    for _ in range(5):
+        bench.wait()
+    bench.look(times=2)
+    assert bench.cell(UNANSWERED) == 5
+    bench.answers(0.004)
+    bench.look(times=9)
+    assert (bench.cell(UNANSWERED), bench.pool.cells[SUSPECTS]) == (0, 0)
+    bench.wait()
+    bench.look(times=2)
+    assert (bench.cell(UNANSWERED), bench.pool.cells[SUSPECTS]) == (1, 1)
+    bench.stall()
+    bench.look()
+    assert all(isinstance(one.thrown, Stalled) for one in bench.deadlines)
+
+
 @pytest.mark.parametrize("send_proxy", ["off", "v1", "v2"])
 def test_whoever_the_connection_belongs_to(send_proxy: str) -> None:
     """With send_proxy a request has its client's connections, not all of the backend's."""

@@ -62,11 +62,12 @@ def test_a_request_belongs_to_the_phase_in_which_it_was_due() -> None:
     assert result["failed_posts_not_executed"] == 1
 
 
-def test_posts_that_ran_twice_are_found() -> None:
-    """A GET may run twice, a POST may not."""
+def test_requests_that_ran_twice_are_found() -> None:
+    """A GET may run twice, which costs something; a POST may not."""
     requests = columns((0.1, 0.2, True, "", 0), (0.1, 0.2, False, "", 1))
     executed = [(True, 0), (True, 0), (False, 1), (False, 1)]
-    assert summarize(TWO, requests, executed, [])["posts_executed_twice"] == 1
+    result = summarize(TWO, requests, executed, [])
+    assert (result["posts_executed_twice"], result["gets_executed_twice"]) == (1, 1)
 
 
 def test_shares_are_judged_from_two_seconds_after_the_first_passed_check() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,19 @@ from app.control.health.intervals import FAST_CHECKS_PER_SECOND
 from app.control.health.probe import CheckResult
 from app.control.health.slow_start import SlowStart
 from app.shared import publication
-from app.shared.layout import CHECKED, EJECTED, EJECTION, EPOCH, IDENTITY, STATE, TRUSTED, UNCHECKED
+from app.shared.layout import (
+    CHANGED_MS,
+    CHECKED,
+    CHECKED_MS,
+    EJECTED,
+    EJECTION,
+    EPOCH,
+    IDENTITY,
+    STALLED,
+    STATE,
+    TRUSTED,
+    UNCHECKED,
+)
 
 OK = CheckResult(True, "ok", 200, 1.5)
 FAILED = CheckResult(False, "connection_refused")
@@ -47,6 +60,7 @@ class CheckerBench(World):
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(monkeypatch)
         self.breaks: Exception | None = None  # what a check raises
+        self.result = OK
         self.checker = self.successor()
 
     def successor(self) -> Checker:
@@ -58,7 +72,7 @@ class CheckerBench(World):
     def check(self) -> CheckResult:
         if self.breaks is not None:
             raise self.breaks
-        return OK
+        return self.result
 
     def adopt(self, *servers: Entry, **health_check: Any) -> int:
         check = False if health_check.get("off") else health_check
@@ -116,6 +130,17 @@ def test_without_health_checks_every_server_is_healthy_and_none_is_watched(
     assert (bench.is_healthy(1), bench.is_healthy(2)) == (True, True)
     assert bench.table.cells[CHECKED] == sequence
     assert bench.later.watches() == {}
+
+
+def test_times_of_checks_are_of_the_clock_that_is_never_set(
+    bench: CheckerBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ejections wait for a later check, and the wall clock may be set back meanwhile."""
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: 7_000_000_000)
+    bench.adopt(1)
+    bench.checker.record(bench.watch(1), OK)
+    assert (bench.read(1, CHANGED_MS), bench.read(1, CHECKED_MS)) == (7_000, 7_000)
 
 
 def test_logs_a_change_once_and_with_all_its_fields(bench: CheckerBench) -> None:
@@ -219,14 +244,31 @@ def test_only_an_answer_tells_whether_a_server_hangs(bench: CheckerBench) -> Non
     assert bench.checker.question(row) is None
 
 
+def test_a_question_knows_how_long_its_answer_usually_takes(bench: CheckerBench) -> None:
+    """The slowest of late; not of those that found no server, nor of one that waited out a stall."""
+    bench.adopt(1)
+    question = bench.checker.question(bench.watch(1).row)
+    assert question is not None
+    assert question.usual_ms() == 0.0
+    for bench.result, ejection in (
+        (OK, TRUSTED),
+        (CheckResult(False, "status_503", 503, 300.0), TRUSTED),
+        (CheckResult(False, "timeout", None, 2_000.0), TRUSTED),
+        (CheckResult(True, "ok", 200, 1_000.0), STALLED),
+    ):
+        bench.write(1, EJECTION, ejection)
+        question.put()
+    assert question.usual_ms() == pytest.approx(300.0, abs=1)
+
+
 def test_a_question_that_breaks_is_a_fault_of_our_own(bench: CheckerBench) -> None:
     """Who asks is told so, and lives on."""
     bench.adopt(1)
     question = bench.checker.question(bench.watch(1).row)
     assert question is not None
-    assert question() == OK
+    assert question.put() == OK
     bench.breaks = RuntimeError("broken")
-    assert question() == CheckResult(None, "internal_error", detail="RuntimeError('broken')")
+    assert question.put() == CheckResult(None, "internal_error", detail="RuntimeError('broken')")
 
 
 def test_bumps_the_epoch_after_a_change_and_only_then(bench: CheckerBench) -> None:

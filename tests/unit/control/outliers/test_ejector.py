@@ -8,9 +8,8 @@ import pytest
 from fakes.world import World
 
 from app.control.health.slow_start import SlowStart
-from app.control.outliers import ejector as ejectors
 from app.control.outliers.ejector import Ejector
-from app.shared import outcome_bits
+from app.shared import outcome_bits, slots
 from app.shared.layout import (
     CHANGED_MS,
     CHECKED_MS,
@@ -32,18 +31,14 @@ from app.shared.layout import (
     UNHEALTHY,
 )
 
-WALL_MS = 1_000_000
-
 
 class EjectorBench(World):
-    """An ejector, two workers that count for it, and two clocks."""
+    """An ejector, two workers that count for it, and a clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, count: int, **settings: Any) -> None:
         super().__init__(monkeypatch)
         self.now_ms = 50_000
         self.hastened: list[int] = []
-        self.wall_ms = WALL_MS
-        monkeypatch.setattr(ejectors.time, "time_ns", lambda: self.wall_ms * 1_000_000)
         self.ejector = Ejector(self.table, self.hastened.append, SlowStart(self.table))
         self.adopt(count, **settings)
 
@@ -63,6 +58,13 @@ class EjectorBench(World):
         for counter in (at + streak, at + FAILURES, TROUBLES):
             cells[counter] += count
         self.tick()
+
+    def bad(self, port: int, streak: int, slot: int = 1) -> None:
+        """A failure as it is written with the last outcomes."""
+        cells, at = self.counters(port, slot)
+        stamp = self.read(port, EJECTION_MS)
+        cells[at + OUTCOMES] = outcome_bits.add(cells[at + OUTCOMES], stamp, True)
+        self.fail(port, streak, slot=slot)
 
     def alternate(self, port: int, count: int, slot: int = 1) -> None:
         """A failure and a good answer, again and again."""
@@ -84,15 +86,14 @@ class EjectorBench(World):
 
     def tick(self, seconds: float = 0.05) -> None:
         self.now_ms += int(seconds * 1000)
-        self.wall_ms += int(seconds * 1000)
         self.ejector.tick(self.now_ms)
 
     def check(self, port: int, verdict: int = HEALTHY, turned: bool = False) -> None:
         """What the checker writes."""
-        self.write(port, CHECKED_MS, self.wall_ms)
+        self.write(port, CHECKED_MS, self.now_ms)
         self.write(port, STATE, verdict)
         if turned:
-            self.write(port, CHANGED_MS, self.wall_ms)
+            self.write(port, CHANGED_MS, self.now_ms)
         self.tick()
 
 
@@ -154,6 +155,29 @@ def test_where_all_fail_alike_nobody_is_ejected_for_its_share(
         for port in (1, 2, 3):
             bench.alternate(port, 2)
     assert bench.verdicts == []
+
+
+@pytest.mark.parametrize(
+    ("streak", "out"), [(ERROR_STREAK, 0), (RESET_STREAK, 0), (CONNECT_STREAK, 2)]
+)
+def test_failures_in_a_row_that_all_have_eject_nobody(
+    monkeypatch: pytest.MonkeyPatch, streak: int, out: int
+) -> None:
+    """Different requests, each bad wherever it is sent; who cannot be connected to has not seen them."""
+    bench = EjectorBench(monkeypatch, 4)
+    for number in range(9):
+        for port in (1, 2, 3, 4):
+            bench.bad(port, streak, slot=1 + number % 2)
+    assert [bench.ejection(port) for port in (1, 2, 3, 4)].count(EJECTED) == out
+
+
+def test_two_of_four_that_fail_are_ejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most others do not."""
+    bench = EjectorBench(monkeypatch, 4)
+    for _ in range(5):
+        for port in (1, 2):
+            bench.bad(port, ERROR_STREAK)
+    assert [bench.ejection(port) for port in (1, 2, 3, 4)] == [EJECTED, EJECTED, TRUSTED, TRUSTED]
 
 
 def test_servers_that_checks_found_ill_are_no_loss_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -288,6 +312,46 @@ def test_one_that_checks_found_ill_and_well_again_is_tried_at_once(
     assert bench.ejection(1) == EJECTED
     bench.check(1, HEALTHY, turned=True)
     assert bench.ejection(1) == TRIAL
+
+
+@pytest.mark.parametrize("good", [0, 2])
+def test_a_worker_that_dies_during_a_trial_does_not_prolong_it(
+    monkeypatch: pytest.MonkeyPatch, good: int
+) -> None:
+    """What it had counted before stays counted: three good answers are three."""
+    bench = EjectorBench(monkeypatch, 2)
+    for _ in range(50):
+        bench.answer(1, slot=2)
+    bench.fail(1, ERROR_STREAK, 5)
+    bench.tick(5)
+    assert bench.ejection(1) == TRIAL
+    for _ in range(good):
+        bench.answer(1, slot=2)
+    slots.release(bench.table, 2)
+    for _ in range(3 - good):
+        assert bench.ejection(1) == TRIAL
+        bench.answer(1, slot=1)
+    assert bench.ejection(1) == TRUSTED
+
+
+@pytest.mark.parametrize(("counter", "state"), [(FAILURES, EJECTED), (RECOVERIES, TRUSTED)])
+def test_a_successor_goes_on_with_a_trial(
+    monkeypatch: pytest.MonkeyPatch, counter: int, state: int
+) -> None:
+    """What was counted before neither fails it nor passes it."""
+    bench = EjectorBench(monkeypatch, 2)
+    bench.fail(1, ERROR_STREAK, 5)
+    bench.tick(5)
+    bench.ejector = Ejector(bench.table, bench.hastened.append, SlowStart(bench.table))
+    bench.adopt(2)
+    for _ in range(2):
+        bench.answer(1)
+        assert bench.ejection(1) == TRIAL
+    cells, at = bench.counters(1, 1)
+    cells[at + counter] += 1
+    cells[TROUBLES] += 1
+    bench.tick()
+    assert bench.ejection(1) == state
 
 
 def test_switched_off_by_a_reload_all_are_trusted(monkeypatch: pytest.MonkeyPatch) -> None:

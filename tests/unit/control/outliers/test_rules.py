@@ -13,6 +13,7 @@ from app.control.outliers.rules import (
     ERROR,
     RESET,
     Suspicion,
+    are_failing_alike,
     ejection_ms,
     is_failing_often,
     may_eject,
@@ -116,6 +117,26 @@ def test_a_share_of_the_last_outcomes(
     """Half of them, five at least, and three times the share of the others."""
     assert is_failing_often(50, mine, others) is verdict
     assert not is_failing_often(0, mine, others)
+
+
+@pytest.mark.parametrize(
+    ("mine", "others", "verdict"),
+    [
+        ((5, 5), [(0, 0), (0, 0), (0, 0)], False),
+        ((5, 5), [(5, 5), (4, 4), (5, 5)], True),
+        ((5, 5), [(5, 5), (5, 5), (0, 0)], True),  # three of four
+        ((5, 5), [(5, 5), (0, 0), (0, 0)], False),  # two of four
+        ((20, 10), [(20, 4)], True),
+        ((5, 5), [(1, 1)], False),  # one failure is no habit
+        ((5, 5), [(20, 3)], False),  # it is a small share there
+        ((5, 5), [], False),
+    ],
+)
+def test_failing_as_most_others_do(
+    mine: tuple[int, int], others: list[tuple[int, int]], verdict: bool
+) -> None:
+    """More than a third as often."""
+    assert are_failing_alike(mine, others) is verdict
 
 
 @given(st.integers(1, 200), st.integers(0, 200))

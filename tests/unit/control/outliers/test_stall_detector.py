@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from fakes.world import World
 
+from app.control.health.checker import Question
 from app.control.health.probe import CheckResult
 from app.control.health.slow_start import SlowStart
 from app.control.outliers.ejector import Ejector
-from app.control.outliers.stall_detector import ASK_AGAIN_MS, BELIEVED_MS, StallDetector
-from app.control.outliers.stall_rules import TIMES_UNCONFIRMED
+from app.control.outliers.stall_detector import (
+    ASK_AGAIN_MS,
+    BELIEVED_MS,
+    FORGET_PAUSE_MS,
+    StallDetector,
+)
+from app.control.outliers.stall_rules import LONGEST_PAUSE_MS, TIMES_UNCONFIRMED
 from app.shared.layout import (
     ANSWERED_MS,
     EJECTED,
@@ -44,6 +49,7 @@ class DetectorBench(World):
         self.now_ms = 50_000
         self.count = count
         self.can_ask = True
+        self.usual_check_ms = 0.0
         self.questions: list[tuple[Any, Any]] = []
         self.ejector = Ejector(self.table, lambda row: None, SlowStart(self.table))
         self.detector = self.successor()
@@ -52,8 +58,8 @@ class DetectorBench(World):
     def successor(self) -> StallDetector:
         """The detector of a new control process."""
 
-        def ask(row: int) -> Callable[[], CheckResult] | None:
-            return (lambda: ANSWER) if self.can_ask else None
+        def ask(row: int) -> Question | None:
+            return Question(lambda: ANSWER, lambda: self.usual_check_ms) if self.can_ask else None
 
         def spawn(put: Any, suspect: Any, question: Any) -> None:
             self.questions.append((suspect, question))
@@ -165,6 +171,52 @@ def test_questions_that_time_out_are_silence(bench: DetectorBench) -> None:
         bench.tick()
         bench.answer(TIMEOUT)
     assert bench.ejection(1) == STALLED
+
+
+def test_checks_that_usually_take_long_must_go_unanswered_for_longer(
+    bench: DetectorBench,
+) -> None:
+    """Half a second for a check that takes 200 ms in good health is no silence yet."""
+    bench.usual_check_ms = 200.0
+    bench.silence(1, 100 + 4 * 200)
+    assert bench.ejection(1) == TRUSTED
+    bench.tick()
+    assert bench.ejection(1) == STALLED
+
+
+def pause(bench: DetectorBench, port: int, ms: int) -> None:
+    """A server stands still for so long, and answers what has waited."""
+    bench.silence(port, ms)
+    bench.answer()
+    bench.tick()
+    bench.waits(port, waiting=0)
+
+
+def test_a_pause_is_waited_out_once_one_is_known(bench: DetectorBench) -> None:
+    """Garbage collections: the first of any server costs something, none that is hardly longer does."""
+    pause(bench, 1, 500)
+    assert len(bench.verdicts) == 2
+    for port, ms in ((2, 500), (1, 900), (2, 800)):
+        bench.tick(5_000)
+        pause(bench, port, ms)
+    assert len(bench.verdicts) == 2
+    bench.silence(1, 1_200)
+    assert bench.ejection(1) == STALLED
+
+
+def test_a_pause_is_forgotten(bench: DetectorBench) -> None:
+    """By and by, if none comes again."""
+    pause(bench, 1, 500)
+    bench.tick(2 * FORGET_PAUSE_MS)
+    bench.silence(2, 400)
+    assert bench.ejection(2) == STALLED
+
+
+def test_a_hang_is_no_pause(bench: DetectorBench) -> None:
+    """What waits it out waits in vain: the next is found as soon."""
+    pause(bench, 1, LONGEST_PAUSE_MS + 100)
+    bench.silence(2, 300)
+    assert bench.ejection(2) == STALLED
 
 
 def test_a_refusal_is_not_silence(bench: DetectorBench) -> None:

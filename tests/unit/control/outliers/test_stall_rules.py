@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from app.control.outliers.stall_rules import TIMES_UNCONFIRMED, Silence, limit_ms, together
+from app.control.outliers.stall_rules import (
+    TIMES_UNCONFIRMED,
+    Silence,
+    check_limit_ms,
+    limit_ms,
+    together,
+)
 
 
 def test_an_answer_to_any_worker_ends_the_silence() -> None:
@@ -22,7 +28,19 @@ def test_where_nobody_waits_there_is_no_silence() -> None:
 
 def test_the_limit_goes_by_what_is_usual() -> None:
     """At least what is configured, well beyond the slowest answer, nothing while that is unknown."""
-    assert limit_ms(5, 0.3, can_ask=True) == 300
-    assert limit_ms(1_000, 0.3, can_ask=True) == 4_000
-    assert limit_ms(5, 0.3, can_ask=False) == 300 * TIMES_UNCONFIRMED
-    assert limit_ms(0, 0.3, can_ask=True) == 0
+    assert limit_ms(5, 0, 0.3, can_ask=True) == 300
+    assert limit_ms(1_000, 0, 0.3, can_ask=True) == 4_000
+    assert limit_ms(5, 0, 0.3, can_ask=False) == 300 * TIMES_UNCONFIRMED
+    assert limit_ms(0, 500, 0.3, can_ask=True) == 0
+
+
+def test_a_known_pause_is_waited_out() -> None:
+    """Where nothing confirms a stall the limit is that long in any case."""
+    assert limit_ms(5, 500, 0.3, can_ask=True) == 1_000
+    assert limit_ms(5, 400, 0.3, can_ask=False) == 900
+
+
+def test_checks_go_by_what_is_usual_for_them() -> None:
+    """Half of the limit at least."""
+    assert check_limit_ms(300, 2.0) == 150
+    assert check_limit_ms(300, 200.0) == 800

@@ -22,9 +22,10 @@ from app.errors import (
     StaleConnection,
 )
 from app.shared import outcome_bits
-from app.shared.layout import EJECTION_MS, OUTCOMES
+from app.shared.layout import EJECTION, EJECTION_MS, OUTCOMES, TRIAL
 from app.worker.balance import algorithm as algorithms
 from app.worker.balance import outcome_counter
+from app.worker.balance.blame import REMEMBER_SECONDS
 
 
 def window(bench: PoolBench, port: int) -> tuple[int, int]:
@@ -39,9 +40,10 @@ def window(bench: PoolBench, port: int) -> tuple[int, int]:
         (ConnectFailed(), [1, 0, 0, 1, 0]),
         (ConnectTimeout(), [1, 0, 0, 1, 0]),
         (BackendReset(), [0, 1, 0, 1, 0]),
-        (BadResponse(), [0, 1, 0, 1, 0]),
+        (BadResponse(), [0, 0, 0, 1, 0]),
         (ResponseTimeout(), [0, 1, 0, 1, 0]),
         (Aborted(), [0, 1, 0, 1, 0]),
+        (Aborted(reason="bad_chunk"), [0, 0, 0, 1, 0]),
         (StaleConnection(), [0] * 5),
         (ClientGone(), [0] * 5),
         (BodyTimeout(), [0] * 5),
@@ -54,6 +56,79 @@ def test_who_is_to_blame(error: ProxyError, expected: list[int]) -> None:
     bench.pool.failed(bench.backend(1), error)
     assert bench.counted(1) == expected
     assert bench.counted(2) == [0] * 5
+
+
+@pytest.mark.parametrize("rate", [50, 0])
+def test_answers_that_we_refuse_count_as_a_share_alone(rate: int) -> None:
+    """Never in a row: an endpoint that answers so does it every time."""
+    bench = PoolBench(1, 2, outlier_detection={"failure_rate": rate})
+    for _ in range(9):
+        bench.pool.failed(bench.backend(1), BadResponse())
+    assert bench.counted(1)[:3] == [0, 0, 0]
+    assert window(bench, 1) == ((9, 9) if rate else (0, 0))
+
+
+@pytest.mark.parametrize("error", [None, BackendReset(), ResponseTimeout(), BadResponse()])
+def test_a_request_that_fails_at_every_server_counts_against_none(error: ProxyError | None) -> None:
+    """The same for answers of 500 (None), for lost connections and for silence."""
+    bench = PoolBench(1, 2, 3)
+    for _ in range(9):
+        for port in (1, 2, 3):
+            if error is None:
+                bench.pool.answered(bench.backend(port), 500, 0.1, b"GET /bad")
+            else:
+                bench.pool.failed(bench.backend(port), error, b"GET /bad")
+    assert [bench.counted(port) for port in (1, 2, 3)] == [[0] * 5] * 3
+    assert [window(bench, port) for port in (1, 2, 3)] == [(0, 0)] * 3
+
+
+def test_a_request_that_others_answer_counts_against_the_server_that_does_not() -> None:
+    """Each time, the first included; once that is known the other is not listened to any more."""
+    bench = PoolBench(1, 2)
+    for _ in range(5):
+        bench.pool.answered(bench.backend(1), 500, 0.1, b"GET /")
+        if bench.backend(2).is_watched:
+            bench.pool.answered(bench.backend(2), 200, 0.1, b"GET /")
+    assert not bench.backend(2).is_watched
+    assert (bench.counted(1), bench.counted(2)) == ([0, 0, 5, 5, 0], [0] * 5)
+
+
+@pytest.mark.parametrize(("status", "failures"), [(200, 2), (501, 0)])
+def test_what_another_server_does_not_implement_proves_nothing(status: int, failures: int) -> None:
+    """501 is about the request."""
+    bench = PoolBench(1, 2)
+    bench.pool.failed(bench.backend(1), BackendReset(), b"GET /")
+    bench.pool.answered(bench.backend(2), status, 0.1, b"GET /")
+    bench.pool.failed(bench.backend(1), BackendReset(), b"GET /")
+    assert bench.counted(1) == [0, failures, 0, failures, 0]
+
+
+def test_on_trial_a_failure_counts_unless_the_request_is_known_to_be_bad() -> None:
+    """Or a client with a bad URL would keep out whoever was ejected once."""
+    bench = PoolBench(1, 2, 3)
+    bench.write(1, EJECTION, TRIAL)
+    bench.pool.refresh()
+    bench.pool.failed(bench.backend(1), BackendReset(), b"GET /")
+    assert bench.counted(1) == [0, 1, 0, 1, 0]
+    for port in (2, 3, 1):
+        bench.pool.failed(bench.backend(port), BackendReset(), b"GET /bad")
+    assert bench.counted(1) == [0, 1, 0, 1, 0]
+
+
+def test_good_answers_are_listened_to_while_something_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of all backends, those that are new included; not for longer."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(outcome_counter, "monotonic", lambda: clock.now)
+    bench = PoolBench(1, 2)
+    bench.pool.failed(bench.backend(1), BackendReset(), b"GET /bad")
+    bench.publish(1, 2, 3)
+    bench.pool.refresh()
+    assert [bench.backend(port).is_watched for port in (1, 2, 3)] == [True] * 3
+    clock.now += REMEMBER_SECONDS
+    bench.pool.answered(bench.backend(2), 200, 0.1, b"GET /")
+    assert [bench.backend(port).is_watched for port in (1, 2, 3)] == [False] * 3
 
 
 def test_our_own_lack_of_descriptors_is_not_the_backends_fault() -> None:

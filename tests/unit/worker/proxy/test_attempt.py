@@ -54,6 +54,19 @@ def test_how_it_fails(error: BaseException, reason: str | None, told: bool, kept
     assert pool.in_flight() == [0]
 
 
+@pytest.mark.parametrize(
+    ("sent", "target"), [(b"/a?b", b"/a?b"), (b"/app/a?b", b"/a?b"), (b"*", b"*")]
+)
+def test_it_knows_what_was_asked(sent: bytes, target: bytes) -> None:
+    """By the client: whatever the server's prefix, which the asterisk is sent without."""
+    _, attempt = begun()
+    assert attempt.asked == b""
+    attempt.backend.prefix = b"/app"
+    head = b"GET %b HTTP/1.1\r\nHost: a b\r\n\r\n" % sent
+    attempt.request = SimpleNamespace(raw_method=b"GET", head=head)
+    assert attempt.asked == b"GET " + target
+
+
 def test_what_is_over_does_not_fail_again() -> None:
     """Neither an answer nor a first failure is forgotten for a later one."""
     pool, attempt = begun()

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 from fakes.stream import END, ScriptedStream
-from fakes.upstream import connection, stream
+from fakes.upstream import connection, request_to, stream
 
+from app.errors import BackendReset
 from app.worker.upstream import connections
+from app.worker.upstream.adapter import Adapter
 from app.worker.upstream.connections import Connection
 from app.worker.upstream.send_proxy import MAX_IDLE, ClientLane, ProxyHeaderConnections
 
@@ -83,6 +85,26 @@ def test_a_new_connection_begins_with_the_announcement_and_keeps_to_it(
     assert lane.take() is one
     assert isinstance(lane, ClientLane)
     assert lane.cache is cache
+
+
+def test_the_announcement_counts_among_the_bytes_that_were_sent(
+    cache: ProxyHeaderConnections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the backend's kernel has taken is compared with it: what was not taken at all may go again."""
+    asked: list[int] = []
+
+    class Stream(ScriptedStream):
+        def unacknowledged(self, total: int) -> bool:
+            asked.append(total)
+            return True
+
+    monkeypatch.setattr(connections, "connect", lambda *_: Stream([END]))
+    request: Any = request_to(cache, b"POST")
+    request.connections = cache.lane(ANNA)
+    with pytest.raises(BackendReset) as caught:
+        Adapter().send(request)
+    assert asked == [len(ANNA)]
+    assert not caught.value.sent
 
 
 def test_of_too_many_idle_ones_the_oldest_goes(cache: ProxyHeaderConnections) -> None:
