@@ -279,7 +279,7 @@ def _split_authority(text: str) -> tuple[str, int | None]:
     if not colon:
         return host, None
     if not re.fullmatch(r"[0-9]{1,9}", port):
-        refuse(f"must have a number as its port, got {got(port)}")
+        refuse("must have a number as its port, behind the colon")  # not quoted: may be a password
     if not 1 <= int(port) <= 65_535:
         refuse(f"must have a port from 1 to 65535, got {int(port)}")
     return host, int(port)

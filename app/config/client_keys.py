@@ -95,7 +95,7 @@ STICKY = section(Sticky, (
     Key("secret", Nullable(Text(checks.secret, "at least 16 characters", r"^.{16,}$", True)), None,
         "What its values are made with (openssl rand -hex 32 makes one), the same on all machines that serve "
         "these clients; with none, one is made at each start, and clients get another server then."),
-    Key("secret_file", Nullable(Text(str, "path of a file", r"^.+$")), None,
+    Key("secret_file", Nullable(Text(str, "path of a file", r"^.+$", is_path=True)), None,
         "The file that has it, instead; space around it is left out.",
         examples=("/run/secrets/sticky",)),
     Key("path", Text(checks.cookie_path, "path", r"^/[!-:<-~]*$"), "/",

@@ -83,7 +83,7 @@ class HealthCheck:
     body: str | None
     body_regex: str | None
     host: str | None
-    headers: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
     jitter: float
     panic_threshold: int
 
@@ -170,7 +170,7 @@ class Logging:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Paths as written: relative to the working directory."""
+    """Paths are absolute (app.config.paths)."""
 
     certificate: str
     key: str

@@ -12,7 +12,7 @@ from typing import Any
 from app.config.types import Key, Object, Text
 
 DAY_S = 86_400
-PEM_FILE = Text(str, "path of a PEM file", r"^.+$")
+PEM_FILE = Text(str, "path of a PEM file", r"^.+$", is_path=True)
 
 _roots: list[tuple[Object, tuple[tuple[str, Object], ...]]] = []
 

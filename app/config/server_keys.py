@@ -42,7 +42,7 @@ HEALTH_CHECK = section(health_check_from, (
         "about requests and answers have no use."),
     Key("method", Choice(("GET", "HEAD", "OPTIONS", "POST")), "GET",
         "The method of the request, which has no body."),
-    Key("path", Text(checks.probe_path, "path, with a query if wanted", r"^/[!\"$-~]*$"), "/",
+    Key("path", Text(checks.probe_path, "path, with a query if wanted", r'^/[!"$-~]*$'), "/",
         "What is asked for; redirects are not followed.", examples=("/healthz",)),
     Key("interval", Number(0.01, DAY_S), 5.0,
         "Time from one check of a server to its next."),
