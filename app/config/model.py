@@ -175,6 +175,8 @@ class Tls:
     certificate: str
     key: str
     minimum_version: str
+    ciphers: tuple[str, ...]
+    curves: tuple[str, ...]
     client_ca: str | None
     http2: bool
 
@@ -189,6 +191,8 @@ class BackendTls:
     certificate: str | None
     key: str | None
     minimum_version: str
+    ciphers: tuple[str, ...]
+    curves: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from app.shared.layout import GENERATION, PID, STARTED_MS
 from app.telemetry import log
 from app.telemetry.interpreter import install_gevent
 from app.tls import clients as tls
+from app.tls.tickets import Tickets
 from app.wire import parser
 
 _master: Master | None = None
@@ -29,7 +30,7 @@ def ssl_context(_config: Any, _default: Any) -> Any:
     """For gunicorn's own handlers: the same TLS as ours, but its files are read once."""
     config = preflight.in_use()
     assert config.tls is not None
-    return tls.make_context(config.tls)
+    return tls.certificates(config.tls, False, Tickets.for_sockets(_the_master().table)).context
 
 
 def on_starting(arbiter: Any) -> None:
@@ -40,6 +41,7 @@ def on_starting(arbiter: Any) -> None:
         log.event("privileges", "error", "port needs a privilege", port=config.port, remedy=remedy)
     _say_what_runs()
     _master = Master(arbiter, config)
+    tls.prepare(config)
 
 
 def when_ready(arbiter: Any) -> None:
@@ -86,6 +88,7 @@ def worker_exit(arbiter: Any, worker: Any) -> None:
 
 def on_reload(_arbiter: Any) -> None:
     """At a HUP, when all else is ready and nothing is let go: make it the configuration in use."""
+    tls.prepare(preflight.judged())
     _the_master().take_up(preflight.judged())
 
 

@@ -20,8 +20,11 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from app.shared import descriptors
 from app.telemetry.interpreter import install_gevent
-from app.tls.clients import certificates
+from app.tls.clients import certificates, protocols
+from app.tls.failures import HandshakeFailures
 from app.tls.files import WatchedContext
+from app.tls.handshake import ServerSide
+from app.tls.tickets import Tickets
 from app.wire.forwarded import trust_in
 from app.wire.request import HeadLimits
 from app.worker.accept import Acceptor
@@ -55,6 +58,7 @@ class Worker(GeventWorker):
 
     def __init__(self, *arguments: Any) -> None:
         self._drain_state = DrainState()  # before gunicorn sets ``alive``
+        self._handshake_failures = HandshakeFailures()
         super().__init__(*arguments)
 
     @property
@@ -101,6 +105,7 @@ class Worker(GeventWorker):
         )
         deadlines.every_tick(share.announce)
         self._serve(accepted, share, admission, parking)
+        self._handshake_failures.tell_rest()
         application.close()
 
     def _accepted_for(
@@ -111,6 +116,7 @@ class Worker(GeventWorker):
         sends_header = trust_in(config.proxy_protocol) if config.proxy_protocol else None
         is_read_by_gunicorn = sends_header is None and self.cfg.proxy_protocol != "off"
         watched: WatchedContext | None = None
+        tls: ServerSide | None = None
         http2: type[Http2Connection] | None = None
         if config.tls is not None:
             # gunicorn's own handler would serve the streams of a connection one after another.
@@ -118,8 +124,13 @@ class Worker(GeventWorker):
                 from app.worker.client.http2.connection import Http2Connection
 
                 http2 = Http2Connection
-            watched = certificates(config.tls, http2 is not None)
+            table = application.pool.table
+            tickets = Tickets.for_sockets(table) if is_read_by_gunicorn else Tickets(table)
+            watched = certificates(config.tls, http2 is not None, tickets)
             deadlines.every_tick(watched.look)
+            if tickets is not None:
+                deadlines.every_tick(tickets.look)
+            tls = ServerSide(watched, tickets, protocols(http2 is not None))
         # Without a certificate in our file gunicorn's own flags decide.
         own_tls = self._own_tls() if watched is None else None
         gunicorn_handler = GunicornHandler(
@@ -141,7 +152,9 @@ class Worker(GeventWorker):
             parking=parking,
         )
         secured_by = gunicorn_handler if own_tls is not None else None
-        return Acceptor(context, admission, sends_header, watched, secured_by, http2).accepted
+        failures = self._handshake_failures
+        deadlines.every_tick(failures.tick)
+        return Acceptor(context, admission, sends_header, tls, secured_by, http2, failures).accepted
 
     def _own_tls(self) -> ssl.SSLContext | None:
         """TLS by gunicorn's own flags (--certfile …), None without them."""

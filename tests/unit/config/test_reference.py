@@ -95,7 +95,9 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
     "server_name": null,
     "certificate": null,
     "key": null,
-    "minimum_version": "1.2"
+    "minimum_version": "1.2",
+    "ciphers": [],
+    "curves": []
   },
   "send_proxy": "off",
   "mend_responses": [],
