@@ -18,7 +18,7 @@ from pathlib import Path
 
 import app
 from app import config
-from app.master import listen_sockets, policy_trial
+from app.master import file_modes, listen_sockets, policy_trial
 from app.master.exit_status import EX_CONFIG, EX_FAILED
 from app.tls import clients as tls
 
@@ -129,7 +129,7 @@ def check(path: Path, is_quiet: bool = False) -> int:
         return EX_CONFIG
     if is_quiet:
         return 0
-    for warning in config.warnings(settings):
+    for warning in (*config.warnings(settings), *file_modes.exposed(settings, str(path))):
         print(f"warning: {warning}", file=sys.stderr)
     print(config.describe(settings), end="")
     return 0

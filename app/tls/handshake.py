@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from app.tls.files import WatchedContext
 from app.tls.tickets import Tickets
-from app.wire.client_hello import offered_protocols
+from app.wire.client_hello import ALPN, offered_protocols
 
 
 class NoCommonProtocol(ssl.SSLError):
@@ -45,7 +45,7 @@ class ServerSide:
 
     def check_protocol(self, tls: ssl.SSLObject, hello: bytes) -> None:
         """Raise NoCommonProtocol where ``hello``, which was just answered, offers what we do not speak."""
-        if tls.selected_alpn_protocol() is None:
+        if tls.selected_alpn_protocol() is None and ALPN in hello:
             offered = offered_protocols(hello)
             if offered and self._protocols.isdisjoint(offered):
                 raise NoCommonProtocol(ssl.SSL_ERROR_SSL, "no common protocol")

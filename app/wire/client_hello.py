@@ -14,6 +14,8 @@ NO_APPLICATION_PROTOCOL = bytes((21, 3, 3, 0, 2, 2, 120))
 _RECORD_HEADER, _HANDSHAKE, _CLIENT_HELLO = 5, 22, 1
 _RANDOM_END = 4 + 2 + 32  # behind type and length, version and random
 _ALPN = 16
+# With these bytes its extension begins, and little else: 0.1 µs say that there is none, to read it all 10.
+ALPN = _ALPN.to_bytes(2, "big")
 # A method and a space, or as much of it as has come (RFC 9112 §3). TLS begins with no character of a token.
 _REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?: |\Z)")
 
