@@ -12,6 +12,7 @@ from app.tls import backends
 from app.tls.handshake import NoCommonProtocol
 
 LINE_SECONDS = 60.0
+_HTTP = ("HTTP_REQUEST", "HTTPS_PROXY_REQUEST")  # as OpenSSL knows some of them
 
 
 class HandshakeFailures:
@@ -63,6 +64,8 @@ def reason_of(error: OSError) -> tuple[str, str]:
         return "no_application_protocol", ""
     if isinstance(error, TimeoutError):
         return "timeout", ""
+    if getattr(error, "reason", None) in _HTTP:
+        return "plain_http", ""
     if isinstance(error, ssl.SSLCertVerificationError):
         return "certificate_invalid", backends.words(error)
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):

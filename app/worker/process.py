@@ -82,14 +82,16 @@ class Worker(GeventWorker):
 
         install_gevent()
         deadlines.start()
+        deadlines.every_tick(self._handshake_failures.tick)
         if isinstance(self.wsgi, Application):
             self._run_application(self.wsgi)
-            return
-        # Whoever wraps the application in middleware gets a real environ.
-        admission = Admission()
-        tls = self._own_tls()
-        handler = GunicornHandler(self, admission, lambda: tls)
-        self._serve(handler.accepted, None, admission, Parking(0.0))
+        else:
+            # Whoever wraps the application in middleware gets a real environ.
+            admission = Admission()
+            tls = self._own_tls()
+            handler = GunicornHandler(self, admission, lambda: tls, self._handshake_failures)
+            self._serve(handler.accepted, None, admission, Parking(0.0))
+        self._handshake_failures.tell_rest()
 
     def _run_application(self, application: Application) -> None:
         """Serve our own application, by our own connection loop where gunicorn's flags allow it."""
@@ -105,7 +107,6 @@ class Worker(GeventWorker):
         )
         deadlines.every_tick(share.announce)
         self._serve(accepted, share, admission, parking)
-        self._handshake_failures.tell_rest()
         application.close()
 
     def _accepted_for(
@@ -133,8 +134,9 @@ class Worker(GeventWorker):
             tls = ServerSide(watched, tickets, protocols(http2 is not None))
         # Without a certificate in our file gunicorn's own flags decide.
         own_tls = self._own_tls() if watched is None else None
+        failures = self._handshake_failures
         gunicorn_handler = GunicornHandler(
-            self, admission, lambda: own_tls if watched is None else watched.context
+            self, admission, lambda: own_tls if watched is None else watched.context, failures
         )
         if is_read_by_gunicorn:
             return gunicorn_handler.accepted
@@ -152,8 +154,6 @@ class Worker(GeventWorker):
             parking=parking,
         )
         secured_by = gunicorn_handler if own_tls is not None else None
-        failures = self._handshake_failures
-        deadlines.every_tick(failures.tick)
         return Acceptor(context, admission, sends_header, tls, secured_by, http2, failures).accepted
 
     def _own_tls(self) -> ssl.SSLContext | None:

@@ -57,6 +57,7 @@ def _named(reason: str) -> ssl.SSLError:
         (TimeoutError(), ("timeout", "")),
         (ConnectionResetError(), ("connection_closed", "")),
         (ssl.SSLEOFError(ssl.SSL_ERROR_EOF, "x"), ("connection_closed", "")),
+        (_named("HTTP_REQUEST"), ("plain_http", "")),
         (_named("NO_SHARED_CIPHER"), ("tls_error", "no shared cipher")),
     ],
 )
