@@ -17,6 +17,10 @@ class NoCommonProtocol(ssl.SSLError):
     """The client speaks none of our protocols (ALPN): RFC 7301 §3.2 has the handshake end then."""
 
 
+class SpeaksHttp(OSError):
+    """A client has begun with a request where TLS is spoken; its connection is as it was."""
+
+
 class ServerSide:
     """What a worker's handshakes with clients have in common.
 

@@ -17,7 +17,7 @@ import gevent
 from app.errors import PlainHttp, ProxyError
 from app.telemetry import log
 from app.tls.failures import HandshakeFailures, reason_of
-from app.tls.handshake import ServerSide
+from app.tls.handshake import ServerSide, SpeaksHttp
 from app.wire.proxy_protocol import BadProxyHeader, Ends, Header
 from app.worker.admission import Admission, Place
 from app.worker.client.contract import ConnectionContext
@@ -25,7 +25,7 @@ from app.worker.client.http1 import Http1Connection
 from app.worker.client.proxy_header import receive_header
 from app.worker.gunicorn_handler import GunicornHandler, seconds_until
 from app.worker.net.stream import Stream
-from app.worker.net.tls_stream import SILENT, AnyStream, SpeaksHttp, TlsStream
+from app.worker.net.tls_stream import SILENT, AnyStream, TlsStream
 
 if TYPE_CHECKING:
     from app.worker.client.http2.connection import Http2Connection

@@ -23,16 +23,18 @@ from harness import (
     wait_until,
 )
 
+from app.shared.layout import VERSION
+
 # A key of the newer release, at the top and in each server.
 NEW_KEYS = (
-    ("app/config/keys.py", 'Key("url", URL,', 'Key("zone", Flag(), False, "Newer."), Key("url", URL,'),
-    ("app/config/keys.py", 'Key("host", Text', 'Key("newer", Flag(), False, "Newer."), Key("host", Text'),
+    ("app/config/server_keys.py", 'Key("url", URL,', 'Key("zone", Flag(), False, "Newer."), Key("url", URL,'),
+    ("app/config/keys.py", 'Key("host", Text', 'Key("newer", Whole(0, 1), 0, "Newer."), Key("host", Text'),
     ("app/config/model.py", "class Config:\n", "class Config:\n    newer: bool\n"),
     ("app/config/entries.py", "def server_from(", "def server_from(zone: bool, "),
     ("app/config/model.py", "class Server:\n", "class Server:\n    zone = False\n"),
 )  # fmt: skip
 NEW_FORM = (("app/config/published.py", "FORM = 1\n", "FORM = 2\n"),)
-OTHER_LAYOUT = (("app/shared/layout.py", "VERSION = 3\n", "VERSION = 1_000_000\n"),)
+OTHER_LAYOUT = (("app/shared/layout.py", f"VERSION = {VERSION}\n", "VERSION = 1_000_000\n"),)
 
 
 # What is put in place later is not compiled.

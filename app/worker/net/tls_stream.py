@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from gevent import ssl as gevent_ssl
 
-from app.tls.handshake import NoCommonProtocol, ServerSide
+from app.tls.handshake import NoCommonProtocol, ServerSide, SpeaksHttp
 from app.wire.client_hello import NO_APPLICATION_PROTOCOL, is_http
 from app.worker.net.stream import READ_SIZE, RawSocket, Stream, reset_at_close
 
@@ -25,10 +25,6 @@ WRITE_SIZE = 65536
 
 # Of a client that ends in its handshake: having begun one, or having said nothing at all, as probes do.
 CUT, SILENT = "the connection ended in the handshake", "the connection ended before the handshake"
-
-
-class SpeaksHttp(OSError):
-    """A client has begun with a request where TLS is spoken; the stream below is as it was."""
 
 
 class TlsStream:
