@@ -18,7 +18,7 @@ from pathlib import Path
 
 import app
 from app import config
-from app.master import listen_sockets, policy_trial
+from app.master import file_modes, listen_sockets, policy_trial
 from app.master.exit_status import EX_CONFIG, EX_FAILED
 from app.tls import clients as tls
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     if extra and asked.command != "run":
         return fail("only `run` takes settings for gunicorn after --")
     if asked.command == "check":
-        return check(Path(asked.file).absolute() if asked.file else config_path())
+        return check(Path(asked.file).absolute() if asked.file else config_path(), asked.quiet)
     enter_root()
     return demo() if asked.command == "demo" else run(extra)
 
@@ -70,6 +70,12 @@ def parser() -> argparse.ArgumentParser:
         "check", help="validate the configuration and print it with every default filled in"
     )
     checking.add_argument("file", nargs="?", help="another file than the one `run` would use")
+    checking.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="print problems only: nothing where there is none",
+    )
     commands.add_parser(
         "demo", help="start demo backends on the ports of the configuration, and run"
     )
@@ -111,8 +117,8 @@ def refuse() -> int:
     return EX_CONFIG
 
 
-def check(path: Path) -> int:
-    """Print the effective configuration, or every problem with it."""
+def check(path: Path, is_quiet: bool = False) -> int:
+    """Print the effective configuration, or every problem with it. Secrets are not told in either."""
     try:
         settings = config.load(str(path), os.environ)
         policy_trial.require(settings)
@@ -121,7 +127,9 @@ def check(path: Path) -> int:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         return EX_CONFIG
-    for warning in config.warnings(settings):
+    if is_quiet:
+        return 0
+    for warning in (*config.warnings(settings), *file_modes.exposed(settings, str(path))):
         print(f"warning: {warning}", file=sys.stderr)
     print(config.describe(settings), end="")
     return 0

@@ -3,6 +3,7 @@
     ProxyError
     ├─ ClientError            the client's message or behaviour; never counts against a backend
     │  ├─ BadRequest          400, or the finer status given
+    │  ├─ PlainHttp           400, answered in the clear
     │  ├─ BodyTimeout         408
     │  ├─ TooManyConnections  429, of one client address
     │  └─ ClientGone          499, logged only: there is nobody left to answer
@@ -53,6 +54,12 @@ class ClientError(ProxyError):
 
 class BadRequest(ClientError):
     """The request cannot be read in exactly one way, or is over a limit."""
+
+
+class PlainHttp(ClientError):
+    """A request without TLS where TLS is spoken. Told as text: who does this is a person or a mistake."""
+
+    reason = "plain_http"
 
 
 class BodyTimeout(ClientError):

@@ -9,6 +9,7 @@ values in, value out; only ``load`` opens a file. Others import from here, never
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -34,6 +35,7 @@ from app.config.model import (
     Timeouts,
     Tls,
 )
+from app.config.paths import located
 from app.config.problems import ConfigError, Problem, attempt
 from app.config.published import from_json, to_json
 from app.config.reference import describe, docs, main, schema
@@ -84,9 +86,14 @@ def path_from(environ: Mapping[str, str]) -> str:
 
 
 def load(path: str, environ: Mapping[str, str]) -> Config:
-    """Read the file at ``path``; LB_HOST, LB_PORT, WEB_CONCURRENCY in ``environ`` win over it."""
+    """Read the file at ``path``; LB_HOST, LB_PORT, WEB_CONCURRENCY in ``environ`` win over it.
+
+    Paths in it are absolute then, as seen from its folder.
+    """
     problems: list[Problem] = []
     config = attempt(problems, "", lambda name: parse(read_text(name)), path)
+    if config is not None:
+        config = located(config, os.path.dirname(os.path.abspath(path)))
     # A problem with the whole file has no path of its own.
     whole = path or "LB_CONFIG"
     problems = [problem if problem.path else problem.under(whole) for problem in problems]

@@ -137,6 +137,24 @@ def protocol(text: str) -> str:
     return text.lower()
 
 
+def cipher(text: str) -> str:
+    """OpenSSL's name of a cipher suite of TLS 1.2; whether there is one of that name, app.tls knows."""
+    if text.startswith("TLS_"):
+        refuse(
+            f"{text} is of TLS 1.3, or IANA's name: those of TLS 1.2, by OpenSSL's names, are chosen here"
+        )
+    if not re.fullmatch(r"[A-Z0-9][A-Z0-9-]*", text):
+        refuse(f"must be a name such as ECDHE-RSA-AES128-GCM-SHA256, got {got(text)}")
+    return text
+
+
+def curve(text: str) -> str:
+    """The name of a group for the key exchange; whether there is one of that name, app.tls knows."""
+    if not re.fullmatch(r"[A-Za-z0-9-]+", text):
+        refuse(f"must be a name such as X25519, got {got(text)}")
+    return text
+
+
 def cookie_name(text: str) -> str:
     """The name of a cookie: a token (RFC 6265 §4.1.1)."""
     if not re.fullmatch(HEADER_NAME, text):
@@ -279,7 +297,7 @@ def _split_authority(text: str) -> tuple[str, int | None]:
     if not colon:
         return host, None
     if not re.fullmatch(r"[0-9]{1,9}", port):
-        refuse(f"must have a number as its port, got {got(port)}")
+        refuse("must have a number as its port, behind the colon")  # not quoted: may be a password
     if not 1 <= int(port) <= 65_535:
         refuse(f"must have a port from 1 to 65535, got {int(port)}")
     return host, int(port)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.config import checks
 from app.config.model import Limits, Logging, Sticky, Timeouts, Tls
-from app.config.sections import DAY_S, PEM_FILE, section
+from app.config.sections import CIPHER_LIST, CURVE_LIST, DAY_S, PEM_FILE, section
 from app.config.types import Choice, Flag, Key, ListOf, Nullable, Number, Text, Whole
 
 # fmt: off
@@ -74,6 +74,13 @@ LOGGING = section(Logging, (
         examples=(["token", "password"],)),
 ))
 
+# Mozilla's Server Side TLS 5.8, "intermediate", without what OpenSSL does not choose with Python (DHE).
+CIPHERS = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384", "ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-RSA-CHACHA20-POLY1305",
+)
+CURVES = ("X25519MLKEM768", "X25519", "P-256", "P-384")
+
 TLS = section(Tls, (
     Key("certificate", PEM_FILE, None,
         "The certificate, and behind it those between it and the root.", required=True,
@@ -83,6 +90,14 @@ TLS = section(Tls, (
         examples=("/etc/load-balancer/tls.key",)),
     Key("minimum_version", Choice(("1.2", "1.3")), "1.2",
         "Clients that speak only older versions of TLS are refused."),
+    Key("ciphers", CIPHER_LIST, CIPHERS,
+        "Cipher suites of TLS 1.2 that are accepted, first ones first, by their OpenSSL names; those of TLS "
+        "1.3 always are. With `http2` none that HTTP/2 forbids (RFC 9113, appendix A): no CBC.",
+        default_words="Mozilla's intermediate set: ECDHE with AES-GCM or ChaCha20-Poly1305",
+        examples=(["ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-RSA-AES256-GCM-SHA384"],)),
+    Key("curves", CURVE_LIST, CURVES,
+        "Groups for the key exchange, first ones first; of the default, those that OpenSSL here does not "
+        "know are left out (`X25519MLKEM768` came with 3.5).", examples=(["X25519", "P-256"],)),
     Key("client_ca", Nullable(PEM_FILE), None,
         "Only clients with a certificate of these authorities are let in (mutual TLS)."),
     Key("http2", Flag(), True,
@@ -95,7 +110,7 @@ STICKY = section(Sticky, (
     Key("secret", Nullable(Text(checks.secret, "at least 16 characters", r"^.{16,}$", True)), None,
         "What its values are made with (openssl rand -hex 32 makes one), the same on all machines that serve "
         "these clients; with none, one is made at each start, and clients get another server then."),
-    Key("secret_file", Nullable(Text(str, "path of a file", r"^.+$")), None,
+    Key("secret_file", Nullable(Text(str, "path of a file", r"^.+$", is_path=True)), None,
         "The file that has it, instead; space around it is left out.",
         examples=("/run/secrets/sticky",)),
     Key("path", Text(checks.cookie_path, "path", r"^/[!-:<-~]*$"), "/",

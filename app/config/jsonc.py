@@ -99,9 +99,33 @@ _SYNTAX_WORDS = {
 }
 
 
+# Of other languages, where JSON wants true, false, null or a number.
+_TELLING_WORDS = frozenset(
+    (
+        "True",
+        "False",
+        "None",
+        "TRUE",
+        "FALSE",
+        "NULL",
+        "Null",
+        "undefined",
+        "yes",
+        "no",
+        "on",
+        "off",
+    )
+)
+
+
 def _syntax_words(error: json.JSONDecodeError) -> str:
-    rest = re.match(r"[\w.+-]{1,30}|.", error.doc[error.pos :])
-    found = rest[0] if rest else "the end of the file"
+    rest = re.match(r"([\w.+-]+)(\s*:)?|.", error.doc[error.pos :])
+    found = rest[1] or rest[0] if rest else "the end of the file"
+    is_key = rest is not None and rest[2] is not None
+    if rest and len(found) > 1 and found not in _TELLING_WORDS and not is_key:
+        found = (
+            "a word without quotes"  # which may be a secret, and what is printed ends up in logs
+        )
     if not found.isprintable() or found.isspace():
         found = f"the character U+{ord(found[0]):04X}"
     for start, words in _SYNTAX_WORDS.items():

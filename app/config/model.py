@@ -95,7 +95,7 @@ class HealthCheck:
     body: str | None
     body_regex: str | None
     host: str | None
-    headers: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
     jitter: float
     panic_threshold: int
 
@@ -182,11 +182,13 @@ class Logging:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Paths as written: relative to the working directory."""
+    """Paths are absolute (app.config.paths)."""
 
     certificate: str
     key: str
     minimum_version: str
+    ciphers: tuple[str, ...]
+    curves: tuple[str, ...]
     client_ca: str | None
     http2: bool
 
@@ -201,6 +203,8 @@ class BackendTls:
     certificate: str | None
     key: str | None
     minimum_version: str
+    ciphers: tuple[str, ...]
+    curves: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,9 @@ def attempt(problems: list[Problem], path: str, read: Callable[[Any], T], value:
 def members_of(value: Any, otherwise: str = "") -> Sequence[tuple[str, Any]]:
     """The members of an object, in their order and with duplicates, as app.config.jsonc reads them."""
     if not isinstance(value, tuple):
-        refuse(f"must be an object{otherwise}, got {got(value)}")
+        # A text in the place of an object may be the secret that belongs into it.
+        shown = kind_of(value) if isinstance(value, str) else got(value)
+        refuse(f"must be an object{otherwise}, got {shown}")
     return value
 
 

@@ -17,24 +17,42 @@ from app.config.model import Config
 from app.config.sections import sections
 from app.config.server_keys import SERVER
 from app.config.types import Key, Object
+from app.telemetry.redact import redactor
 
 LINE_WIDTH = 100
 
 
-# Too short to be taken for a secret when what was printed is loaded again.
-HIDDEN = "(hidden)"
+# Neither a secret (too short) nor a header's value (not ASCII): what was printed cannot be loaded by mistake.
+HIDDEN = "‹hidden›"
 
 
 def describe(config: Config) -> str:
     """The effective configuration for people: pretty JSON, loadable again to an equal Config.
 
-    Only the secret of sticky sessions is not told: what is printed ends up in logs.
+    But nothing secret is told, for what is printed ends up in logs: the secret of sticky sessions, the values
+    of the checks' headers, and by their names (logging.redact) parameters of the checks' path and options of
+    a user's own algorithm.
     """
-    sticky = config.sticky
+    return pretty(ROOT.write(_without_secrets(config)), top=True) + "\n"
+
+
+def _without_secrets(config: Config) -> Config:
+    sticky, check, algorithm = config.sticky, config.health_check, config.algorithm
     if sticky is not None and sticky.secret is not None:
         shown = None if sticky.secret_file is not None else HIDDEN
         config = replace(config, sticky=replace(sticky, secret=shown))
-    return pretty(ROOT.write(config), top=True) + "\n"
+    if check is not None:
+        redact = redactor(config.logging.redact)
+        path = redact(check.path) if redact is not None else check.path
+        headers = tuple((name, HIDDEN) for name, _ in check.headers)
+        config = replace(config, health_check=replace(check, path=path, headers=headers))
+    if algorithm.is_custom:
+        options = tuple(
+            (name, HIDDEN if name.lower() in config.logging.redact else value)
+            for name, value in algorithm.options
+        )
+        config = replace(config, algorithm=replace(algorithm, options=options))
+    return config
 
 
 def schema() -> dict[str, Any]:
@@ -77,8 +95,11 @@ are in seconds, with fractions if wanted. Unknown keys, duplicate keys, and wron
 are refused at start and at reload, all at once and each with its path
 (`servers[2].weight: must be ≥ 1, got 0`); at start the exit status is then 78 and nothing runs.
 
+A relative path in it (`tls.certificate`, `sticky.secret_file`, …) is relative to the folder of the file.
+
 `python load_balancer.py check` does only that, and prints the configuration with every default
-filled in, the values of `health_check.headers` included, but not `sticky.secret`.
+filled in, but nothing that may be secret: not `sticky.secret`, not the values of
+`health_check.headers`. `check -q` prints problems only, and nothing where there is none.
 
 Editors that know JSON Schema complete and check the file if it begins with
 `"$schema": "./config.schema.json"`.

@@ -9,10 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from app.config.types import Key, Object, Text
+from app.config import checks
+from app.config.types import Key, ListOf, Object, Text
 
 DAY_S = 86_400
-PEM_FILE = Text(str, "path of a PEM file", r"^.+$")
+PEM_FILE = Text(str, "path of a PEM file", r"^.+$", is_path=True)
+CIPHER_LIST = ListOf("ciphers", Text(checks.cipher, "name", r"^[A-Z0-9][A-Z0-9-]*$"), str,
+                     "list of names of cipher suites")  # fmt: skip
+CURVE_LIST = ListOf(
+    "curves", Text(checks.curve, "name", r"^[A-Za-z0-9-]+$"), str, "list of names of groups"
+)
 
 _roots: list[tuple[Object, tuple[tuple[str, Object], ...]]] = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.config import checks
 from app.config.entries import URL, Delay, backend_tls_from, health_check_from, server_from
 from app.config.model import OutlierDetection, Queue, Retries
-from app.config.sections import DAY_S, PEM_FILE, section
+from app.config.sections import CIPHER_LIST, CURVE_LIST, DAY_S, PEM_FILE, section
 from app.config.types import (
     Choice,
     Flag,
@@ -42,7 +42,7 @@ HEALTH_CHECK = section(health_check_from, (
         "about requests and answers have no use."),
     Key("method", Choice(("GET", "HEAD", "OPTIONS", "POST")), "GET",
         "The method of the request, which has no body."),
-    Key("path", Text(checks.probe_path, "path, with a query if wanted", r"^/[!\"$-~]*$"), "/",
+    Key("path", Text(checks.probe_path, "path, with a query if wanted", r'^/[!"$-~]*$'), "/",
         "What is asked for; redirects are not followed.", examples=("/healthz",)),
     Key("interval", Number(0.01, DAY_S), 5.0,
         "Time from one check of a server to its next."),
@@ -150,5 +150,10 @@ BACKEND_TLS = section(backend_tls_from, (
         "Its private key, without a password."),
     Key("minimum_version", Choice(("1.2", "1.3")), "1.2",
         "Servers that speak only older versions of TLS are not connected to."),
+    Key("ciphers", CIPHER_LIST, (),
+        "Cipher suites of TLS 1.2 that servers may choose from, by their OpenSSL names; empty for OpenSSL's "
+        "own."),
+    Key("curves", CURVE_LIST, (),
+        "Groups for the key exchange that servers may choose from; empty for OpenSSL's own."),
 ))
 # fmt: on

@@ -134,12 +134,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Text:
-    """A string that ``check`` refuses or returns as Config holds it; a secret is never repeated."""
+    """A string that ``check`` refuses or returns as Config holds it; a secret is never repeated.
+
+    ``is_path``: where it is relative, it is so to the folder of the file that has it (app.config.paths).
+    """
 
     check: Callable[[str], str]
     what: str
     pattern: str = r"^\S+$"
     is_secret: bool = False
+    is_path: bool = False
 
     def read(self, value: Any) -> str:
         if self.is_secret and not isinstance(value, str):
@@ -210,7 +214,7 @@ class Headers:
         problems: list[Problem] = []
         fields: dict[str, tuple[str, str]] = {}
         for name, content in members_of(value):
-            path = key_path(name)
+            path = key_path(name.partition(":")[0] or name)  # "Authorization: Bearer …" as a name
             if attempt(problems, path, checks.header_name, name) is None:
                 continue
             twin = fields.get(name.lower())

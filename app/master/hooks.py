@@ -12,7 +12,8 @@ import time
 from typing import Any
 
 from app import compiled
-from app.master import preflight, privileges, segment
+from app.config import Config
+from app.master import file_modes, preflight, privileges, segment
 from app.master.supervisor import Master
 from app.master.workers import let_signals_end_it
 from app.shared.inherited import Inheritance, bequeath
@@ -20,6 +21,7 @@ from app.shared.layout import GENERATION, PID, STARTED_MS
 from app.telemetry import log
 from app.telemetry.interpreter import install_gevent
 from app.tls import clients as tls
+from app.tls.tickets import Tickets
 from app.wire import parser
 
 _master: Master | None = None
@@ -29,7 +31,7 @@ def ssl_context(_config: Any, _default: Any) -> Any:
     """For gunicorn's own handlers: the same TLS as ours, but its files are read once."""
     config = preflight.in_use()
     assert config.tls is not None
-    return tls.make_context(config.tls)
+    return tls.certificates(config.tls, False, Tickets.for_sockets(_the_master().table)).context
 
 
 def on_starting(arbiter: Any) -> None:
@@ -40,6 +42,7 @@ def on_starting(arbiter: Any) -> None:
         log.event("privileges", "error", "port needs a privilege", port=config.port, remedy=remedy)
     _say_what_runs()
     _master = Master(arbiter, config)
+    tls.prepare(config)
 
 
 def when_ready(arbiter: Any) -> None:
@@ -47,6 +50,7 @@ def when_ready(arbiter: Any) -> None:
     if privileges.are_workers_root(os.geteuid(), arbiter.cfg.uid):
         remedy = privileges.REMEDY_FOR_ROOT
         log.event("privileges", "warning", "workers run as root", remedy=remedy)
+    _say_what_workers_cannot_read(arbiter, preflight.in_use())
     _the_master().publish()
 
 
@@ -84,8 +88,10 @@ def worker_exit(arbiter: Any, worker: Any) -> None:
         child_exit(arbiter, worker)
 
 
-def on_reload(_arbiter: Any) -> None:
+def on_reload(arbiter: Any) -> None:
     """At a HUP, when all else is ready and nothing is let go: make it the configuration in use."""
+    _say_what_workers_cannot_read(arbiter, preflight.judged())
+    tls.prepare(preflight.judged())
     _the_master().take_up(preflight.judged())
 
 
@@ -128,3 +134,12 @@ def _say_what_runs() -> None:
         )
     elif parser.is_python:
         log.event("parser", "info", parser.IN_PYTHON)
+
+
+def _say_what_workers_cannot_read(arbiter: Any, config: Config) -> None:
+    """Log the files that we can read and they, as another user (--user), could not."""
+    uid, gid = arbiter.cfg.uid, arbiter.cfg.gid
+    if uid == os.geteuid():
+        return
+    for problem in file_modes.unreadable(config, uid, (gid,)):
+        log.event("privileges", "error", str(problem), path=problem.path, problem=problem.message)

@@ -36,9 +36,10 @@ def _try(name: str, options: dict[str, object]) -> str:
     places = [place or os.getcwd() for place in sys.path]
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-m", "app.master.policy_trial", name, json.dumps(options)],
+            [sys.executable, "-m", "app.master.policy_trial", name],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
-            stdin=subprocess.DEVNULL,
+            # Not as an argument: one of them may be a secret, and all users of the machine see those.
+            input=json.dumps(options).encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=LIMIT_SECONDS,
@@ -50,12 +51,16 @@ def _try(name: str, options: dict[str, object]) -> str:
     return "" if verdict == _PASSED else verdict or "ended the process that tried it"
 
 
-def main(name: str, options: str) -> None:
-    """In the child: one line on what was standard output, where the class cannot reach it."""
+def main(name: str) -> None:
+    """In the child: one line on what was standard output, where the class cannot reach it.
+
+    The class's options come by standard input.
+    """
+    options = json.load(sys.stdin)
     verdict = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
-        check_custom(load_custom(name), json.loads(options), time.monotonic)
+        check_custom(load_custom(name), options, time.monotonic)
     except PolicyError as error:
         verdict.write(" ".join(str(error).split()))
     else:

@@ -27,7 +27,7 @@ from app.master import preflight, reload, segment
 from app.master.control_process import WAIT_STEP_SECONDS, ControlProcess
 from app.master.exit_status import EX_FAILED
 from app.master.workers import Workers
-from app.shared import publication, slots
+from app.shared import publication, slots, ticket_keys
 from app.shared.layout import CHECKED, OWNER
 from app.shared.table import TableError, identity_of
 from app.telemetry import log
@@ -61,6 +61,7 @@ class Master:
         self._freed: set[int] = set()  # ports that a reload has let go
         self.config = config
         self.table = segment.make_or_inherit(arbiter.cfg.workers, config)
+        self._renew_ticket_keys()
         self._secret = segment.secret_for(self.table)
         self._control = ControlProcess(arbiter, self.table)
         self._workers = Workers(arbiter)
@@ -102,6 +103,7 @@ class Master:
             if self._has_say_elsewhere():
                 return
             self.publish()
+        self._renew_ticket_keys()
         self._control.keep()
         slots.release_dead(self.table, self._workers.slots())
 
@@ -205,6 +207,10 @@ class Master:
         if self.config is not config:
             self.config = config
             self.publish()
+
+    def _renew_ticket_keys(self) -> None:
+        if ticket_keys.renew(self.table, time.monotonic_ns(), os.urandom):
+            log.event("tls", "debug", "keys of session tickets made")
 
     def _published_form(self, config: Config) -> bytes:
         return configuration.to_json(with_secret(config, self._secret))

@@ -23,9 +23,10 @@ from typing import Final
 
 MAGIC = 0x4C42_5441_424C_4531  # "LBTABLE1"
 # Of the layout below, and of the blob as far as older readers cannot take it; a new master with another one
-# makes its own segment. 4: times of checks are monotonic.
-# 3: whoever has version 2 reads the blob strictly, and an unknown key (such as the
-# envelope of app.config.published) would freeze it, so none of them may share a segment with us.
+# makes its own segment. 3: whoever has version 2 reads the blob strictly, and an unknown key (such as the
+# envelope of app.config.published) would freeze it, so none of them may share a segment with us. 4: times of
+# checks are monotonic, and there are cells that a master of version 3 would neither make nor renew: keys of
+# session tickets, the addresses of names, which worker wishes to go.
 VERSION = 4
 
 CELL = 8  # bytes
@@ -54,6 +55,9 @@ OWNER = 11           # master  pid of the one that proposed last; the control pr
 CHECKED = 16         # control sequence whose servers have all had their first check
 HEARTBEAT = 17       # control monotonic ms at which it was last seen running
 SEALS = 24           # master  of each of the two blobs: sequence, length, crc32, spare
+TICKETS_NS = 40      # master  monotonic ns at which the keys of tickets were made, 0 while they are written
+TICKET_KEYS = 41     # master  those that tickets are written with: TICKET_KEY_CELLS cells
+OLD_TICKET_KEYS = 51  # master  and the ones before, with which they are still read; zeros if there are none
 
 # -- a server: relative to Table.server(row) -------------------------------------------------------
 
@@ -73,6 +77,7 @@ EJECTIONS = 15       # control how often lately
 
 UNCHECKED, HEALTHY, UNHEALTHY = 0, 1, 2  # STATE
 READY, DRAIN, MAINT = 0, 1, 2  # ADMIN
+TICKET_KEY_CELLS = 10  # 80 bytes: a name of 16, then 32 for HMAC, then 32 for AES (OpenSSL)
 FULL_RAMP = 10
 TRUSTED, EJECTED, TRIAL, STALLED = 0, 1, 2, 3  # EJECTION
 

@@ -5,8 +5,9 @@ in all three. Integers and one opaque blob only: it must never know HTTP, JSON, 
 number lies where is app.shared.layout's; giving slots to workers is app.shared.slots', configurations and the
 rows of their servers are app.shared.publication's, both with their one writer, the master.
 
-The segment is a ``multiprocessing`` arena on an unlinked file, inherited by fork and (USR2) by exec, so
-nothing is left behind in /dev/shm whoever dies. Linux: record locks are asked for as ``struct flock``.
+The segment is a ``multiprocessing`` arena on a file of memory (memfd), inherited by fork and (USR2) by exec,
+so nothing is left behind whoever dies, and nobody else finds it. Linux: record locks are asked for as
+``struct flock``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import random
 import stat
 import struct
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from multiprocessing.heap import Arena
 from typing import Protocol, TypeVar
@@ -98,9 +100,19 @@ class Table:
         """Make the segment. The cursor starts at random, so that no server is favoured by a start."""
         blob_bytes = -(-blob_bytes // CELL) * CELL
         all_bytes = size(rows, slots, blob_bytes)
-        arena = Arena(all_bytes)
-        # Reserved now: a full /dev/shm (64 MiB in a container) must fail here and not as SIGBUS later.
-        os.posix_fallocate(arena.fd, 0, all_bytes)
+        # Of memory that has no name anywhere: there are secrets in it (keys of tickets, of sticky cookies).
+        # The arena's own file may lie on a disk, where /dev/shm is full or missing.
+        unnamed = os.memfd_create("load-balancer", os.MFD_CLOEXEC)
+        try:
+            # Opened once more: the kernel locks the position, which is our cursor, of opened files only; on
+            # what memfd_create gives, two processes draw the same ticket.
+            fd = os.open(f"/proc/self/fd/{unnamed}", os.O_RDWR | os.O_CLOEXEC)
+        finally:
+            os.close(unnamed)
+        # Reserved now: no memory must fail here and not as SIGBUS later.
+        os.posix_fallocate(fd, 0, all_bytes)
+        arena = Arena(all_bytes, fd)
+        weakref.finalize(arena, os.close, fd)
         cells = memoryview(arena.buffer).cast("Q")
         cells[AT_MAGIC], cells[AT_VERSION] = MAGIC, VERSION
         cells[AT_ROWS], cells[AT_SLOTS], cells[AT_BLOB_BYTES] = rows, slots, blob_bytes

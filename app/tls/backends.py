@@ -16,6 +16,7 @@ import certifi
 from app.config import BackendTls, ConfigError
 from app.telemetry import log
 from app.tls.files import VERSIONS, WatchedContext, load_authorities, load_chain
+from app.tls.parameters import set_ciphers, set_curves
 
 # The alerts by which a server refuses a client's certificate (RFC 8446 §6.2), as OpenSSL names them.
 _REFUSALS = frozenset(
@@ -42,6 +43,10 @@ def make_context(settings: BackendTls, kind: type[ssl.SSLContext] | None = None)
     # ssl.SSLContext is looked up now: gevent may have replaced it since this module was loaded.
     context = (kind or ssl.SSLContext)(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = VERSIONS[settings.minimum_version]
+    if settings.ciphers:
+        set_ciphers(context, "backend_tls", settings.ciphers)
+    if settings.curves:
+        set_curves(context, "backend_tls", settings.curves)
     # What we speak is said: a server that speaks only something else refuses here, and by name.
     context.set_alpn_protocols(["http/1.1"])
     if not settings.verify:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import gevent
 
-from app.errors import ProxyError
+from app.errors import PlainHttp, ProxyError
 from app.telemetry import log
-from app.tls.files import WatchedContext
+from app.tls.failures import HandshakeFailures, reason_of
+from app.tls.handshake import ServerSide, SpeaksHttp
 from app.wire.proxy_protocol import BadProxyHeader, Ends, Header
 from app.worker.admission import Admission, Place
 from app.worker.client.contract import ConnectionContext
@@ -24,7 +25,7 @@ from app.worker.client.http1 import Http1Connection
 from app.worker.client.proxy_header import receive_header
 from app.worker.gunicorn_handler import GunicornHandler, seconds_until
 from app.worker.net.stream import Stream
-from app.worker.net.tls_stream import AnyStream, TlsStream
+from app.worker.net.tls_stream import SILENT, AnyStream, TlsStream
 
 if TYPE_CHECKING:
     from app.worker.client.http2.connection import Http2Connection
@@ -34,9 +35,9 @@ class Acceptor:
     """Makes connections of sockets.
 
     ``sends_header``: whose connections begin with a PROXY header, by their address; None for nobody's.
-    TLS is by ``certificates``, which may offer HTTP/2, or by gunicorn's own settings (``gunicorn_handler``),
-    or there is none. ``http2``: the class for connections that have agreed on it, None where it is not
-    offered.
+    TLS is by ``tls``, which may offer HTTP/2, or by gunicorn's own settings (``gunicorn_handler``), or there
+    is none. ``http2``: the class for connections that have agreed on it, None where it is not offered.
+    ``failures`` counts the handshakes that came to nothing.
     """
 
     def __init__(
@@ -44,14 +45,16 @@ class Acceptor:
         context: ConnectionContext,
         admission: Admission,
         sends_header: Callable[[str], bool] | None,
-        certificates: WatchedContext | None,
+        tls: ServerSide | None,
         gunicorn_handler: GunicornHandler | None,
         http2: type[Http2Connection] | None,
+        failures: HandshakeFailures,
     ) -> None:
         self._context = context
         self._admission = admission
         self._sends_header = sends_header
-        self._certificates = certificates
+        self._tls = tls
+        self._failures = failures
         self._gunicorn_handler = gunicorn_handler
         self._http2 = http2
 
@@ -98,7 +101,11 @@ class Acceptor:
                 return None, None
             peer, ends = header.source or peer, header.ends
         refusal = self._admission.admit(place, peer)
-        stream = self._secure(plain, place, listener, address, by)
+        try:
+            stream = self._secure(plain, place, listener, address, peer, by)
+        except SpeaksHttp:
+            # Told so in the clear, as nginx does: whoever reads an alert only sees a broken connection.
+            stream, refusal = plain, PlainHttp()
         if stream is None:
             return None, None
         scheme = "http" if stream is plain else "https"
@@ -123,22 +130,31 @@ class Acceptor:
             return None
 
     def _secure(
-        self, plain: Stream, place: Place, listener: Any, address: Any, by: float
+        self, plain: Stream, place: Place, listener: Any, address: Any, peer: str, by: float
     ) -> AnyStream | None:
-        """The stream behind its TLS handshake, if there is one; None if it failed, or gunicorn served it."""
-        if self._certificates is not None:
-            return _agree(TlsStream(plain, self._certificates.context, is_server=True), by)
+        """The stream behind its TLS handshake, if there is one; None if it failed, or gunicorn served it.
+
+        Raises SpeaksHttp.
+        """
+        if self._tls is not None:
+            return self._agree(TlsStream(plain, self._tls.context, is_server=True), peer, by)
         if self._gunicorn_handler is not None:
             return self._gunicorn_handler.secure(plain, place, listener, address, by)
         return plain
 
-
-def _agree(stream: TlsStream, by: float) -> TlsStream | None:
-    """The stream after its handshake; None, and closed, if that failed or took too long."""
-    try:
-        with gevent.Timeout(seconds_until(by), TimeoutError()):
-            stream.handshake()
-    except OSError:
-        stream.close()
-        return None
-    return stream
+    def _agree(self, stream: TlsStream, peer: str, by: float) -> TlsStream | None:
+        """The stream after its handshake; None, and closed, if that failed or took too long."""
+        assert self._tls is not None
+        try:
+            with gevent.Timeout(seconds_until(by), TimeoutError()):
+                stream.accept(self._tls)
+        except SpeaksHttp:
+            self._failures.count("plain_http", peer)
+            raise
+        except OSError as error:
+            stream.close()
+            if SILENT not in error.args:
+                reason, detail = reason_of(error)
+                self._failures.count(reason, peer, detail)
+            return None
+        return stream

@@ -19,6 +19,7 @@ from gevent import socket as gevent_socket
 from gunicorn import sock as gunicorn_sock
 from gunicorn.workers.ggevent import GeventWorker
 
+from app.tls.failures import HandshakeFailures, reason_of
 from app.worker.admission import Admission, Place
 from app.worker.net.deadlines import NEVER
 from app.worker.net.stream import RawSocket, Stream
@@ -26,23 +27,28 @@ from app.worker.net.tls_stream import TlsSocketStream
 
 
 class GunicornHandler:
-    """Serves connections as gunicorn does. ``context`` gives TLS for a new one, None for plaintext."""
+    """Serves connections as gunicorn does. ``context`` gives TLS for a new one, None for plaintext.
+
+    ``failures`` counts the handshakes that came to nothing.
+    """
 
     def __init__(
         self,
         worker: GeventWorker,
         admission: Admission,
         context: Callable[[], ssl.SSLContext | None],
+        failures: HandshakeFailures,
     ) -> None:
         self._worker = worker
         self._admission = admission
         self._context = context
+        self._failures = failures
 
     def accepted(self, listener: Any, raw: socket.socket, address: Any) -> None:
         """The greenlet of a new connection: all of it is gunicorn's, which has no time for a handshake."""
         place = self._admission.enter()
         try:
-            client = self._shake_hands(raw, NEVER)
+            client = self._shake_hands(raw, address, NEVER)
             if client is not None:
                 self._hand_over(place, listener, client, address)
         finally:
@@ -58,7 +64,7 @@ class GunicornHandler:
         """
         raw = plain.raw
         unwatched = RawSocket(raw.family, raw.type, 0, fileno=plain.detach())
-        encrypted = self._shake_hands(unwatched, by)
+        encrypted = self._shake_hands(unwatched, address, by)
         if encrypted is None:
             return None
         if gunicorn_sock.is_http2_negotiated(encrypted):
@@ -66,7 +72,7 @@ class GunicornHandler:
             return None
         return TlsSocketStream(encrypted)
 
-    def _shake_hands(self, raw: socket.socket, by: float) -> Any:
+    def _shake_hands(self, raw: socket.socket, address: Any, by: float) -> Any:
         """gevent's socket for an accepted one, with TLS if there is a context; None if that fails, closed."""
         family, kind = raw.family, raw.type
         context = self._context()
@@ -76,9 +82,16 @@ class GunicornHandler:
         try:
             with gevent.Timeout(seconds_until(by), TimeoutError()):
                 return context.wrap_socket(client, server_side=True, suppress_ragged_eofs=False)
-        except OSError:  # ssl.SSLError is one
+        except OSError as error:  # ssl.SSLError is one
             client.close()
+            self._count(error, address)
             return None
+
+    def _count(self, error: OSError, address: Any) -> None:
+        """A failed handshake; but who has left may be a probe of the port, which cannot be told here."""
+        reason, detail = reason_of(error)
+        if reason != "connection_closed":
+            self._failures.count(reason, address[0] if isinstance(address, tuple) else "", detail)
 
     def _hand_over(self, place: Place, listener: Any, client: Any, address: Any) -> None:
         """Let gunicorn's handler serve the connection until its end; it closes it."""

@@ -20,8 +20,11 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from app.shared import descriptors
 from app.telemetry.interpreter import install_gevent
-from app.tls.clients import certificates
+from app.tls.clients import certificates, protocols
+from app.tls.failures import HandshakeFailures
 from app.tls.files import WatchedContext
+from app.tls.handshake import ServerSide
+from app.tls.tickets import Tickets
 from app.wire.forwarded import trust_in
 from app.wire.request import HeadLimits
 from app.worker.accept import Acceptor
@@ -56,6 +59,7 @@ class Worker(GeventWorker):
 
     def __init__(self, *arguments: Any) -> None:
         self._drain_state = DrainState()  # before gunicorn sets ``alive``
+        self._handshake_failures = HandshakeFailures()
         super().__init__(*arguments)
 
     @property
@@ -79,14 +83,16 @@ class Worker(GeventWorker):
 
         install_gevent()
         deadlines.start()
+        deadlines.every_tick(self._handshake_failures.tick)
         if isinstance(self.wsgi, Application):
             self._run_application(self.wsgi)
-            return
-        # Whoever wraps the application in middleware gets a real environ.
-        admission = Admission()
-        tls = self._own_tls()
-        handler = GunicornHandler(self, admission, lambda: tls)
-        self._serve(handler.accepted, None, admission, Parking(0.0))
+        else:
+            # Whoever wraps the application in middleware gets a real environ.
+            admission = Admission()
+            tls = self._own_tls()
+            handler = GunicornHandler(self, admission, lambda: tls, self._handshake_failures)
+            self._serve(handler.accepted, None, admission, Parking(0.0))
+        self._handshake_failures.tell_rest()
 
     def _run_application(self, application: Application) -> None:
         """Serve our own application, by our own connection loop where gunicorn's flags allow it."""
@@ -113,6 +119,7 @@ class Worker(GeventWorker):
         sends_header = trust_in(config.proxy_protocol) if config.proxy_protocol else None
         is_read_by_gunicorn = sends_header is None and self.cfg.proxy_protocol != "off"
         watched: WatchedContext | None = None
+        tls: ServerSide | None = None
         http2: type[Http2Connection] | None = None
         if config.tls is not None:
             # gunicorn's own handler would serve the streams of a connection one after another.
@@ -120,12 +127,18 @@ class Worker(GeventWorker):
                 from app.worker.client.http2.connection import Http2Connection
 
                 http2 = Http2Connection
-            watched = certificates(config.tls, http2 is not None)
+            table = application.pool.table
+            tickets = Tickets.for_sockets(table) if is_read_by_gunicorn else Tickets(table)
+            watched = certificates(config.tls, http2 is not None, tickets)
             deadlines.every_tick(watched.look)
+            if tickets is not None:
+                deadlines.every_tick(tickets.look)
+            tls = ServerSide(watched, tickets, protocols(http2 is not None))
         # Without a certificate in our file gunicorn's own flags decide.
         own_tls = self._own_tls() if watched is None else None
+        failures = self._handshake_failures
         gunicorn_handler = GunicornHandler(
-            self, admission, lambda: own_tls if watched is None else watched.context
+            self, admission, lambda: own_tls if watched is None else watched.context, failures
         )
         if is_read_by_gunicorn:
             return gunicorn_handler.accepted
@@ -143,7 +156,7 @@ class Worker(GeventWorker):
             parking=parking,
         )
         secured_by = gunicorn_handler if own_tls is not None else None
-        return Acceptor(context, admission, sends_header, watched, secured_by, http2).accepted
+        return Acceptor(context, admission, sends_header, tls, secured_by, http2, failures).accepted
 
     def _own_tls(self) -> ssl.SSLContext | None:
         """TLS by gunicorn's own flags (--certfile …), None without them."""

@@ -16,7 +16,6 @@ import trustme
 from harness import (
     GUNICORN,
     PATIENT,
-    PROMPT,
     STOCK_WORKER,
     Backend,
     Balancer,
@@ -184,22 +183,6 @@ def test_a_tunnel_over_tls(secure: tuple[Balancer, Backend]) -> None:
         assert client.socket.recv(100) == b"x" * 50
         assert client.socket.recv(1) == b"", "an end without close_notify raises"
     assert balancer.access_line(target="/ws")["reason"] == "backend_closed"
-
-
-def test_plain_http_gets_no_answer(secure: tuple[Balancer, Backend]) -> None:
-    """Who does not speak TLS is cut off, and others are served."""
-    balancer, backend = secure
-    backend.handler = handlers.ok
-    with balancer.connect() as plain, TlsClient(balancer) as client:
-        plain.send_head("GET", "/plain")
-        plain.socket.settimeout(PROMPT)
-        try:
-            while plain.socket.recv(100):
-                pass
-        except ConnectionError:
-            pass
-        assert client.get("/others").status == 200
-    assert not balancer.access_lines(target="/plain")
 
 
 def ask(balancer: Balancer, context: ssl.SSLContext) -> None:

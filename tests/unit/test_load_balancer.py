@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import load_balancer
-from app.master import preflight
+from app.config import Problem
+from app.master import file_modes, preflight
 from app.master.exit_status import EX_CONFIG, EX_FAILED
 from load_balancer import ROOT
 
@@ -178,3 +179,33 @@ def test_help_tells_all(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     told = ["run", "check", "demo", "LB_CONFIG", "LB_PORT", "WEB_CONCURRENCY", "78", "-- --max-req"]
     assert [word for word in told if word not in text] == []
+
+
+def test_a_quiet_check_says_nothing_where_all_is_well(
+    at: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For a service's reload, whose output is in the journal: problems only."""
+    (at / "good.json").write_text('{"health_check": {"headers": {"Authorization": "s3cr3t"}}}')
+    (at / "bad.json").write_text('{"port": 0}')
+    assert load_balancer.main(["check", "-q", "good.json"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert load_balancer.main(["check", "-q", "bad.json"]) == EX_CONFIG
+    assert capsys.readouterr() == ("", "port: must be ≥ 1, got 0\n")
+
+
+def test_a_service_is_reloaded_quietly() -> None:
+    """What ``check`` prints without -q is for people."""
+    unit = (ROOT / "deploy" / "load-balancer.service").read_text("utf-8")
+    assert "load_balancer.py check -q\n" in unit
+
+
+def test_check_says_who_can_read_a_secret(
+    at: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a warning: it does not keep anybody from starting. Not with -q."""
+    monkeypatch.setattr(file_modes, "exposed", lambda settings, path: [Problem("tls.key", path)])
+    (at / "mine.json").write_text("{}")
+    assert load_balancer.main(["check", "mine.json"]) == 0
+    assert f"warning: tls.key: {at}/mine.json\n" in capsys.readouterr().err
+    assert load_balancer.main(["check", "-q", "mine.json"]) == 0
+    assert capsys.readouterr().err == ""

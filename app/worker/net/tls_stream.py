@@ -15,14 +15,20 @@ from collections.abc import Callable
 
 from gevent import ssl as gevent_ssl
 
+from app.tls.handshake import NoCommonProtocol, ServerSide, SpeaksHttp
+from app.wire.client_hello import NO_APPLICATION_PROTOCOL, is_http
 from app.worker.net.stream import READ_SIZE, RawSocket, Stream, reset_at_close
 
 # A record holds at most 16 KiB; so much is encrypted in memory before it is sent.
 WRITE_SIZE = 65536
 
 
+# Of a client that ends in its handshake: having begun one, or having said nothing at all, as probes do.
+CUT, SILENT = "the connection ended in the handshake", "the connection ended before the handshake"
+
+
 class TlsStream:
-    """TLS on a stream, which it owns. ``handshake`` comes first."""
+    """TLS on a stream, which it owns. ``handshake`` comes first, with a client ``accept``."""
 
     __slots__ = (
         "_ahead",
@@ -88,6 +94,47 @@ class TlsStream:
             else:
                 self._flush()
                 return
+
+    def accept(self, side: ServerSide) -> None:
+        """Agree with a client. Raises OSError: ssl.SSLError, NoCommonProtocol, or SpeaksHttp."""
+        said = b""  # by the client, since it was last answered
+        is_answered = False
+        while True:
+            piece = self._stream.read()
+            if not piece:
+                raise ssl.SSLEOFError(ssl.SSL_ERROR_EOF, CUT if is_answered or said else SILENT)
+            said += piece
+            self._incoming.write(piece)
+            is_agreed = self._step(side, said)
+            if self._outgoing.pending:
+                if not is_answered:
+                    self._check_protocol(side, said)
+                is_answered = True
+                said = b""
+                self._flush()
+            if is_agreed:
+                return
+
+    def _step(self, side: ServerSide, said: bytes) -> bool:
+        """Whether that was the last step of a handshake."""
+        try:
+            side.step(self._tls, said)
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError:
+            if is_http(said):
+                raise SpeaksHttp("no TLS") from None
+            self._flush()  # the alert says why
+            raise
+        return True
+
+    def _check_protocol(self, side: ServerSide, hello: bytes) -> None:
+        try:
+            side.check_protocol(self._tls, hello)
+        except NoCommonProtocol:
+            self._outgoing.read()  # our answer, which goes no further
+            self._stream.write(NO_APPLICATION_PROTOCOL)
+            raise
 
     def read(self, size: int = READ_SIZE) -> bytes:
         """As Stream.read. An end without close_notify raises: it may be a truncation (RFC 8446 §6.1)."""

@@ -14,7 +14,7 @@ import os
 from time import monotonic
 
 from app.config import Config
-from app.errors import InternalError, LoopDetected, ProxyError
+from app.errors import InternalError, LoopDetected, PlainHttp, ProxyError
 from app.shared.layout import INSTANCE
 from app.telemetry.access_log import AccessLog
 from app.wire import via
@@ -114,7 +114,7 @@ class Proxy:
         request_id = self._new_id()
         if self.access is not None:
             self.access.write_refused(request_id, peer, started, error)
-        return self._reply.to(error, request_id, is_text=False)
+        return self._reply.to(error, request_id, is_text=isinstance(error, PlainHttp))
 
     def tick(self, now: float) -> None:
         """Tell the retry budget, ten times a second, how many requests this worker has had.

@@ -55,7 +55,7 @@ def test_an_empty_object_gives_the_documented_defaults() -> None:
         limits=configuration.Limits(0, 0, 8190, 100, 8190, 32_768, 0, 0, 0),
         logging=configuration.Logging("info", True, SECRETS),
         tls=None,
-        backend_tls=configuration.BackendTls(True, None, None, None, None, "1.2"),
+        backend_tls=configuration.BackendTls(True, None, None, None, None, "1.2", (), ()),
         send_proxy="off",
         mend_responses=(),
         trusted_proxies=(),
@@ -152,6 +152,8 @@ def test_every_key_can_be_set() -> None:
             "certificate": "e.pem",
             "key": "f.pem",
             "minimum_version": "1.3",
+            "ciphers": ["AES128-SHA"],
+            "curves": ["P-384"],
         },
         "send_proxy": "v2",
         "mend_responses": ["obs_fold"],
@@ -159,6 +161,8 @@ def test_every_key_can_be_set() -> None:
             "certificate": "a.pem",
             "key": "b.pem",
             "minimum_version": "1.3",
+            "ciphers": ["AES128-SHA"],
+            "curves": ["X25519"],
             "client_ca": "c.pem",
             "http2": False,
         },
@@ -202,9 +206,11 @@ def test_every_key_can_be_set() -> None:
         slow_start=2.5,
         limits=configuration.Limits(10, 11, 300, 20, 400, 500, 12, 13, 14),
         logging=configuration.Logging("debug", False, ("pin", "token")),
-        tls=configuration.Tls("a.pem", "b.pem", "1.3", "c.pem", http2=False),
+        tls=configuration.Tls(
+            "a.pem", "b.pem", "1.3", ("AES128-SHA",), ("X25519",), "c.pem", http2=False
+        ),
         backend_tls=configuration.BackendTls(
-            False, "d.pem", "app.internal", "e.pem", "f.pem", "1.3"
+            False, "d.pem", "app.internal", "e.pem", "f.pem", "1.3", ("AES128-SHA",), ("P-384",)
         ),
         send_proxy="v2",
         mend_responses=("obs_fold",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,11 +103,13 @@ def test_a_file_is_still_read_strictly() -> None:
 
 @given(documents)
 def test_published_and_described_forms_round_trip(document: dict[str, Any]) -> None:
-    """to_json and describe lose nothing: reading either gives an equal configuration."""
+    """to_json and describe lose nothing but secrets: reading either gives an equal configuration."""
     config = configuration.parse(json.dumps(document))
     assert configuration.from_json(configuration.to_json(config)) == config
     assert configuration.to_json(
         configuration.from_json(configuration.to_json(config))
     ) == configuration.to_json(config)
+    if config.health_check is not None:  # the values of headers are not told
+        config = replace(config, health_check=replace(config.health_check, headers=()))
     assert configuration.parse(configuration.describe(config)) == config
     assert max(map(len, configuration.describe(configuration.parse("{}")).splitlines())) <= 100

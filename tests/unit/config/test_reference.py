@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +95,9 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
     "server_name": null,
     "certificate": null,
     "key": null,
-    "minimum_version": "1.2"
+    "minimum_version": "1.2",
+    "ciphers": [],
+    "curves": []
   },
   "send_proxy": "off",
   "mend_responses": [],
@@ -207,3 +213,81 @@ def test_the_schema_accepts_what_the_reader_accepts(document: dict[str, Any]) ->
     """No valid file is marked as wrong by an editor, in neither the short nor the full form."""
     validator = jsonschema.Draft202012Validator(configuration.schema())
     assert validator.is_valid(document)
+
+
+def patterns_in(schema: Any) -> Iterator[str]:
+    """Every regular expression of the schema."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("pattern"), str):
+            yield schema["pattern"]
+        for part in schema.values():
+            yield from patterns_in(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from patterns_in(part)
+
+
+# What ECMA-262 §22.2.1 has with the flag "u", as JSON Schema wants its patterns (draft 2020-12, core §6.4):
+# an escape stands for a class, a control character or a character that has a meaning; nothing else.
+ECMA_ESCAPE = re.compile(
+    r"\\(?:[dDwWsSbBfnrtv0]|[\^$\\.*+?()\[\]{}|/-]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4})"
+)
+PYTHONS_OWN = re.compile(r"\(\?(?!:|=|!|<=|<!|<[A-Za-z_])|[*+?}]\+|\(\?#")
+
+
+@pytest.mark.parametrize("pattern", sorted(set(patterns_in(configuration.schema()))))
+def test_editors_can_compile_every_pattern(pattern: str) -> None:
+    """Those of JavaScript refuse an escape that means nothing, and what only Python has."""
+    assert "\\" not in ECMA_ESCAPE.sub("", pattern)
+    assert not PYTHONS_OWN.search(re.sub(r"\[[^\]]*\]", "", pattern))
+    node = shutil.which("node")
+    if node is not None:
+        done = subprocess.run(
+            [node, "-e", "new RegExp(process.argv[1], 'u')", pattern], check=False
+        )
+        assert done.returncode == 0
+
+
+def test_what_is_printed_has_no_secret() -> None:
+    """Values of the checks' headers, and what a name says is one, in their path and a class's options."""
+    text = json.dumps(
+        {
+            "algorithm": {"name": "mine.Own", "token": "s3cr3t", "limit": 20},
+            "health_check": {
+                "path": "/healthz?token=s3cr3t&full=1",
+                "headers": {"Authorization": "Bearer s3cr3t", "X-Key": "s3cr3t"},
+            },
+        }
+    )
+    printed = describe(parse(text))
+    assert "s3cr3t" not in printed
+    assert "Bearer" not in repr(parse(text).health_check)
+    for shown in ('"X-Key": ', "/healthz?token=***&full=1", '"limit": 20'):
+        assert shown in printed
+    # It is not taken for the real thing.
+    assert [problem.partition(":")[0] for problem in refusals(printed)] == [
+        "health_check.headers.Authorization",
+        "health_check.headers.X-Key",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"sticky": {"secret": s3cr3t-s3cr3t-s3cr3t}}',
+        '{"sticky": {"secret": "x"s3cr3t}}',
+        '{"sticky": "s3cr3t"}',
+        '{"sticky": {"secret": "s3cr3t"}}',
+        '{"sticky": {"secret": ["s3cr3t"]}}',
+        '{"health_check": {"headers": "Authorization: Bearer s3cr3t"}}',
+        '{"health_check": {"headers": {"Authorization: Bearer s3cr3t": ""}}}',
+        '{"health_check": {"headers": {"Authorization": "s3cr3t\\u0007"}}}',
+        '{"servers": ["http://user:s3cr3t@a"]}',
+        '{"servers": ["http://user:s3cr3t/x@a"]}',
+        '{"servers": ["http://user:s3cr3t?x@a"]}',
+        '{"servers": ["user:s3cr3t@a"]}',
+    ],
+)
+def test_problems_repeat_no_secret(text: str) -> None:
+    """Wherever it was written by mistake, what is wrong ends up in a log."""
+    assert "s3cr3t" not in "\n".join(refusals(text))

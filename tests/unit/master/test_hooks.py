@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from app.master import hooks
+from app.config import Problem
+from app.master import file_modes, hooks
 from app.shared import inherited
 from app.shared.layout import IN_FLIGHT, PID, SLOT_HEADER
 from tests.unit.master.master_bench import (
@@ -68,3 +70,24 @@ def test_the_next_generation_is_executed_so_that_its_imports_work(
     arbiter.START_CTX["args"] = command
     hooks.pre_exec(arbiter)
     assert command == executed
+
+
+def test_files_that_only_we_can_read_are_named(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a start and at a reload, where workers are another user than we."""
+    asked: list[tuple[int, tuple[int, ...]]] = []
+
+    def unreadable(_config: Any, uid: int, gids: tuple[int, ...]) -> list[Problem]:
+        asked.append((uid, gids))
+        return [Problem("tls.key", "cannot be read")]
+
+    monkeypatch.setattr(file_modes, "unreadable", unreadable)
+    arbiter = bench.start()
+    hooks.when_ready(arbiter)
+    assert not asked
+    arbiter.cfg.set("user", str(STRANGER))
+    arbiter.cfg.set("group", str(STRANGER))
+    hooks.when_ready(arbiter)
+    assert asked == [(STRANGER, (STRANGER,))]
+    assert bench.events[-1] == ("error", "tls.key: cannot be read")

@@ -81,3 +81,13 @@ def test_a_built_in_algorithm_costs_no_process(monkeypatch: pytest.MonkeyPatch) 
     """Nothing is started."""
     monkeypatch.setattr(policy_trial, "_try", lambda *_: "tried")
     assert refusal("hash") == ""
+
+
+def test_options_are_no_arguments(module: Path, tmp_path: Path) -> None:
+    """Every user of the machine sees the arguments of a process, and an option may be a secret."""
+    seen = tmp_path / "seen"
+    module.write_text(
+        GOOD + f"\nopen({str(seen)!r}, 'wb').write(open('/proc/self/cmdline', 'rb').read())\n"
+    )
+    assert "token" in refusal("users_own.Good", token="s3cr3t")
+    assert b"s3cr3t" not in seen.read_bytes()

@@ -13,7 +13,7 @@ from app import config as configuration
 from app.master import hooks, preflight
 from app.master.control_process import ControlProcess
 from app.master.supervisor import Master
-from app.shared import publication
+from app.shared import publication, ticket_keys
 from app.shared.layout import CHECKED, OWNER, PID, PROPOSED, PUBLISHED
 from app.shared.table import TableError
 from tests.unit.master.master_bench import (
@@ -243,3 +243,26 @@ def test_stopping_leaves_the_other_generation_s_ownership_alone(bench: MasterBen
     bench.table.cells[OWNER] = STRANGER
     hooks.on_exit(arbiter)
     assert bench.table.cells[OWNER] == STRANGER
+
+
+def test_the_owner_renews_the_keys_of_session_tickets(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made before the first worker; a day later others, while the old ones are still read."""
+    bench.start()
+    master = hooks._the_master()
+    first = ticket_keys.read(bench.table)
+    assert first is not None
+    assert first.old == b""
+    master.supervise()
+    assert ticket_keys.read(bench.table) == first
+    day_later = time.monotonic_ns() + ticket_keys.RENEWAL_NS
+    monkeypatch.setattr(time, "monotonic_ns", lambda: day_later)
+    bench.table.cells[OWNER] = os.getppid()
+    master.supervise()
+    assert ticket_keys.read(bench.table) == first, "another master's affair"
+    bench.table.cells[OWNER] = os.getpid()
+    master.supervise()
+    second = ticket_keys.read(bench.table)
+    assert second is not None
+    assert second.old == first.current != second.current

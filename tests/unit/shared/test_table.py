@@ -64,6 +64,12 @@ def test_the_cursor_starts_elsewhere_each_time() -> None:
     assert len(starts) == 8
 
 
+def test_the_segment_has_no_name(table: Table) -> None:
+    """There are keys in it: nobody finds it in a file system, in memory or on a disk."""
+    assert os.readlink(f"/proc/self/fd/{table.fd}").startswith("/memfd:")
+    assert not os.get_inheritable(table.fd)
+
+
 def test_four_processes_draw_every_ticket_once(table: Table) -> None:
     first = table.ticket() + 1
     readers = []

@@ -17,7 +17,7 @@ from app.tls.clients import require
 from app.tls.files import LOOK_SECONDS
 
 AUTHORITY = trustme.CA()
-DEFAULTS = BackendTls(True, None, None, None, None, "1.2")
+DEFAULTS = BackendTls(True, None, None, None, None, "1.2", (), ())
 
 
 @pytest.fixture(name="files")

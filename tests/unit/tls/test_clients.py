@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import trustme
+from fakes.certificates import SECOND, store
 
-from app.config import ConfigError, Tls, parse
+from app.config import ConfigError, parse
+from app.config.client_keys import CIPHERS
 from app.telemetry import log
 from app.tls import clients as tls_module
-from app.tls.clients import certificates, make_context, require
+from app.tls.clients import certificates, make_context, protocols, require
 from app.tls.files import LOOK_SECONDS
-
-AUTHORITY = trustme.CA()
-FIRST = AUTHORITY.issue_cert("first.example")
-SECOND = AUTHORITY.issue_cert("second.example")
-
-
-def store(folder: Path, certificate: trustme.LeafCert = FIRST) -> Tls:
-    """Certificate, key and authority as files."""
-    (folder / "crt").write_bytes(b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
-    (folder / "key").write_bytes(certificate.private_key_pem.bytes())
-    (folder / "ca").write_bytes(AUTHORITY.cert_pem.bytes())
-    return Tls(str(folder / "crt"), str(folder / "key"), "1.2", None, http2=True)
 
 
 def test_a_context_is_as_strict_as_configured(tmp_path: Path) -> None:
@@ -32,9 +22,24 @@ def test_a_context_is_as_strict_as_configured(tmp_path: Path) -> None:
     tls = store(tmp_path)
     context = make_context(tls)
     assert (context.minimum_version, context.verify_mode) == (ssl.TLSVersion.TLSv1_2, ssl.CERT_NONE)
-    context = make_context(Tls(tls.certificate, tls.key, "1.3", str(tmp_path / "ca"), http2=True))
+    context = make_context(replace(tls, minimum_version="1.3", client_ca=str(tmp_path / "ca")))
     assert context.minimum_version == ssl.TLSVersion.TLSv1_3
     assert context.verify_mode == ssl.CERT_REQUIRED
+
+
+def test_a_context_offers_what_it_is_told(tmp_path: Path) -> None:
+    """No CBC and nothing without forward secrecy; the older HTTP/1 too, for clients that offer only that."""
+    context = make_context(store(tmp_path))
+    suites = [suite for suite in context.get_ciphers() if suite["protocol"] == "TLSv1.2"]
+    assert [suite["name"] for suite in suites] == list(CIPHERS)
+    assert protocols(offers_http2=True) == ("h2", "http/1.1", "http/1.0")
+
+
+def test_who_demands_certificates_knows_no_sessions(tmp_path: Path) -> None:
+    """One that began where none was asked for would pass as that of a client with a certificate."""
+    context = make_context(replace(store(tmp_path), client_ca=str(tmp_path / "ca")))
+    assert context.options & ssl.OP_NO_TICKET
+    assert context.num_tickets == 0
 
 
 @pytest.mark.parametrize(
@@ -46,7 +51,7 @@ def test_a_bad_file_is_named_with_its_key(tmp_path: Path, name: str, key: str) -
     tls = store(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(ConfigError, match=rf"{key}: {tmp_path}/{name}: there is no such file"):
-        make_context(Tls(tls.certificate, tls.key, "1.2", str(tmp_path / "ca"), http2=True))
+        make_context(replace(tls, client_ca=str(tmp_path / "ca")))
 
 
 def test_only_wanted_tls_is_required(tmp_path: Path) -> None:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
+from fakes.certificates import AUTHORITY, store
 from fakes.front import Front
+from gevent.socket import wait_read
 
+from app.telemetry import log
+from app.tls.clients import certificates, protocols
+from app.tls.failures import HandshakeFailures
+from app.tls.handshake import ServerSide
 from app.worker.accept import Acceptor
 from app.worker.admission import Admission
 from app.worker.net.deadlines import deadlines
@@ -22,14 +30,19 @@ class Door:
     """An acceptor whose clients are socket pairs."""
 
     def __init__(
-        self, *, limit: int = 0, sends_header: Callable[[str], bool] | None = None
+        self,
+        *,
+        limit: int = 0,
+        sends_header: Callable[[str], bool] | None = None,
+        tls: ServerSide | None = None,
     ) -> None:
         self.peers: list[str] = []
         self.counts: list[int] = []
         self.front = Front(self._handle)
         self.admission = Admission(limit)
+        self.failures = HandshakeFailures()
         self._acceptor = Acceptor(
-            self.front.context, self.admission, sends_header, None, None, None
+            self.front.context, self.admission, sends_header, tls, None, None, self.failures
         )
         self._open: list[Any] = []
 
@@ -134,3 +147,73 @@ def test_a_connection_that_cannot_be_set_up_is_counted_no_more(
     greenlet.join(5)
     assert isinstance(greenlet.exception, OSError)
     assert door.admission.count == 0
+
+
+class TestTls:
+    """Where TLS is spoken and a client does not speak it, or not ours."""
+
+    @pytest.fixture(name="events")
+    def _events(self, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = []
+        monkeypatch.setattr(
+            log, "event", lambda logger, level, message, **fields: events.append(fields)
+        )
+        return events
+
+    @pytest.fixture(name="door")
+    def _door(self, make: Callable[..., Door], tmp_path: Path) -> Door:
+        watched = certificates(store(tmp_path), offers_http2=False)
+        return make(tls=ServerSide(watched, None, protocols(offers_http2=False)))
+
+    def test_a_request_without_tls_is_told_so(
+        self, door: Door, events: list[dict[str, Any]]
+    ) -> None:
+        """In the clear, once its first bytes are here; and counted."""
+        near, greenlet = door.connect()
+        answer = ask(near, greenlet, GET)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        door.failures.tick(1.0)
+        assert events == [{"reason": "plain_http", "count": 1, "client": "", "detail": None}]
+        assert door.admission.count == 0
+
+    @pytest.mark.parametrize(
+        ("data", "reason"),
+        [
+            (b"\x00\x01nonsense that is no TLS", "tls_error"),
+            (b"\x16\x03\x01\x02\x00\x01", "connection_closed"),
+            (b"", ""),
+        ],
+    )
+    def test_what_fails_is_counted_by_its_reason(
+        self, door: Door, events: list[dict[str, Any]], data: bytes, reason: str
+    ) -> None:
+        """But who leaves without a word, as probes of a port do, has not begun one."""
+        near, greenlet = door.connect()
+        ask(near, greenlet, data)
+        door.failures.tick(1.0)
+        assert [event["reason"] for event in events] == ([reason] if reason else [])
+
+    @pytest.mark.parametrize(("protocol", "is_served"), [("spdy/1", False), ("http/1.0", True)])
+    def test_who_speaks_none_of_our_protocols_is_told_so(
+        self, door: Door, events: list[dict[str, Any]], protocol: str, is_served: bool
+    ) -> None:
+        """By the alert of RFC 7301, before anything is agreed on."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        AUTHORITY.configure_trust(context)
+        context.set_alpn_protocols([protocol])
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_hostname="first.example")
+        near, _ = door.connect()
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.do_handshake()
+        near.sendall(outgoing.read())
+        wait_read(near.fileno(), timeout=5)
+        incoming.write(near.recv(65536))
+        if is_served:
+            tls.do_handshake()
+            assert tls.selected_alpn_protocol() == protocol
+            return
+        with pytest.raises(ssl.SSLError, match=r"(?i)no.application.protocol"):
+            tls.do_handshake()
+        door.failures.tick(1.0)
+        assert [event["reason"] for event in events] == ["no_application_protocol"]

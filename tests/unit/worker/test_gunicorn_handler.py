@@ -12,6 +12,7 @@ import gevent
 import pytest
 from gevent import ssl as gevent_ssl
 
+from app.tls.failures import HandshakeFailures
 from app.worker.admission import Admission
 from app.worker.gunicorn_handler import GunicornHandler, seconds_until
 from app.worker.net.deadlines import NEVER
@@ -42,26 +43,48 @@ def test_a_plain_connection_is_gunicorn_s_at_once() -> None:
     worker: Any = Gunicorn(admission)
     near, far = pair()
     with near:
-        GunicornHandler(worker, admission, lambda: None).accepted("listener", far, "address")
+        GunicornHandler(worker, admission, lambda: None, HandshakeFailures()).accepted(
+            "listener", far, "address"
+        )
         assert near.recv(10) == b""
     assert worker.handled == [("listener", "address", 1, False)]
     assert admission.count == 0
 
 
-def test_a_handshake_is_counted_and_one_that_fails_handed_to_nobody() -> None:
-    """gunicorn's own has no time limit: a drain has to know of it."""
+class Failures(HandshakeFailures):
+    """What was counted, as it came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: list[tuple[str, str]] = []
+
+    def count(self, reason: str, client: str, detail: str = "") -> None:
+        self.counted.append((reason, client))
+
+
+@pytest.mark.parametrize(
+    ("said", "counted"),
+    [(b"", []), (b"GET / HTTP/1.1\r\n\r\n", [("plain_http", "192.0.2.1")])],
+)
+def test_a_handshake_is_counted_and_one_that_fails_handed_to_nobody(
+    said: bytes, counted: list[tuple[str, str]]
+) -> None:
+    """gunicorn's own has no time limit: a drain has to know of it. Who only leaves may be a probe."""
+    failures = Failures()
     admission = Admission()
     worker: Any = Gunicorn(admission)
     context = gevent_ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # what it is in a worker
     near, far = pair()
-    handler = GunicornHandler(worker, admission, lambda: context)
-    greenlet = gevent.spawn(handler.accepted, None, far, "")
+    handler = GunicornHandler(worker, admission, lambda: context, failures)
+    greenlet = gevent.spawn(handler.accepted, None, far, ("192.0.2.1", 1000))
     gevent.sleep(0)
     assert (admission.count, admission.only_arriving()) == (1, True)
+    near.sendall(said)
     near.close()
     greenlet.join(5)
     assert greenlet.successful()
     assert (worker.handled, admission.count) == ([], 0)
+    assert failures.counted == counted
 
 
 @pytest.mark.parametrize(("protocol", "is_served_by_it"), [("h2", True), ("http/1.1", False)])
@@ -72,8 +95,8 @@ def test_http2_by_its_own_tls_is_gunicorn_s(
     admission = Admission()
     worker: Any = Gunicorn(admission)
     encrypted = SimpleNamespace(close=lambda: None, selected_alpn_protocol=lambda: protocol)
-    handler = GunicornHandler(worker, admission, lambda: None)
-    monkeypatch.setattr(handler, "_shake_hands", lambda raw, by: raw.close() or encrypted)
+    handler = GunicornHandler(worker, admission, lambda: None, HandshakeFailures())
+    monkeypatch.setattr(handler, "_shake_hands", lambda raw, address, by: raw.close() or encrypted)
     monkeypatch.setattr(
         "app.worker.gunicorn_handler.gunicorn_sock.is_http2_negotiated",
         lambda client: client.selected_alpn_protocol() == "h2",
