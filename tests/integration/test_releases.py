@@ -23,7 +23,6 @@ from harness import (
     wait_until,
 )
 
-
 # A key of the newer release, at the top and in each server.
 NEW_KEYS = (
     ("app/config/server_keys.py", 'Key("url", URL,', 'Key("zone", Flag(), False, "Newer."), Key("url", URL,'),
