@@ -110,7 +110,7 @@ def fuzz_response(data: bytes) -> None:
     if head is None:
         return
     assert 0 < head.consumed <= len(data)
-    assert 100 <= head.status <= 599
+    assert 100 <= head.status <= 999
     assert re.fullmatch(rb"[\t\x20-\x7e\x80-\xff]*", head.reason), head.reason
     _check_lines(head.lines)
     names = [head.lines[at].lower() for at in range(0, len(head.lines), 4)]
