@@ -15,6 +15,7 @@ from app.errors import BadRequest
 from app.wire.chunked import is_forbidden_trailer
 from app.wire.fields import TOKEN, VALUE
 from app.wire.request import HeadLimits, RequestHead, read_head
+from app.wire.target import is_same_authority
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -80,7 +81,8 @@ def read_request(
         pieces += (b"cookie: ", b"; ".join(cookies), b"\r\n")
     if not is_whole and not has_length:
         pieces.append(b"transfer-encoding: chunked\r\n")
-    host = _host(pseudo.get(b":authority"), host)
+    is_https = pseudo[b":scheme"].lower() == b"https"
+    host = _host(pseudo.get(b":authority"), host, is_https)
     head = read_head(_as_http1(method, target, host, pieces), limits=limits)
     if head is None:
         raise _malformed("no head")
@@ -147,7 +149,7 @@ def _request_line(pseudo: dict[bytes, bytes]) -> tuple[bytes, bytes]:
     return method, target
 
 
-def _host(authority: bytes | None, host: bytes | None) -> bytes:
+def _host(authority: bytes | None, host: bytes | None, is_https: bool) -> bytes:
     """The one host of a request (RFC 9113 §8.3.1)."""
     if authority is None:
         if host is None:
@@ -155,7 +157,7 @@ def _host(authority: bytes | None, host: bytes | None) -> bytes:
         return host
     if not _is_value(authority):
         raise _malformed("malformed authority")
-    if host is not None and host.lower() != authority.lower():
+    if host is not None and not is_same_authority(is_https, authority, host):
         raise BadRequest("Host differs from the authority", reason="bad_host")
     return authority
 

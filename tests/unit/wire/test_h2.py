@@ -85,6 +85,8 @@ def test_a_host_field_alone_is_enough() -> None:
     assert read_request(fields((b"host", b"b.example"), authority=None), True).host == b"b.example"
     head = read_request(fields((b"host", b"A.example")), True)
     assert b"".join(head.lines) == b"host: a.example\r\n"
+    head = read_request(fields((b"host", b"a.example:443")), True)
+    assert b"".join(head.lines) == b"host: a.example\r\n"
 
 
 @pytest.mark.parametrize(
@@ -146,6 +148,7 @@ def test_what_is_no_message_is_malformed(bad: Fields) -> None:
     ("bad", "status", "reason"),
     [
         (fields((b"host", b"b.example")), 400, "bad_host"),
+        (fields((b"host", b"a.example:80")), 400, "bad_host"),
         (fields((b"host", b"a.example"), (b"host", b"a.example")), 400, "bad_host"),
         (fields(authority=None), 400, "bad_host"),
         (fields(authority=b""), 400, "bad_host"),
@@ -206,7 +209,7 @@ def test_what_passes_is_one_message_of_as_many_fields(
         *(head.method, head.target),
         *(b"".join(head.lines), head.framing),
     )
-    parsed = parse_request(message)
+    parsed = parse_request(message, 0, 8190, 100, 8190, True)
     assert (parsed["method"], parsed["path"], parsed["consumed"]) == (method, path, len(message))
     sent = [field for field in parsed["headers"] if field[0].lower() not in (b"host", b"cookie")]
     known = [(name, value) for name, value in more if name not in (b"host", b"cookie")]
