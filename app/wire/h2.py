@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterable
 
 from app.errors import BadRequest
-from app.wire.chunked import is_forbidden_trailer
 from app.wire.fields import TOKEN, VALUE
 from app.wire.request import HeadLimits, RequestHead, read_head
 from app.wire.target import is_same_authority
+from app.wire.trailers import is_safe
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -93,14 +93,15 @@ def read_request(
 
 
 def read_trailers(fields: Iterable[tuple[bytes, bytes]]) -> Fields:
-    """The trailer fields to pass on, refused and dropped as in a chunked body. Raises MalformedError."""
+    """The trailer fields to pass on, discarded as in a chunked body. Raises MalformedError.
+
+    Fields of a connection make a trailer section malformed as they do a head (RFC 9113 §8.2.2).
+    """
     trailers: Fields = []
     for name, value in fields:
-        if not _NAME.fullmatch(name) or not _is_value(value):
+        if not _NAME.fullmatch(name) or not _is_value(value) or name in _OF_A_CONNECTION:
             raise _malformed("malformed trailer field")
-        if is_forbidden_trailer(name):
-            raise _malformed("a framing or routing field in the trailer section")
-        if b"_" not in name:
+        if is_safe(name):
             trailers.append((name, value))
     return trailers
 

@@ -119,7 +119,7 @@ def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead 
         elif kind == UPGRADE:
             upgrade = value if upgrade is None else upgrade + b", " + value
         elif kind == TRAILER:
-            head.trailer = value
+            head.trailer = value if head.trailer is None else head.trailer + b", " + value
         elif kind < 0:
             raise BadResponse("malformed field name" if name else "obsolete line folding")
     if status < 100:
