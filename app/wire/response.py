@@ -37,6 +37,8 @@ CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
 
 _LENGTH: Final = frozenset((b"content-length",))
+# A list without a member (RFC 9110 §5.6.1), and what RFC 2616 §3.6 called the same.
+_NO_CODING: Final = frozenset((b"", b"identity"))
 
 
 class ResponseHead:
@@ -128,6 +130,8 @@ def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead 
         head.keep_alive = minor > 0
     else:
         _read_connection(head, connection, minor, upgrade)
+    if coding is not None and coding.lower() in _NO_CODING:
+        coding = None
     if method == b"HEAD" or status == 304 or status < 200 or status == 204:
         head.length = 0
         if length is not None or coding is not None:
