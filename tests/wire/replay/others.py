@@ -60,9 +60,16 @@ def by_gunicorn(data: bytes, parser: str, max_fields: int = 100) -> Reading | No
 
 _HEAD_LINE = re.compile(rb"(?<=\r\n)(?i:(expect|content-type):[\t ]*([^\r\n]*?)[\t ]*)\r\n")
 
+_TRAILERS = re.compile(rb"(?<=\r\n)0+\r\n(?:[^\r\n]+\r\n)+(?=\r\n)")
+_TRAILER = re.compile(
+    rb"(?<=\n)(?i:host|content-length|transfer-encoding|trailer|authorization|te):[^\r\n]*\r\n"
+)
+
 
 def without_forgiven(data: bytes) -> bytes:
-    """A request less what ours forgives and gunicorn does not: Expect, a second equal Content-Type.
+    """A request less what ours forgives and gunicorn does not.
+
+    That is Expect, a second Content-Type that is equal, and trailer fields that we discard and it refuses.
 
     What is left of it is what gunicorn has to take where ours takes the whole.
     """
@@ -75,7 +82,8 @@ def without_forgiven(data: bytes) -> bytes:
         seen.add(line[2])
         return line[0]
 
-    return _HEAD_LINE.sub(kept, data[:end]) + data[end:]
+    body = _TRAILERS.sub(lambda section: _TRAILER.sub(b"", section[0]), data[end:])
+    return _HEAD_LINE.sub(kept, data[:end]) + body
 
 
 def two_by_gunicorn(data: bytes) -> tuple[bytes, bytes]:
