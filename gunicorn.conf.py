@@ -30,6 +30,8 @@ if _config.proxy_protocol:
 worker_class = "app.worker.process.Worker"
 # For other workers, as with -k gevent: the faster one takes a bare LF for a line end, and spare spaces.
 http_parser = "python"
+# Any token, as RFC 9110 §9.1 has it and as our worker takes it.
+permit_unconventional_http_method = True
 workers = _config.workers
 # Of one worker. Far above what a process's descriptors allow, so that those are the limit.
 worker_connections = _config.limits.connections or 65536

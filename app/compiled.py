@@ -39,6 +39,7 @@ MODULES = (
     "wire.request",
     "wire.response",
     "wire.target",
+    "wire.trailers",
     "wire.via",
     "worker.balance.backend",
     "worker.balance.pool",

@@ -54,7 +54,7 @@ _REQUEST_KINDS = {
     b"upgrade": UPGRADE,
     b"user-agent": USER_AGENT,
     b"accept": ACCEPT,
-    # A second one leaves the message ambiguous (RFC 9110 §5.3); gunicorn refuses it likewise.
+    # A second one that differs leaves the message ambiguous (RFC 9110 §5.3).
     b"content-type": SINGLETON,
     b"x-forwarded-for": FORWARDED_FOR,
     b"x-forwarded-proto": FORWARDED_PROTO,
@@ -68,7 +68,6 @@ _REQUEST_KINDS = {
     b"x-real-ip": FORWARDED_OTHER,
     b"keep-alive": DROP,
     b"proxy-connection": DROP,
-    b"proxy-authorization": DROP,
     # CVE-2016-5385 (httpoxy): CGI-style backends read it as the variable HTTP_PROXY.
     b"proxy": DROP,
     b"http2-settings": DROP,
@@ -83,7 +82,6 @@ _RESPONSE_KINDS = {
     b"trailer": TRAILER,
     b"keep-alive": DROP,
     b"proxy-connection": DROP,
-    b"proxy-authenticate": DROP,
     b"te": DROP,
 }
 
@@ -103,6 +101,8 @@ PROTECTED = frozenset(
         b"max-forwards",
         b"early-data",
         b"authorization",
+        b"proxy-authorization",
+        b"proxy-authenticate",
         b"cookie",
         b"set-cookie",
         b"cache-control",

@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterable
 
 from app.errors import BadRequest
-from app.wire.chunked import is_forbidden_trailer
 from app.wire.fields import TOKEN, VALUE
 from app.wire.request import HeadLimits, RequestHead, read_head
+from app.wire.target import is_same_authority
+from app.wire.trailers import is_safe
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -80,7 +81,8 @@ def read_request(
         pieces += (b"cookie: ", b"; ".join(cookies), b"\r\n")
     if not is_whole and not has_length:
         pieces.append(b"transfer-encoding: chunked\r\n")
-    host = _host(pseudo.get(b":authority"), host)
+    is_https = pseudo[b":scheme"].lower() == b"https"
+    host = _host(pseudo.get(b":authority"), host, is_https)
     head = read_head(_as_http1(method, target, host, pieces), limits=limits)
     if head is None:
         raise _malformed("no head")
@@ -91,14 +93,15 @@ def read_request(
 
 
 def read_trailers(fields: Iterable[tuple[bytes, bytes]]) -> Fields:
-    """The trailer fields to pass on, refused and dropped as in a chunked body. Raises MalformedError."""
+    """The trailer fields to pass on, discarded as in a chunked body. Raises MalformedError.
+
+    Fields of a connection make a trailer section malformed as they do a head (RFC 9113 §8.2.2).
+    """
     trailers: Fields = []
     for name, value in fields:
-        if not _NAME.fullmatch(name) or not _is_value(value):
+        if not _NAME.fullmatch(name) or not _is_value(value) or name in _OF_A_CONNECTION:
             raise _malformed("malformed trailer field")
-        if is_forbidden_trailer(name):
-            raise _malformed("a framing or routing field in the trailer section")
-        if b"_" not in name:
+        if is_safe(name):
             trailers.append((name, value))
     return trailers
 
@@ -147,7 +150,7 @@ def _request_line(pseudo: dict[bytes, bytes]) -> tuple[bytes, bytes]:
     return method, target
 
 
-def _host(authority: bytes | None, host: bytes | None) -> bytes:
+def _host(authority: bytes | None, host: bytes | None, is_https: bool) -> bytes:
     """The one host of a request (RFC 9113 §8.3.1)."""
     if authority is None:
         if host is None:
@@ -155,7 +158,7 @@ def _host(authority: bytes | None, host: bytes | None) -> bytes:
         return host
     if not _is_value(authority):
         raise _malformed("malformed authority")
-    if host is not None and host.lower() != authority.lower():
+    if host is not None and not is_same_authority(is_https, authority, host):
         raise BadRequest("Host differs from the authority", reason="bad_host")
     return authority
 

@@ -22,9 +22,7 @@ _MAX_FIELDS: Final = 256  # in a request or a response, whatever the limits are
 _CR, _LF, _SPACE, _COLON = b"\r\n :"
 
 # As nearly every head is.
-_REQUEST_LINE: Final = re.compile(
-    rb"([!$%&'*+\-.^_`|~0-9A-Z]{3,20}) ([^\x00-\x20\x7f]+) HTTP/1\.([01])\r\n"
-)
+_REQUEST_LINE: Final = re.compile(rb"(%b) ([^\x00-\x20\x7f]+) HTTP/1\.([01])\r\n" % TOKEN.pattern)
 _STATUS_LINE: Final = re.compile(
     rb"HTTP/1\.([0-9]) ([0-9]{3})(?: ([\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*)?)?\r\n"
 )
@@ -76,7 +74,7 @@ class LimitRequestHeaders(ParseError):
 
 
 class InvalidRequestMethod(ParseError):
-    """The method has a lower-case letter or '#', or not 3 to 20 characters."""
+    """The method is no token; or not what most are: 3 to 20 characters, no small letter, no '#'."""
 
 
 def parse_request(
@@ -85,10 +83,13 @@ def parse_request(
     max_line: int = 8190,
     max_fields: int = 100,
     max_field: int = 8190,
+    permit_unconventional_http_method: bool = False,
+    permit_repeated_content_type: bool = False,
 ) -> dict[str, Any]:
     """The parts of the request head at the start of ``data``.
 
     ``last_length`` is how much of it an earlier call has seen: then the end is looked for first, from there.
+    The last is ours alone: the C parser lets nobody see more than one Content-Type.
     """
     line_length = data.find(b"\r\n")
     if line_length > max_line:
@@ -104,9 +105,11 @@ def parse_request(
             method, target, minor, at = _request_line(data)
             split = _split(data, at)
     except ParseError:
-        raise _fault(data) from None
+        raise _fault(
+            data, _TOKEN if permit_unconventional_http_method else _METHOD_SO_FAR
+        ) from None
     fields, consumed = split
-    if start is None:
+    if not permit_unconventional_http_method:
         _check_method(method)
     _check_target(method, target)
     if minor > 1:
@@ -123,7 +126,7 @@ def parse_request(
         or b"\ntransfer-encoding:" in head
         or head.count(b"\nhost:") > 1  # looked for so, the common head costs a third of the loop
     ):
-        _check_framing(fields, minor)
+        _check_framing(fields, minor, permit_repeated_content_type)
     return {
         "method": method,
         "path": target,
@@ -278,10 +281,10 @@ def _invalid() -> ParseError:
     return ParseError("Invalid HTTP message")
 
 
-def _fault(data: bytes) -> ParseError:
+def _fault(data: bytes, method: re.Pattern[bytes]) -> ParseError:
     """The error for a request that cannot be split: of its method, if what stands before a space is none."""
     end = data.find(b" ")
-    if end > 0 and not _METHOD_SO_FAR.fullmatch(data, 0, end):
+    if end > 0 and not method.fullmatch(data, 0, end):
         return InvalidRequestMethod("Invalid character in HTTP method")
     return _invalid()
 
@@ -303,7 +306,7 @@ def _check_target(method: bytes, target: bytes) -> None:
         raise ParseError("authority-form or relative request-target requires CONNECT method")
 
 
-def _check_framing(fields: Fields, minor: int) -> None:
+def _check_framing(fields: Fields, minor: int, may_repeat: bool) -> None:
     """Refuse what two readers could frame differently."""
     seen: set[bytes] = set()
     duplicate = b""
@@ -313,7 +316,8 @@ def _check_framing(fields: Fields, minor: int) -> None:
         name = spelled.lower()
         if name in _SINGLETONS:
             if name in seen:
-                duplicate = duplicate or name
+                if not (may_repeat and name == b"content-type"):
+                    duplicate = duplicate or name
             elif name == b"content-length":
                 length = value
             seen.add(name)

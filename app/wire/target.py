@@ -33,6 +33,17 @@ def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     return (rest if rest[:1] != b"?" else b"/" + rest), match[1]
 
 
+def is_same_authority(is_https: bool, one: bytes, other: bytes) -> bool:
+    """Whether both name one host and port (RFC 9110 §4.2.3): that of the scheme may be left out."""
+    return one == other or _normal(one, is_https) == _normal(other, is_https)
+
+
+def _normal(authority: bytes, is_https: bool) -> bytes:
+    lowered = authority.lower()
+    without = lowered.removesuffix(b":443" if is_https else b":80")
+    return without if without != lowered else lowered.removesuffix(b":")
+
+
 def is_authority(value: bytes) -> bool:
     """Whether it is a host with an optional port."""
     match = _HOST.fullmatch(value)

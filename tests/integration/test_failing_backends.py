@@ -192,6 +192,29 @@ def test_garbage_in_chunks_cuts_the_connection(
             client.read_chunk()
 
 
+@pytest.mark.parametrize("framing", ["Content-Length: 100000", "Transfer-Encoding: chunked"])
+def test_what_came_of_a_cut_answer_reaches_its_client(
+    impatient: Balancer, impatient_backend: Backend, framing: str
+) -> None:
+    """Although it is still on its way when the server has gone: an end follows it, not a reset."""
+    body = b"x" * 24_000
+    sent = b"%x\r\n%b\r\n" % (len(body), body) if "chunked" in framing else body
+    head = f"HTTP/1.1 200 OK\r\n{framing}\r\nX-A: 1\r\n\r\n".encode()
+    impatient_backend.handler = handlers.raw(head + sent)
+    target = f"/cut/{framing[:7]}"
+    with socket.socket() as client:
+        # The client's kernel takes a few KB, the rest waits in ours.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(BOUND)
+        client.connect((impatient.host, impatient.port))
+        client.sendall(f"GET {target} HTTP/1.1\r\nHost: a.example\r\n\r\n".encode())
+        assert impatient.access_line(target=target)["reason"] == "truncated"
+        received = b""
+        while piece := client.recv(4096):
+            received += piece
+    assert received.partition(b"\r\n\r\n")[2] == sent
+
+
 def test_garbage_after_a_response_is_not_the_next_answer(
     impatient: Balancer, impatient_backend: Backend
 ) -> None:

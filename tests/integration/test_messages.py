@@ -168,7 +168,6 @@ def test_hop_by_hop_fields_of_the_request_are_removed(balancer: Balancer, backen
         ("Connection", "keep-alive, X-Private"),
         ("Keep-Alive", "timeout=5"),
         ("Proxy-Connection", "keep-alive"),
-        ("Proxy-Authorization", "Basic dTpw"),
         ("TE", "trailers"),
         ("Upgrade", "h2c"),
         ("X-Private", "1"),
@@ -204,14 +203,13 @@ def test_hop_by_hop_fields_of_the_response_are_removed(
         b"body",
         ("Connection", "close, X-Private"),
         ("Keep-Alive", "timeout=5"),
-        ("Proxy-Authenticate", "Basic"),
         ("X-Private", "1"),
         ("X-Public", "2"),
     )
     with balancer.connect() as client:
         response = client.get("/")
         names = {name.lower() for name, _ in response.headers}
-        assert not names & {"keep-alive", "proxy-authenticate", "x-private"}
+        assert not names & {"keep-alive", "x-private"}
         assert response.get("X-Public") == "2"
         assert not response.will_close
         assert client.get("/").status == 200

@@ -21,6 +21,7 @@ from harness import (
     Balancer,
     Client,
     Exchange,
+    Truncated,
     handlers,
     run,
     seconds,
@@ -162,6 +163,18 @@ def test_an_end_and_a_cut_differ(folder: Path) -> None:
             client.send_head("GET", "/cut", version="HTTP/1.0")
             with pytest.raises(OSError, match=r"EOF|reset"):
                 client.read_response()
+
+
+def test_a_cut_that_its_length_shows_is_told_apart_from_an_attack(
+    secure: tuple[Balancer, Backend],
+) -> None:
+    """All that has come, then close_notify: who cut it is us, and that it was cut the length says."""
+    balancer, backend = secure
+    backend.handler = handlers.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc")
+    with TlsClient(balancer) as client:
+        client.send_head("GET", "/short")
+        with pytest.raises(Truncated):  # an end without close_notify would be an OSError
+            client.read_response()
 
 
 def test_a_tunnel_over_tls(secure: tuple[Balancer, Backend]) -> None:

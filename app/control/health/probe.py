@@ -38,7 +38,7 @@ from app.tls import backends
 from app.tls.backends import BackendTrust
 from app.wire import proxy_protocol
 from app.wire.lenient import ReadHead, reader
-from app.wire.response import MAX_INTERIM_RESPONSES, ResponseHead
+from app.wire.response import Interims, ResponseHead
 
 USER_AGENT = "load-balancer-health-check"
 READ_SIZE = 16 * 1024  # most heads come whole
@@ -244,7 +244,8 @@ def _read_head(connection: Any, request: ProbeRequest) -> tuple[ResponseHead, by
     Raises BadResponse, and ConnectionResetError at an early end.
     """
     data = b""
-    seen = interims = 0
+    seen = 0
+    interims: Interims | None = None
     while True:
         head = request.read_head(data, request.raw_method, seen)
         if head is None:
@@ -256,7 +257,7 @@ def _read_head(connection: Any, request: ProbeRequest) -> tuple[ResponseHead, by
         elif head.status >= 200 or head.status == 101:
             return head, data[head.consumed :]
         else:
-            interims += 1
-            if interims > MAX_INTERIM_RESPONSES:
-                raise BadResponse("too many interim responses")
+            now = time.monotonic()
+            interims = interims or Interims(now)
+            interims.count(head, now)
             data, seen = data[head.consumed :], 0

@@ -12,7 +12,7 @@ import signal
 from functools import lru_cache
 from typing import Any
 
-from app.wire.chunked import ChunkedDecoder, ChunkedError
+from app.wire.chunked import AnswerDecoder, ChunkedError
 from app.wire.response import CHUNKED, UNTIL_CLOSE
 
 BODY_LIMIT = 64 * 1024  # HAProxy takes 16 KiB of an answer, nginx 256 KiB
@@ -34,7 +34,7 @@ def read_body(connection: Any, length: int, data: bytes) -> str:
     ``length`` is the head's (app.wire.response): a size in bytes, CHUNKED or UNTIL_CLOSE. Raises BadBody, and
     ConnectionResetError where the connection ends before the body does.
     """
-    decoder = ChunkedDecoder() if length == CHUNKED else None
+    decoder = AnswerDecoder() if length == CHUNKED else None
     wanted = BODY_LIMIT if length < 0 else min(length, BODY_LIMIT)
     body = b""
     while True:

@@ -40,8 +40,9 @@ class Http1Writer:
 
     Shared with the half that reads: ``_left`` and ``_buffer``, what of the request is unread (CHUNKED for an
     unknown length) and what has been read beyond it; ``_keep``, whether another request may follow;
-    ``_must_linger``, whether the client may still be sending at the end; ``_grace``, the timer of a client
-    that has half-closed. ``head`` is that of the request in hand, ``deadline`` the greenlet's that serves.
+    ``_must_linger``, whether the client may still be sending at the end; ``_is_cut``, whether that was a
+    reset; ``_grace``, the timer of a client that has half-closed. ``head`` is that of the request in hand,
+    ``deadline`` the greenlet's that serves.
     """
 
     __slots__ = (
@@ -52,6 +53,7 @@ class Http1Writer:
         "_grace",
         "_is_begun",
         "_is_cut",
+        "_is_lost",
         "_keep",
         "_left",
         "_must_linger",
@@ -59,6 +61,7 @@ class Http1Writer:
         "_proxy",
         "_silence",
         "_timeout",
+        "_until_close",
         "bytes_out",
         "deadline",
         "head",
@@ -85,6 +88,8 @@ class Http1Writer:
         self._left = 0
         self._grace: Any = None
         self._is_begun = self._chunked = self._must_linger = self._is_cut = False
+        self._is_lost = False  # nothing more reaches the client
+        self._until_close = False  # the answer ends with the connection
         self._keep = True
         self.bytes_out = 0
 
@@ -112,7 +117,8 @@ class Http1Writer:
                     pieces += (b"Trailer: ", head.trailer, b"\r\n")
                 pieces.append(b"Transfer-Encoding: chunked\r\n")
             else:
-                self._keep = False  # HTTP/1.0: the end of the connection is the end of the body
+                # HTTP/1.0: the end of the connection is the end of the body.
+                self._keep, self._until_close = False, True
         pieces.append(self._connection_line())
         self.bytes_out = len(first)
         if self._chunked:
@@ -142,8 +148,10 @@ class Http1Writer:
             self.stream.send_posted()
             splice_to(self.stream, self._until, self._moved_out)
         except SinkExpired:
+            self._is_lost = True
             raise ClientGone("client does not take its response", reason="client_timeout") from None
         except SinkFailed as error:
+            self._is_lost = True
             raise ClientGone(str(error)) from None
         return True
 
@@ -204,9 +212,18 @@ class Http1Writer:
         return self.stream, rest
 
     def abort(self) -> None:
-        """Cut the connection in a way that no client takes for the end of a response."""
-        self._keep = self._must_linger = False
-        self._is_cut = True
+        """End the connection in a way that no client takes for the end of a response.
+
+        A length, or chunks, say that it is not whole (RFC 9112 §8): then the client gets all that has come,
+        and the end behind it. A reset would take what is still on its way. In TLS the end is a close_notify
+        (RFC 8446 §6.1, RFC 9112 §9.8). Only where the end would be that of the answer too, or nothing more
+        reaches the client, it is a reset, and no close_notify.
+        """
+        self._keep = False
+        if self._is_begun and not self._until_close and not self._is_lost:
+            self._must_linger = True
+            return
+        self._must_linger, self._is_cut = False, True
         if self._is_begun:
             self.stream.reset()
 
@@ -232,8 +249,10 @@ class Http1Writer:
             else:
                 self.stream.flush()
         except Expired:
+            self._is_lost = True
             raise ClientGone("client does not take its response", reason="client_timeout") from None
         except OSError as error:
+            self._is_lost = True
             raise ClientGone(str(error)) from None
         finally:
             self._silence.end(deadline, was)

@@ -1,4 +1,4 @@
-"""How a connection is ended on which the client may still be sending.
+"""How a connection is ended on which the client may still be sending, or has not read all that it was sent.
 
 Closing a socket with unread bytes in it sends RST, which can destroy the answer on its way (nginx's
 lingering_close; RFC 9112 §9.6). So the client is told that nothing more comes, and what it still sends is

@@ -67,6 +67,9 @@ class WsgiExchange:
         self.tunnel: AnyStream | None = None
         self._start_response = start_response
         self._write: Callable[[bytes], object] | None = None
+        self._needs_reset = (
+            False  # its end would be that of the answer, or nothing more reaches the client
+        )
         self.rest: list[bytes] = []
         self.broken: Exception | None = None
         self.deadline = deadline
@@ -106,6 +109,7 @@ class WsgiExchange:
         if self._left or not self.head.keep_alive:
             close_after(self._start_response)
         self._write = self._start_response(f"{head.status} {phrase}", fields)
+        self._needs_reset = head.length < 0 and not self.head.minor
         if first:
             self.write(first)
 
@@ -116,8 +120,10 @@ class WsgiExchange:
         try:
             self._write(piece)
         except Expired:
+            self._needs_reset = True
             raise ClientGone("client does not take its response", reason="client_timeout") from None
         except OSError as error:
+            self._needs_reset = True
             raise ClientGone(str(error)) from error
         finally:
             self._silence.end(self.deadline, was)
@@ -165,11 +171,14 @@ class WsgiExchange:
     def abort(self) -> None:
         """Have the application raise, upon which a server cuts the connection.
 
-        gunicorn ends it with a FIN, which is how a body that lasts until then ends well: it is reset first.
+        gunicorn ends it with a FIN, behind which a length or chunks say that the answer is not whole. A body
+        that lasts until then would end well: it is reset first.
         """
-        if self.is_begun and isinstance(self._socket, GeventSocket):
+        if self._needs_reset and isinstance(self._socket, GeventSocket):
             reset_at_close(self._socket)
             self._socket.close()
+        elif self.is_begun and isinstance(self._socket, SSLSocket):
+            TlsSocketStream(self._socket).shutdown_write()
         # With this number gunicorn ends the connection and writes no traceback: the access line says why.
         self.broken = ConnectionResetError(errno.ECONNRESET, "the response cannot be finished")
 

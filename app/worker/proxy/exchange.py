@@ -23,7 +23,7 @@ class Exchange(Protocol):
 
     ``body`` is what of the request body is already here (decoded), ``read_body`` gives the rest, None if
     there is none. ``start`` sends the response head, ``first`` with it; ``write`` and ``finish`` the rest;
-    ``abort`` breaks the connection so that a cut response never looks whole. ``switch`` sends a 101 and gives
+    ``abort`` ends the connection so that a cut response never looks whole. ``switch`` sends a 101 and gives
     the stream for a tunnel, with the bytes that came behind the request. They raise ClientGone.
     ``resumes_body``: a ``read_body`` that is cut short loses nothing.
     ``failure`` is what is wrong with the part of the body that is here. ``bytes_in`` and ``bytes_out`` count

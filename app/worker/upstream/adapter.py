@@ -24,7 +24,7 @@ from app.errors import (
     StaleConnection,
 )
 from app.tls import backends
-from app.wire.response import MAX_INTERIM_RESPONSES, ResponseHead
+from app.wire.response import Interims, ResponseHead
 from app.wire.upgrade import accepts
 from app.worker.net.deadlines import NEVER, Expired
 from app.worker.net.stream import POST_SIZE
@@ -111,7 +111,8 @@ def _round_trip(request: UpstreamRequest, connection: Connection) -> UpstreamRes
     read_head = request.read_head
     upload: Upload | None = None
     data = b""
-    seen = interims = 0
+    seen = 0
+    interims: Interims | None = None
     message = request.head
     if request.length or request.raw_body:
         request.check_here()
@@ -140,7 +141,7 @@ def _round_trip(request: UpstreamRequest, connection: Connection) -> UpstreamRes
             data = data + piece if data else piece
             head = read_head(data, method, seen)
             while head is not None and head.status < 200 and head.status != 101:
-                interims += 1
+                interims = interims or Interims(monotonic())
                 _pass_interim(request, connection, upload, head, interims)
                 data = data[head.consumed :]
                 head = read_head(data, method, 0)
@@ -159,6 +160,8 @@ def _round_trip(request: UpstreamRequest, connection: Connection) -> UpstreamRes
     cache.heard_at = heard_at = monotonic()
     if upload is None and heard_at - sent_at > cache.slowest:
         cache.slowest = heard_at - sent_at
+    if interims is not None and not interims.keep_alive:
+        head.keep_alive = False
     answer = UpstreamResponse(head, connection, request, heard_at)
     rest = data[head.consumed :]
     if head.status == 101:
@@ -235,13 +238,12 @@ def _pass_interim(
     connection: Connection,
     upload: Upload | None,
     head: ResponseHead,
-    count: int,
+    interims: Interims,
 ) -> None:
-    """Handle the ``count``-th 1xx: 100 starts a body that waits for it, the others are the client's."""
+    """Handle a 1xx: 100 starts a body that waits for it, the others are the client's."""
     request.deadline.request = None
-    connection.cache.heard_at = monotonic()
-    if count > MAX_INTERIM_RESPONSES:
-        raise BadResponse("too many interim responses")
+    connection.cache.heard_at = now = monotonic()
+    interims.count(head, now)
     if head.status == 100:
         if upload is not None:
             upload.begin()

@@ -13,8 +13,9 @@ import requests
 from requests.structures import CaseInsensitiveDict
 
 from app.errors import Aborted, BadResponse
-from app.wire.chunked import ChunkedDecoder, ChunkedError
+from app.wire.chunked import AnswerDecoder, ChunkedError
 from app.wire.response import CHUNKED, ResponseHead
+from app.wire.trailers import of_answer
 from app.worker.net.deadlines import NEVER, Expired
 from app.worker.net.splice import SPLICE_MIN, Moved, SourceExpired, SourceFailed, Until, splice
 from app.worker.net.splice import is_available as splice_is_available
@@ -40,7 +41,7 @@ class UpstreamResponse(requests.Response):
     upload: Upload | None = None
     trailers: list[tuple[bytes, bytes]] = _NO_TRAILERS
     _remaining = 0
-    _decoder: ChunkedDecoder | None = None
+    _decoder: AnswerDecoder | None = None
     _until_close = False
     _reusable = False
 
@@ -72,7 +73,7 @@ class UpstreamResponse(requests.Response):
                 self.first = data
                 self._remaining = length - len(data)
         elif length == CHUNKED:
-            self._decoder = ChunkedDecoder()
+            self._decoder = AnswerDecoder()
             try:
                 self.first = self._decoder.feed(data) if data else b""
             except ChunkedError as error:
@@ -176,7 +177,8 @@ class UpstreamResponse(requests.Response):
 
     def _finish_chunked(self) -> None:
         assert self._decoder is not None
-        self.trailers = self._decoder.trailers
+        if self._decoder.trailers:
+            self.trailers = of_answer(self._decoder.trailers, self.head.fields)
         self._reusable = self._reusable and not self._decoder.rest
         self._finish()
 

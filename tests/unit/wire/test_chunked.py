@@ -6,11 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.wire.chunked import ChunkedDecoder, ChunkedError, encode_chunk, last_chunk
+from app.wire.chunked import (
+    AnswerDecoder,
+    ChunkedDecoder,
+    ChunkedError,
+    encode_chunk,
+    last_chunk,
+)
 
 _trailers = st.lists(
     st.tuples(
-        st.from_regex(rb"X-[A-Za-z0-9]{1,8}", fullmatch=True),
+        st.from_regex(rb"Grpc-[A-Za-z0-9]{1,8}", fullmatch=True),
         st.from_regex(rb"[!-~]{0,8}", fullmatch=True),
     ),
     max_size=3,
@@ -60,12 +66,13 @@ def test_data_is_given_as_it_comes() -> None:
     assert decoder.feed(piece) is piece
 
 
-def test_sizes_up_to_an_exabyte() -> None:
-    """Fifteen digits fit any reader's 64 bits, sixteen do not."""
-    decoder = ChunkedDecoder()
-    assert decoder.feed(b"fffffffffffffff\r\nabc") == b"abc"
-    with pytest.raises(ChunkedError):
-        ChunkedDecoder().feed(b"0fffffffffffffff\r\n")
+def test_sizes_up_to_63_bits() -> None:
+    """What fits any reader's 64 bits with a sign; zeros before it are none of it."""
+    for size in (b"7fffffffffffffff", b"0000000000000000007FFFFFFFFFFFFFFF"):
+        assert ChunkedDecoder().feed(size + b"\r\nabc") == b"abc"
+    for size in (b"8000000000000000", b"ffffffffffffffff", b"1" + b"0" * 200):
+        with pytest.raises(ChunkedError, match="over 63 bits"):
+            ChunkedDecoder().feed(size + b"\r\n")
 
 
 def test_what_cannot_end_a_chunk_is_refused_at_once() -> None:
@@ -101,7 +108,7 @@ def test_extensions_are_paid_for_with_data() -> None:
 
 def test_trailers_within_their_bounds() -> None:
     """A hundred fields, 8,190 bytes."""
-    many = b"".join(b"X-%d: 1\r\n" % number for number in range(100))
+    many = b"".join(b"Grpc-%d: 1\r\n" % number for number in range(100))
     decoder = ChunkedDecoder()
     decoder.feed(b"0\r\n" + many + b"\r\n")
     assert len(decoder.trailers) == 100
@@ -115,3 +122,44 @@ def test_no_trailers() -> None:
     """The plain end, for a response and for a request."""
     assert last_chunk([]) == b"0\r\n\r\n"
     assert encode_chunk(b"x" * 16) == b"10\r\n" + b"x" * 16 + b"\r\n"
+
+
+def test_what_a_client_may_not_say_in_a_trailer_is_discarded() -> None:
+    """Its body is whole all the same, and what follows is where it was."""
+    decoder = ChunkedDecoder()
+    assert decoder.feed(b"1\r\nx\r\n0\r\nHost: a\r\nETag: b\r\nX-Any: c\r\n\r\nGET") == b"x"
+    assert (decoder.done, decoder.trailers, decoder.rest) == (True, [(b"ETag", b"b")], b"GET")
+
+
+@pytest.mark.parametrize("line", [b"5 ", b"5\t ", b"5;", b"5 ;a b", b'5;a="', b"05;\xe9"])
+def test_of_answers_more_sizes_are_read(line: bytes) -> None:
+    """Clients see none of it; of requests it is refused."""
+    data = line + b"\r\nhello\r\n0\r\n\r\n"
+    decoder = AnswerDecoder()
+    assert (decoder.feed(data), decoder.done) == (b"hello", True)
+    with pytest.raises(ChunkedError):
+        ChunkedDecoder().feed(data)
+
+
+@pytest.mark.parametrize(
+    "line", [b" 5", b"", b";a", b"5;\0", b"5\r", b"5\n", b"5;a\nb", b"-5", b"5 5"]
+)
+def test_what_is_no_size_is_none_of_an_answer_either(line: bytes) -> None:
+    """Where the next chunk begins would be a guess."""
+    with pytest.raises(ChunkedError):
+        AnswerDecoder().feed(line + b"\r\nhello\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("line", [b"nonsense", b": 1", b"X Y: 1", b" folded", b"X: \0"])
+def test_a_trailer_of_an_answer_that_is_no_field_costs_the_section(line: bytes) -> None:
+    """Not the answer, whose content is whole."""
+    decoder = AnswerDecoder()
+    assert decoder.feed(b"1\r\nx\r\n0\r\nA: 1\r\n" + line + b"\r\nB: 2\r\n\r\nrest") == b"x"
+    assert (decoder.done, decoder.trailers, decoder.rest) == (True, [], b"rest")
+
+
+@pytest.mark.parametrize("line", [b"A\nB: 1", b"A: 1\rB", b"A: 1\n"])
+def test_where_the_trailers_of_an_answer_end_is_no_guess(line: bytes) -> None:
+    """A bare CR or LF may end a line to one reader and not to another."""
+    with pytest.raises(ChunkedError):
+        AnswerDecoder().feed(b"0\r\n" + line + b"\r\n\r\n")

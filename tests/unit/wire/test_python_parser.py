@@ -47,6 +47,29 @@ def test_the_parts_of_a_response() -> None:
     }
 
 
+def test_a_repeated_content_type_is_there_for_who_asks() -> None:
+    """Whether they differ is for the reader to see; nothing else is let through with them."""
+    data = request(b"Content-Type: a", b"content-type: b")
+    with pytest.raises(ParseError, match="Duplicate Content-Type"):
+        parse_request(data)
+    parsed = parse_request(data, permit_repeated_content_type=True)
+    assert [value for _, value in parsed["headers"]] == [b"a", b"a", b"b"]
+    with pytest.raises(ParseError, match="Duplicate Host"):
+        parse_request(request(b"Host: a"), permit_repeated_content_type=True)
+
+
+def test_any_token_is_a_method_for_who_asks() -> None:
+    """By default as gunicorn has it."""
+    for method in (b"x", b"Get", b"G#T", b"A" * 21):
+        data = method + b" / HTTP/1.1\r\nHost: a\r\n\r\n"
+        with pytest.raises(InvalidRequestMethod):
+            parse_request(data)
+        parsed = parse_request(data, permit_unconventional_http_method=True)
+        assert parsed["method"] == method
+    with pytest.raises(InvalidRequestMethod):
+        parse_request(b"G(T / HTTP/1.1\r\n\r\n", permit_unconventional_http_method=True)
+
+
 @pytest.mark.parametrize(("parse", "head"), [(parse_request, HEAD), (parse_response, ANSWER)])
 def test_a_part_of_a_head_is_waited_for(parse: object, head: bytes) -> None:
     """Looked at anew or from where it was left."""

@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import BadResponse
-from app.wire.response import CHUNKED, MAX_HEAD_BYTES, UNTIL_CLOSE, ResponseHead, read_head
+from app.wire.response import (
+    CHUNKED,
+    MAX_HEAD_BYTES,
+    UNTIL_CLOSE,
+    Interims,
+    ResponseHead,
+    read_head,
+)
 
 
 def read(*lines: bytes, start: bytes = b"HTTP/1.1 200 OK", method: bytes = b"GET") -> ResponseHead:
@@ -75,11 +82,91 @@ def test_persistence(lines: tuple[bytes, ...], start: bytes, expected: bool) -> 
     assert read(*lines, start=start).keep_alive is expected
 
 
-@pytest.mark.parametrize("status", [b"000", b"099", b"600", b"999"])
-def test_a_status_is_between_100_and_599(status: bytes) -> None:
-    """RFC 9110 §15: others are invalid."""
+@pytest.mark.parametrize("status", [b"000", b"099"])
+def test_a_status_below_100_is_none(status: bytes) -> None:
+    """RFC 9110 §15: others than 100 to 599 are invalid; these could be taken for interim answers."""
     with pytest.raises(BadResponse):
         read(start=b"HTTP/1.1 " + status + b" X")
+
+
+@pytest.mark.parametrize("status", [600, 799, 999])
+def test_a_status_above_599_is_passed_on(status: int) -> None:
+    """It has one reading, and is taken for a 5xx."""
+    head = read(b"Content-Length: 3", start=b"HTTP/1.1 %d X" % status)
+    assert (head.status, head.length, head.keep_alive) == (status, 3, True)
+
+
+@pytest.mark.parametrize(
+    ("lines", "length"),
+    [
+        ((b"Content-Length: 5, 5",), 5),
+        ((b"Content-Length: 5", b"content-length: 005"), 5),
+        ((b"Content-Length: 05",), 5),
+        ((b"Content-Length: " + b"0" * 5000,), 0),
+        ((b"Content-Length: " + b"0" * 30 + b"9" * 18,), 10**18 - 1),
+    ],
+)
+def test_one_number_said_oddly_is_said_plainly(lines: tuple[bytes, ...], length: int) -> None:
+    """RFC 9112 §6.3: whoever comes behind us reads one Content-Length, in digits."""
+    head = read(*lines, b"X-A: 1")
+    assert head.length == length
+    assert head.has_length
+    assert b"".join(head.lines) == b"X-A: 1\r\nContent-Length: %d\r\n" % length
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b",", b"5,", b"5, 6", b"+5", b"5 5", b"5;5", b"0x5", b"9" * 19, b"\xb2"]
+)
+def test_what_is_not_one_number_is_no_length(value: bytes) -> None:
+    """Where the body ends would be a guess."""
+    with pytest.raises(BadResponse):
+        read(b"Content-Length: " + value)
+
+
+@pytest.mark.parametrize("start", [b"HTTP/1.1 204 No Content", b"HTTP/1.1 103 Early Hints"])
+@pytest.mark.parametrize(
+    ("lines", "keep_alive"),
+    [
+        ((b"Content-Length: 0",), True),
+        ((b"Content-Length: 00, 0",), True),
+        ((b"Content-Length: 5",), False),
+        ((b"Content-Length: 5", b"Content-Length: 6"), False),
+        ((b"Content-Length: x",), False),
+        ((b"Transfer-Encoding: chunked",), False),
+        ((b"Transfer-Encoding: gzip",), False),
+        ((b"Transfer-Encoding: chunked", b"Content-Length: 0"), False),
+    ],
+)
+def test_what_frames_a_body_that_cannot_be_is_taken_away(
+    start: bytes, lines: tuple[bytes, ...], keep_alive: bool
+) -> None:
+    """RFC 9112 §6.3, 1.; where bytes may follow, the connection is asked nothing more."""
+    head = read(*lines, b"X-A: 1", start=start)
+    assert (head.length, head.has_length, head.keep_alive) == (0, False, keep_alive)
+    assert b"".join(head.lines) == b"X-A: 1\r\n"
+
+
+def test_a_102_each_second_keeps_a_client_waiting_for_an_hour() -> None:
+    """Not how many there are is bounded."""
+    interims, head = Interims(10.0), read(start=b"HTTP/1.1 102 Processing")
+    for second in range(3600):
+        interims.count(head, 10.0 + second)
+    with pytest.raises(BadResponse, match="too many"):
+        interims.count(head, 10.0 + 3601)
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 2000), (60_000, 2)])
+def test_what_comes_before_an_answer_is_bounded(size: int, count: int) -> None:
+    """In bytes, and in what many small ones cost."""
+    interims = Interims(0.0)
+    head = read(b"X-A: " + b"a" * size, start=b"HTTP/1.1 103 Early Hints")
+
+    def come() -> None:
+        for _ in range(count):
+            interims.count(head, 1.0)
+
+    with pytest.raises(BadResponse, match="too many"):
+        come()
 
 
 @pytest.mark.parametrize(

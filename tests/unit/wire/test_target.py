@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.errors import BadRequest
-from app.wire.target import is_authority, origin_form
+from app.wire.target import is_authority, is_same_authority, origin_form
 
 
 @pytest.mark.parametrize(
@@ -128,3 +128,30 @@ def test_any_target_has_the_host_that_others_read_in_it(target: str) -> None:
     if authority is not None:
         assert urlsplit(target).netloc.encode() == authority
         assert b"@" not in authority
+
+
+@pytest.mark.parametrize(
+    ("is_https", "one", "other", "expected"),
+    [
+        (False, b"a", b"A", True),
+        (False, b"a:80", b"a", True),
+        (False, b"a", b"A:80", True),
+        (False, b"a:", b"a:80", True),
+        (True, b"a:443", b"a", True),
+        (True, b"[::1]:443", b"[::1]", True),
+        (False, b"a:443", b"a", False),
+        (True, b"a:80", b"a", False),
+        (False, b"a:80", b"a:443", False),
+        (False, b"a", b"b", False),
+        (False, b"a80", b"a", False),
+        (False, b"a::80", b"a", False),
+        (False, b"[::80]", b"[:", False),
+        (False, b"a.", b"a", False),
+    ],
+)
+def test_the_port_of_a_scheme_may_be_left_out(
+    is_https: bool, one: bytes, other: bytes, expected: bool
+) -> None:
+    """RFC 9110 §4.2.3: and nothing else may differ but case."""
+    assert is_same_authority(is_https, one, other) is expected
+    assert is_same_authority(is_https, other, one) is expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -37,6 +38,7 @@ def _config(parser: str, max_fields: int) -> Any:
     config.set("http_parser", parser)
     config.set("limit_request_fields", max_fields)
     config.set("limit_request_line", 8190)  # ours: a setting, not a rule
+    config.set("permit_unconventional_http_method", True)  # as RFC 9110 §9.1 does
     return config
 
 
@@ -54,6 +56,34 @@ def by_gunicorn(data: bytes, parser: str, max_fields: int = 100) -> Reading | No
     if lengths and len(body) != int(lengths[0]):
         return None
     return Reading(request.method.encode("latin-1"), request.uri.encode("latin-1"), fields, body)
+
+
+_HEAD_LINE = re.compile(rb"(?<=\r\n)(?i:(expect|content-type):[\t ]*([^\r\n]*?)[\t ]*)\r\n")
+
+_TRAILERS = re.compile(rb"(?<=\r\n)0+\r\n(?:[^\r\n]+\r\n)+(?=\r\n)")
+_TRAILER = re.compile(
+    rb"(?<=\n)(?i:host|content-length|transfer-encoding|trailer|authorization|te):[^\r\n]*\r\n"
+)
+
+
+def without_forgiven(data: bytes) -> bytes:
+    """A request less what ours forgives and gunicorn does not.
+
+    That is Expect, a second Content-Type that is equal, and trailer fields that we discard and it refuses.
+
+    What is left of it is what gunicorn has to take where ours takes the whole.
+    """
+    end = data.find(b"\r\n\r\n") + 2
+    seen: set[bytes] = set()
+
+    def kept(line: re.Match[bytes]) -> bytes:
+        if line[1].lower() == b"expect" or line[2] in seen:
+            return b""
+        seen.add(line[2])
+        return line[0]
+
+    body = _TRAILERS.sub(lambda section: _TRAILER.sub(b"", section[0]), data[end:])
+    return _HEAD_LINE.sub(kept, data[:end]) + body
 
 
 def two_by_gunicorn(data: bytes) -> tuple[bytes, bytes]:

@@ -23,7 +23,14 @@ from app.wire import lenient, python_parser
 HAS_C = importlib.util.find_spec("gunicorn_h1c") is not None
 NO_C = "gunicorn_h1c is not installed (make parser)"
 
-_MODULES = ("wire.parser", "wire.request", "wire.response", "wire.lenient", "control.health.probe")
+_MODULES = (
+    "wire.parser",
+    "wire.refusal",
+    "wire.request",
+    "wire.response",
+    "wire.lenient",
+    "control.health.probe",
+)
 _ERRORS = (
     "IncompleteError",
     "LimitRequestLine",
@@ -37,6 +44,7 @@ class Readers(NamedTuple):
     """The modules above, imported over one parser."""
 
     parser: ModuleType
+    refusal: ModuleType
     request: ModuleType
     response: ModuleType
     lenient: ModuleType
@@ -126,9 +134,10 @@ def agree_on_request(data: bytes, seen: int = 0, limits: dict[str, int] | None =
     """Both parsers, and both readers; what they read."""
     c, python = readers("c"), readers("python")
     given = c.request.HeadLimits(**limits or {})
-    arguments = (data, seen, given.line, given.fields, given.field)
-    parts = split(c.parser, "parse_request", *arguments)
-    assert split(python_parser, "parse_request", *arguments) == parts, (data, seen, limits)
+    for any_method in (True, False):  # we take any; gunicorn's default is not to
+        arguments = (data, seen, given.line, given.fields, given.field, any_method)
+        parts = split(c.parser, "parse_request", *arguments)
+        assert split(python_parser, "parse_request", *arguments) == parts, (data, seen, limits)
     theirs = reading(lambda: c.request.read_head(data, seen, given))
     ours = reading(lambda: python.request.read_head(data, seen, given))
     assert ours == theirs, (data, seen, limits)

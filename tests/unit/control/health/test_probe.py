@@ -25,7 +25,7 @@ from app.control.health.probe import ProbeRequest, ProbeSession, probe
 from app.control.names import FixedPlace
 from app.errors import BadResponse
 from app.wire import lenient
-from app.wire.response import MAX_HEAD_BYTES, MAX_INTERIM_RESPONSES
+from app.wire.response import MAX_HEAD_BYTES, Interims
 
 
 class Connection(Pieces):
@@ -239,7 +239,7 @@ def test_requests_and_checks_read_a_head_alike(
 def asked(pieces: list[bytes], method: bytes, read_head: lenient.ReadHead) -> int | str:
     """What a request makes of an answer (app.worker.upstream): its status, or why there is none."""
     data = b""
-    seen = interims = 0
+    seen, interims = 0, Interims(0.0)
     try:
         for piece in pieces:
             data += piece
@@ -247,9 +247,7 @@ def asked(pieces: list[bytes], method: bytes, read_head: lenient.ReadHead) -> in
             while head is not None:
                 if head.status >= 200 or head.status == 101:
                     return head.status
-                interims += 1
-                if interims > MAX_INTERIM_RESPONSES:
-                    return "bad_response"
+                interims.count(head, 0.0)
                 data = data[head.consumed :]
                 head = read_head(data, method, 0)
             seen = len(data)

@@ -255,15 +255,29 @@ def test_a_chunked_body_over_the_limit_is_413() -> None:
     assert client.stream.did == ["shutdown_write", "close"], "lingers: the client is still sending"
 
 
-def test_a_cut_answer_ends_the_connection_although_its_request_is_unread() -> None:
-    """At once: it is closed already, and who lingered for it would keep its place for two seconds."""
+@pytest.mark.parametrize("body", [b"ab", b"abcde"], ids=["unread", "read"])
+def test_a_cut_answer_is_ended_and_all_of_it_reaches_the_client(body: bytes) -> None:
+    """Closing at once could be a reset, if the client is still sending: it would take what is on its way."""
 
     def cut(exchange: Any) -> None:
         exchange.start(response(), b"o", False, [])
         exchange.abort()
 
-    client = Client(post("Content-Length: 5", body=b"ab"), handle=cut).run()
+    client = Client(post("Content-Length: 5", body=body), END, handle=cut).run()
     assert client.statuses == [200]
+    assert client.stream.did == ["shutdown_write", "close"]
+
+
+def test_an_answer_that_ends_with_the_connection_is_reset_when_it_is_cut() -> None:
+    """At once: it is closed already, and who lingered for it would keep its place for two seconds."""
+
+    def cut(exchange: Any) -> None:
+        endless = read_head(b"HTTP/1.1 200 OK\r\n\r\n", b"POST")
+        exchange.start(endless, b"o", False, [])
+        exchange.abort()
+
+    asked = b"POST / HTTP/1.0\r\nHost: a\r\nContent-Length: 5\r\n\r\nab"
+    client = Client(asked, handle=cut).run()
     assert client.stream.did == ["reset", "close"]
 
 

@@ -209,15 +209,45 @@ def test_another_greenlet_waits_by_its_own_deadline() -> None:
 # -- cuts and tunnels ------------------------------------------------------------------------------
 
 
-def test_a_cut_answer_is_reset_and_never_looks_whole() -> None:
-    """Where none has begun there is nothing to cut: the connection is closed by whoever runs it."""
+def test_of_an_answer_that_has_not_begun_nothing_is_cut() -> None:
+    """The connection is closed by whoever runs it."""
     writer = Writer()
     writer.abort()
     assert writer.out.did == []
+    assert not writer._keep
+
+
+@pytest.mark.parametrize("answer", [SIZED, ENDLESS], ids=["a length", "chunks"])
+def test_an_answer_whose_framing_shows_its_end_is_not_reset(answer: bytes) -> None:
+    """What is on its way reaches the client, and then the end, lingered for; no last chunk is sent."""
+    writer = Writer()
+    writer.start(head(answer), b"o", False, [])
+    writer.abort()
+    assert writer.out.did == []
+    assert (writer._keep, writer._must_linger, writer._is_cut) == (False, True, False)
+    assert writer.out.sent[0].endswith((b"\r\n\r\no", b"\r\n\r\n1\r\no\r\n"))
+    assert len(writer.out.sent) == 1
+
+
+@pytest.mark.parametrize("answer", [SIZED, ENDLESS], ids=["a length", "to the end"])
+def test_to_a_client_of_http_1_0_only_what_has_no_length_is_reset(answer: bytes) -> None:
+    """Its end is the connection's: it must not look whole."""
+    writer = Writer(requested(version="1.0"))
+    writer.start(head(answer), b"o", False, [])
+    writer.abort()
+    assert writer.out.did == (["reset", "close"] if answer is ENDLESS else [])
+
+
+def test_a_client_that_takes_nothing_is_reset() -> None:
+    """There is nothing to wait for, and what the kernel holds for it is freed."""
+    writer = Writer()
     writer.start(head(), b"o", False, [])
+    writer.out.fails = Expired()
+    with pytest.raises(ClientGone):
+        writer.write(b"k")
     writer.abort()
     assert writer.out.did == ["reset", "close"]
-    assert not writer._keep
+    assert not writer._must_linger
 
 
 def test_a_tunnel_gets_the_connection_and_what_came_behind_the_request() -> None:

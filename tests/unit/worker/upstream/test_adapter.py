@@ -167,3 +167,15 @@ def test_a_server_that_did_not_ask_for_a_body_gets_no_other_request(
     server.say(ANSWER)
     assert greenlet.get(timeout=5).complete
     assert len(server.cache.idle) == asks
+
+
+@pytest.mark.parametrize("announced", [0, 5])
+def test_an_interim_answer_that_announces_a_body_leaves_no_connection(
+    server: Server, announced: int
+) -> None:
+    """It has none (RFC 9112 §6.3); one that its server means all the same would be the next answer."""
+    greenlet = send(server, 0, b"", None)
+    server.until(b"\r\n\r\n")
+    server.say(b"HTTP/1.1 103 Early Hints\r\nContent-Length: %d\r\n\r\n" % announced + ANSWER)
+    assert greenlet.get(timeout=5).complete
+    assert len(server.cache.idle) == (not announced)

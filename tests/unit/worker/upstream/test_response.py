@@ -199,9 +199,9 @@ def test_what_the_backend_says_of_its_connection_is_kept_to(
 
 
 def test_trailers_are_there_when_the_body_is_complete() -> None:
-    answered = Answered(CHUNKED, then=(b"1\r\nx\r\n0\r\nX-Sum: 7\r\n", b"\r\n"))
+    answered = Answered(CHUNKED, then=(b"1\r\nx\r\n0\r\nX-Checksum: 7\r\nVia: 1\r\n", b"\r\n"))
     assert answered.body() == b"x"
-    assert answered.answer.trailers == [(b"X-Sum", b"7")]
+    assert answered.answer.trailers == [(b"X-Checksum", b"7")]
     assert Answered(length(0)).answer.trailers == []
 
 
@@ -235,7 +235,7 @@ def test_a_reset_is_no_end_of_a_body_without_a_length() -> None:
     assert Answered(then=(b"hel", RESET)).refusal() == "reset_in_body"
 
 
-@pytest.mark.parametrize("here", [b"x\r\n", b"5\r\nhelloX", b"0\r\nbad\r\n\r\n"])
+@pytest.mark.parametrize("here", [b"x\r\n", b"5\r\nhelloX", b"0\r\nba\nd\r\n\r\n"])
 def test_a_bad_chunk_that_came_with_the_head_is_a_bad_response(here: bytes) -> None:
     """Nothing has been sent to the client yet: it gets an answer of ours, or another server is asked."""
     with pytest.raises(BadResponse):

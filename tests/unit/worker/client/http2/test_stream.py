@@ -123,7 +123,7 @@ def test_bad_trailers_are_the_requests_failure(make: Callable[..., Http2Client])
 
     client = make(take)
     client.say(client.ask(1, has_body=True), DataFrame(1, b"x"))
-    block = client.encoder.encode([("host", "evil")])
+    block = client.encoder.encode([("connection", "close")])
     client.say(HeadersFrame(1, block, flags=["END_HEADERS", "END_STREAM"]))
     assert failures == ["malformed_request"]
 
