@@ -62,7 +62,7 @@ class Master:
         self.table = segment.make_or_inherit(arbiter.cfg.workers, config)
         self._secret = segment.secret_for(self.table)
         self._control = ControlProcess(arbiter, self.table)
-        self._workers = Workers(arbiter)
+        self._workers = Workers(arbiter, lambda slot: slots.leaving(self.table, slot))
         self._hook_into(arbiter)
 
     def __repr__(self) -> str:

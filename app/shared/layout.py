@@ -24,7 +24,7 @@ MAGIC = 0x4C42_5441_424C_4531  # "LBTABLE1"
 # Of the layout below, and of the blob as far as older readers cannot take it; a new master with another one
 # makes its own segment. 3: whoever has version 2 reads the blob strictly, and an unknown key (such as the
 # envelope of app.config.published) would freeze it, so none of them may share a segment with us.
-VERSION = 3
+VERSION = 4
 
 CELL = 8  # bytes
 HEADER_CELLS = 64
@@ -71,10 +71,11 @@ UNCHECKED, HEALTHY, UNHEALTHY = 0, 1, 2  # STATE
 READY, DRAIN, MAINT = 0, 1, 2  # ADMIN
 FULL_RAMP = 10
 TRUSTED, EJECTED, TRIAL, STALLED = 0, 1, 2, 3  # EJECTION
+STAYS, WISHES_TO_GO, GOES = 0, 1, 2  # LEAVING
 
 # -- a worker: relative to its slot ----------------------------------------------------------------
 # Of app.worker: TROUBLES by balance.outcome_counter, the next three by stalls, WAITING_NS by balance.queue,
-# ASKED and RETRIES by proxy.retry, CONNECTIONS by listener.
+# ASKED and RETRIES by proxy.retry, CONNECTIONS by listener, LEAVING by process.
 
 PID = 0              # master  in its hooks: reserved in the master, taken in the worker
 GENERATION = 1       # master  in the worker's hook: gunicorn's age of the worker
@@ -87,6 +88,7 @@ WAITING_NS = 7       # worker  monotonic ns since its oldest request waits for a
 ASKED = 8            # worker  requests of the last ten seconds, as of the last tick
 RETRIES = 9          # worker  retries of that time that the budget was charged for
 CONNECTIONS = 10     # worker  clients' connections it has, and one; 0 while it accepts none
+LEAVING = 11         # worker  STAYS, WISHES_TO_GO (it serves until it has a successor) or GOES
 
 # -- a server in a worker: relative to counters_at(row) in the worker's slot -----------------------
 # Of app.worker: IN_FLIGHT by balance.pool, REQUESTS by proxy.attempt, the last four by stalls, the others by

@@ -66,9 +66,16 @@ class Share:
     def defers(self) -> bool:
         """Whether a new connection should be another worker's."""
         self.announce()
+        return should_defer(self._count(), self._others())
+
+    def is_alone(self) -> bool:
+        """Whether no other worker accepts connections."""
+        return not self._others()
+
+    def _others(self) -> list[int]:
+        """How many connections each of the others has that accept any."""
         told = self._table.of_each_slot(CONNECTIONS)
-        others = [one - 1 for slot, one in enumerate(told) if one and slot != self._slot]
-        return should_defer(self._count(), others)
+        return [one - 1 for slot, one in enumerate(told) if one and slot != self._slot]
 
 
 class Listener(StreamServer):

@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from harness import (
@@ -257,6 +257,7 @@ def test_long_request_survives_hup(origin: Backend) -> None:
         assert balancer.get().status == 200
         gate.set()
         assert client.read_response().status == 200
+        client.close()  # or it is kept for another request
         wait_until(lambda: not any(map(processes.is_alive, old)), PATIENT)
 
 
@@ -323,6 +324,70 @@ def test_sigint_and_sigquit_stop_at_once(origin: Backend) -> None:
             assert balancer.get().status == 200
             balancer.signal(number)
             assert balancer.wait_for_exit(PROMPT) == 0
+
+
+def retired_by_hup(balancer: Balancer) -> None:
+    """The workers are replaced."""
+    balancer.signal(signal.SIGHUP)
+
+
+def retired_by_usr2(balancer: Balancer) -> None:
+    """Their whole master is replaced."""
+    balancer.signal(signal.SIGTERM, balancer.upgrade())
+
+
+def retired_by_ttou(balancer: Balancer) -> None:
+    """There is one more, and then one less: the oldest goes."""
+    old = balancer.worker_pids()
+    balancer.signal(signal.SIGTTIN)
+    wait_until(lambda: len(balancer.worker_pids()) > len(old), PATIENT)
+    for clients in clients_by_worker(balancer, least=1).values():  # both serve
+        for client in clients:
+            client.close()
+    balancer.signal(signal.SIGTTOU)
+
+
+def retired_by_term(balancer: Balancer) -> None:
+    """Somebody tells one of the workers itself."""
+    (worker,) = balancer.worker_pids()
+    balancer.signal(signal.SIGTERM, worker)
+    balancer.wait_for_workers(gone={worker})
+
+
+@pytest.mark.parametrize(
+    "retire", [retired_by_hup, retired_by_usr2, retired_by_ttou, retired_by_term]
+)
+@pytest.mark.parametrize("is_parked", [False, True], ids=["just served", "parked"])
+def test_a_worker_that_is_replaced_keeps_its_idle_clients(
+    origin: Backend, retire: Callable[[Balancer], None], is_parked: bool
+) -> None:
+    """One that does not look before it sends loses no request, however late that is; then it is told."""
+    with Balancer([origin]) as balancer, balancer.connect() as client:
+        assert not client.get("/first").will_close
+        (worker,) = balancer.worker_pids()
+        if is_parked:
+            time.sleep(1.5)  # parked after one second
+        retire(balancer)
+        wait_until(lambda: not processes.has_listener(worker), PATIENT, "told to go")
+        assert not client.is_closed(3.5), "that is longer than idle clients have at a stop"
+        answer = client.get("/second")
+        assert (answer.status, answer.will_close) == (200, True)
+        wait_until(lambda: not processes.is_alive(worker), PATIENT, "its end")
+        assert balancer.get("/third").status == 200
+        for target in ("/first", "/second", "/third"):
+            assert len(balancer.wait_for_access(1, target=target)) == 1
+
+
+def test_a_worker_goes_after_its_requests_and_nobody_notices(origin: Backend) -> None:
+    """--max-requests, with its jitter: a successor serves first, and every request has its answer."""
+    command = (*GUNICORN[:-1], "--max-requests", "50", "--max-requests-jitter", "20", GUNICORN[-1])
+    with Balancer([origin], workers=2, command=command) as balancer:
+        old = balancer.worker_pids()
+        with Load(balancer.address, kept=2, fresh=2) as load:
+            wait_until(lambda: not any(map(processes.is_alive, old)), PATIENT * 2, "their ends")
+            load.wait_for_more(50)
+        assert load.failures == []
+        assert len(balancer.access_lines()) >= 100
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ NEW_KEYS = (
     ("app/config/model.py", "class Server:\n", "class Server:\n    zone = False\n"),
 )  # fmt: skip
 NEW_FORM = (("app/config/published.py", "FORM = 1\n", "FORM = 2\n"),)
-OTHER_LAYOUT = (("app/shared/layout.py", "VERSION = 3\n", "VERSION = 1_000_000\n"),)
+OTHER_LAYOUT = (("app/shared/layout.py", "VERSION = 4\n", "VERSION = 1_000_000\n"),)
 
 
 # What is put in place later is not compiled.

@@ -12,6 +12,7 @@ from gunicorn.errors import HaltServer
 
 from app.master import hooks, workers
 from app.master.supervisor import Master
+from app.shared.layout import GOES, STAYS, WISHES_TO_GO
 from tests.unit.master.master_bench import (
     Arbiter,
     Beats,
@@ -41,6 +42,77 @@ def test_workers_go_when_all_of_the_new_ones_serve(bench: MasterBench) -> None:
     arbiter.calls.clear()
     arbiter.manage_workers()
     assert arbiter.calls == ["manage_workers"]  # gunicorn's, that nothing else is to be done
+
+
+def saying(arbiter: Arbiter) -> dict[int, int]:
+    """What workers say of their leaving, by their pids, which are their slots here."""
+    said: dict[int, int] = {}
+    hooks._the_master()._workers._leaving = lambda slot: said.get(slot, STAYS)
+    for worker in arbiter.WORKERS.values():
+        worker.slot = worker.pid
+    return said
+
+
+def test_who_wishes_to_go_serves_until_its_successor_does(bench: MasterBench) -> None:
+    """One at a time: both have had their requests at the same moment."""
+    arbiter, old = booted(bench)
+    said = saying(arbiter)
+    said.update({worker.pid: WISHES_TO_GO for worker in old})
+    for expected in old:
+        before = set(arbiter.WORKERS)
+        arbiter.manage_workers()
+        arbiter.manage_workers()
+        (new,) = set(arbiter.WORKERS) - before
+        assert expected.pid not in arbiter.killed
+        beat(arbiter.WORKERS[new])
+        arbiter.manage_workers()
+        assert arbiter.killed[-1] == expected.pid
+    for _ in range(3):
+        arbiter.manage_workers()
+    assert arbiter.killed == [worker.pid for worker in old]
+
+
+def test_workers_are_not_used_up_faster_than_they_go(bench: MasterBench) -> None:
+    """Each of them may wait for its last clients for graceful_timeout."""
+    arbiter, _ = booted(bench)
+    said = saying(arbiter)
+    for _ in range(20):
+        said.update(dict.fromkeys(arbiter.WORKERS, WISHES_TO_GO))
+        beat(*arbiter.WORKERS.values())
+        for worker in arbiter.WORKERS.values():
+            worker.slot = worker.pid
+        arbiter.manage_workers()
+    assert len(arbiter.WORKERS) == 4
+    assert len(arbiter.killed) == 2
+
+
+def test_who_goes_by_itself_has_a_successor_at_once(bench: MasterBench) -> None:
+    """Somebody has told the worker itself; it is not told again, which could meet its end."""
+    arbiter, old = booted(bench)
+    said = saying(arbiter)
+    said.update({worker.pid: GOES for worker in old})
+    arbiter.manage_workers()
+    assert len(arbiter.WORKERS) == 4
+    beat(*arbiter.WORKERS.values())
+    arbiter.manage_workers()
+    assert arbiter.killed == []
+
+
+def test_one_less_goes_when_the_others_serve(bench: MasterBench) -> None:
+    """TTIN and TTOU: the oldest, once, and it does not count while it waits for its clients."""
+    arbiter, old = booted(bench)
+    arbiter.num_workers = 3
+    arbiter.spawn_worker()
+    arbiter.num_workers = 2
+    arbiter.manage_workers()
+    assert arbiter.killed == []
+    beat(*arbiter.WORKERS.values())
+    for _ in range(3):
+        arbiter.manage_workers()
+    assert arbiter.killed == [old[0].pid]
+    arbiter.num_workers = 3
+    arbiter.manage_workers()
+    assert len(arbiter.WORKERS) == 4
 
 
 def test_one_reload_after_another_leaves_no_crowd(bench: MasterBench) -> None:

@@ -160,6 +160,15 @@ def test_a_worker_knows_its_share(told: tuple[int, ...], is_deferred: bool) -> N
     assert share.defers() is is_deferred
 
 
+@pytest.mark.parametrize(
+    ("told", "is_alone"), [((0, 5, 0), True), ((0, 0, 1), False), ((0,), True)]
+)
+def test_a_worker_knows_whether_others_accept(told: tuple[int, ...], is_alone: bool) -> None:
+    """Its own cell, and those of who takes no more, are nobody."""
+    table: Any = Told(*told)
+    assert Share({}, table, 1, lambda: 0, lambda: False).is_alone() is is_alone
+
+
 def test_a_worker_tells_how_many_it_has_and_whether_it_takes_more() -> None:
     """One more than it has, so that 0 is nobody; as soon as it has to go it is nobody."""
     cells: dict[int, int] = {}

@@ -10,9 +10,9 @@ import pytest
 
 from app.worker import process
 from app.worker.admission import Admission
-from app.worker.client.contract import DrainState
+from app.worker.client.contract import DRAIN_IDLE_SECONDS, DrainState
 from app.worker.net.deadlines import NEVER
-from app.worker.process import CUT_SECONDS, DRAIN_IDLE_SECONDS, Worker
+from app.worker.process import CUT_SECONDS, Worker
 
 BEGIN = 1000.0
 
@@ -48,6 +48,7 @@ class Draining:
         self.admission = Admission()
         self.connections: list[Connection] = []
         self.idle_closed_at: list[float] = []
+        self.others_accept_until = 0.0
         worker: Any = Worker.__new__(Worker)
         worker._drain_state = self.state = DrainState()
         worker.cfg = SimpleNamespace(graceful_timeout=graceful_timeout)
@@ -67,7 +68,7 @@ class Draining:
     def run(self) -> float:
         """Drain; how long it took."""
         parking: Any = SimpleNamespace(close_idle=lambda: self.idle_closed_at.append(self.now))
-        self._worker._drain(self.admission, parking)
+        self._worker._drain(self.admission, parking, lambda: self.now > self.others_accept_until)
         return self.now - BEGIN
 
     def _sleep(self, seconds: float) -> None:
@@ -126,6 +127,25 @@ def test_idle_clients_may_ask_once_more_for_a_moment(make: Callable[..., Drainin
     assert connection.did == ["drain"]
     assert drain.idle_closed_at[0] == pytest.approx(BEGIN + DRAIN_IDLE_SECONDS, abs=0.2)
     assert drain.state.idle_until == BEGIN + DRAIN_IDLE_SECONDS
+
+
+def test_idle_clients_are_kept_while_other_workers_accept(make: Callable[..., Draining]) -> None:
+    """Their next request may come at any time, and finds somebody; at the end they are cut with the rest."""
+    drain = make(10.0)
+    drain.others_accept_until = 1e9
+    connection = drain.serve(is_idle=True)
+    assert drain.run() == pytest.approx(10 - CUT_SECONDS, abs=0.2)
+    assert connection.did == ["drain", "cut"]
+    assert drain.idle_closed_at == []
+    assert drain.state.idle_until == BEGIN + 10 - CUT_SECONDS
+
+
+def test_when_the_others_stop_too_idle_clients_have_a_moment(make: Callable[..., Draining]) -> None:
+    """A stop is prompt, even when it comes into the retirement of one worker."""
+    drain = make()
+    drain.others_accept_until = BEGIN + 5
+    drain.serve(is_idle=True)
+    assert drain.run() == pytest.approx(5 + DRAIN_IDLE_SECONDS, abs=0.2)
 
 
 def test_who_still_arrives_has_as_long(make: Callable[..., Draining]) -> None:
