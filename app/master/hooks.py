@@ -14,13 +14,15 @@ from typing import Any
 from app import compiled
 from app.master import preflight, privileges, segment
 from app.master.supervisor import Master
-from app.master.workers import let_signals_end_it
+from app.master.workers import let_orphan_drain, let_signals_end_it
 from app.shared.inherited import Inheritance, bequeath
 from app.shared.layout import GENERATION, PID, STARTED_MS
 from app.telemetry import log
 from app.telemetry.interpreter import install_gevent
 from app.tls import clients as tls
 from app.wire import parser
+
+_GUNICORNS_GEVENT = "gunicorn.workers.ggevent"
 
 _master: Master | None = None
 
@@ -68,9 +70,11 @@ def post_fork(_arbiter: Any, worker: Any) -> None:
     slot[STARTED_MS] = time.time_ns() // 1_000_000
 
 
-def post_worker_init(_worker: Any) -> None:
+def post_worker_init(worker: Any) -> None:
     """In the worker, gevent is loaded: what it would print becomes log lines."""
     install_gevent()
+    if type(worker).__module__ == _GUNICORNS_GEVENT:
+        let_orphan_drain(worker)
 
 
 def child_exit(_arbiter: Any, worker: Any) -> None:

@@ -155,6 +155,7 @@ class Master:
                     os._exit(EX_FAILED)
 
         arbiter.manage_workers = self._manage_workers
+        arbiter.murder_workers = self._workers.murder
         arbiter.spawn_worker = self._workers.spawn
         arbiter.reap_workers = self._workers.reap
         arbiter.reexec = executed
@@ -173,6 +174,7 @@ class Master:
         if self._is_reload_due:
             self.reload()
         self._workers.manage()
+        self._workers.looked()
 
     def _has_room_to_reload(self) -> bool:
         """Whether there are slots for one set of workers more; if not, the reload waits for those that go."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from gunicorn.errors import HaltServer
 
+from app.master.wakefulness import Wakefulness
 from app.shared.layout import GOES, WISHES_TO_GO
 from app.telemetry import log
 
@@ -36,7 +37,9 @@ class Workers:
 
     __slots__ = (
         "_arbiter",
+        "_awake",
         "_gunicorns_manage",
+        "_gunicorns_murder",
         "_gunicorns_reap",
         "_gunicorns_spawn",
         "_has_served",
@@ -48,7 +51,9 @@ class Workers:
     def __init__(self, arbiter: Any, leaving: Callable[[int], int]) -> None:
         self._arbiter = arbiter
         self._leaving = leaving
+        self._awake = Wakefulness()
         self._gunicorns_manage: Callable[[], None] = arbiter.manage_workers
+        self._gunicorns_murder: Callable[[], None] = arbiter.murder_workers
         self._gunicorns_spawn: Callable[[], int] = arbiter.spawn_worker
         self._gunicorns_reap: Callable[[], None] = arbiter.reap_workers
         self._has_served = False  # some worker has come to its loop
@@ -109,6 +114,23 @@ class Workers:
             if all(map(_is_serving, young[surplus:])):
                 for worker in (*to_go, *young[:surplus]):
                     self._let_go(worker)
+
+    def looked(self) -> None:
+        """The master goes to sleep for a second now, and means to wake up then."""
+        self._awake.looked(time.monotonic())
+
+    def murder(self) -> None:
+        """In the place of Arbiter.murder_workers: who has slept itself lets workers beat before it judges."""
+        awake = self._awake.seconds(time.monotonic())
+        if self._awake.pause:
+            log.event(
+                "master",
+                "warning",
+                "the master has not run for a while, workers have a fresh time for their beats",
+                pause_ms=round(self._awake.pause * 1000),
+            )
+        if awake > self._arbiter.timeout:
+            self._gunicorns_murder()
 
     def spawn(self) -> int:
         """In the place of Arbiter.spawn_worker: signals wait, and a failure ends nothing that serves."""
@@ -171,6 +193,21 @@ def let_signals_end_it() -> None:
     for number in ENDS_A_BOOTING_WORKER:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS_A_BOOTING_WORKER)
+
+
+def let_orphan_drain(worker: Any) -> None:
+    """In a worker of gunicorn's own class (-k gevent): without its master it finishes what is in flight.
+
+    Its ``notify`` would end the process at once; its loop drains when it is not ``alive``.
+    """
+
+    def notify() -> None:
+        worker.tmp.notify()
+        if worker.alive and os.getppid() != worker.ppid:
+            log.event("worker", "warning", "the master is gone, this worker drains", pid=worker.pid)
+            worker.alive = False
+
+    worker.notify = notify
 
 
 def _is_serving(worker: Any) -> bool:

@@ -8,6 +8,7 @@ app.worker.client's; picking a backend is nobody's here.
 
 from __future__ import annotations
 
+import os
 import ssl
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from app.shared import descriptors
 from app.shared.inherited import inheritance
 from app.shared.layout import GOES, LEAVING, LEDGER, WISHES_TO_GO
+from app.telemetry import log
 from app.telemetry.interpreter import install_gevent
 from app.tls.clients import certificates
 from app.tls.files import WatchedContext
@@ -56,6 +58,7 @@ class Worker(GeventWorker):
 
     def __init__(self, *arguments: Any) -> None:
         self._drain_state = DrainState()  # before gunicorn sets ``alive``
+        self._is_quick = False
         super().__init__(*arguments)
 
     @property
@@ -66,6 +69,25 @@ class Worker(GeventWorker):
     @alive.setter
     def alive(self, is_alive: bool) -> None:
         self._drain_state.is_on = not is_alive
+
+    def notify(self) -> None:
+        """Show the master that this worker does not hang; go, as at a SIGTERM, when there is no master.
+
+        gunicorn's own would end the process at once, and with it all that is in flight.
+        """
+        self.tmp.notify()
+        if self.alive and os.getppid() != self.ppid:
+            log.event("worker", "warning", "the master is gone, this worker drains", pid=self.pid)
+            self.alive = False
+
+    def handle_quit(self, *_: Any) -> None:
+        """SIGQUIT, SIGINT: go at once, but what is cut is answered and has its line.
+
+        gunicorn's own would end the process a moment later, whatever goes on.
+        """
+        self.alive = False
+        self._is_quick = True
+        gevent.spawn(self.cfg.worker_int, self)
 
     def init_process(self) -> None:
         """In the child, first of all: descriptors for many connections."""
@@ -217,7 +239,7 @@ class Worker(GeventWorker):
                 succeeded_at = now
             idle_until = min(succeeded_at + DRAIN_IDLE_SECONDS, limit)
             # Who has not come to a request has no more time than who has asked for nothing more.
-            if now > (idle_until if admission.only_arriving() else limit):
+            if self._is_quick or now > (idle_until if admission.only_arriving() else limit):
                 break
             if now > idle_until:
                 for connection in admission.running():

@@ -16,6 +16,7 @@ from harness import (
     PATIENT,
     PROMPT,
     SCRIPT,
+    STOCK_WORKER,
     Backend,
     Balancer,
     Client,
@@ -318,12 +319,17 @@ def test_sigterm_waits_no_longer_than_it_should(origin: Backend) -> None:
 
 
 def test_sigint_and_sigquit_stop_at_once(origin: Backend) -> None:
-    """Control-C, and SIGQUIT, end it with status 0 and leave nothing."""
+    """Control-C, and SIGQUIT, end it with status 0 and leave nothing; what is cut is told, and logged."""
     for number in (signal.SIGINT, signal.SIGQUIT):
         with Balancer([origin], workers=2, health_check=health_check()) as balancer:
-            assert balancer.get().status == 200
+            client = balancer.connect()
+            origin.handler = handlers.hang
+            client.send_head("GET", "/cut")
+            origin.wait_for_request()
             balancer.signal(number)
+            assert client.read_response().json()["reason"] == "shutting_down"
             assert balancer.wait_for_exit(PROMPT) == 0
+            assert balancer.access_line(target="/cut")["reason"] == "shutting_down"
 
 
 def retired_by_hup(balancer: Balancer) -> None:
@@ -439,6 +445,56 @@ def test_killed_master_leaves_nothing(origin: Backend) -> None:
         balancer.signal(signal.SIGKILL)
         wait_until(lambda: not balancer.pids(), PROMPT, "every process gone")
     wait_until(lambda: shared_memory_files() <= before, PROMPT, "nothing in /dev/shm")
+
+
+@pytest.mark.parametrize("command", [GUNICORN, STOCK_WORKER], ids=["ours", "gunicorn's"])
+def test_workers_without_a_master_finish_what_is_in_flight(
+    origin: Backend, command: tuple[str, ...]
+) -> None:
+    """kill -9 of the master: they accept no more, answer all they have, log it and end."""
+    gate = threading.Event()
+    origin.handler = handlers.gated(gate, handlers.stream(300_000))
+    with Balancer([origin], workers=2, command=command) as balancer:
+        clients = [balancer.connect() for _ in range(10)]
+        for client in clients:
+            client.send_head("GET", "/orphan", [("Connection", "close")])
+        origin.wait_for_request(10)
+        balancer.expected_status = None
+        balancer.signal(signal.SIGKILL)
+        wait_until(lambda: _is_refused(balancer), PATIENT, "no new connections")
+        gate.set()
+        for client in clients:
+            response = client.read_response()
+            assert (response.status, len(response.body)) == (200, 300_000)
+            client.close()
+        wait_until(lambda: not balancer.pids(), PATIENT, "nobody left")
+        assert len(balancer.wait_for_access(10, target="/orphan", status=200)) == 10
+
+
+def test_a_group_that_was_stopped_goes_on(origin: Backend) -> None:
+    """SIGSTOP to all, as a machine that is suspended: nobody is killed, all in flight is answered."""
+    gate = threading.Event()
+    origin.handler = handlers.gated(gate)
+    command = (*GUNICORN[:-1], "--timeout", "2", GUNICORN[-1])
+    with Balancer([origin], workers=2, command=command, health_check=health_check()) as balancer:
+        clients = [balancer.connect() for _ in range(10)]
+        for client in clients:
+            client.send_head("GET", "/slept")
+        origin.wait_for_request(10)
+        before = balancer.pids()
+        for pid in before:
+            balancer.signal(signal.SIGSTOP, pid)
+        time.sleep(11)  # the control process is taken for hung after ten, workers after two here
+        for pid in sorted(before):  # the master first
+            balancer.signal(signal.SIGCONT, pid)
+        wait_until(lambda: balancer.log.select("master", level="warning"), PATIENT, "it noticed")
+        time.sleep(3)  # longer than workers have for their beats
+        gate.set()
+        for client in clients:
+            assert client.read_response().status == 200
+            client.close()
+        assert balancer.pids() == before
+        assert len(balancer.wait_for_access(10, target="/slept", status=200)) == 10
 
 
 def test_nothing_in_dev_shm_at_any_time(origin: Backend) -> None:

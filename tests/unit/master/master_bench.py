@@ -37,6 +37,7 @@ class Arbiter:
         self.settings: Callable[[], None] = lambda: None
         self.cfg = self.app.cfg
         self.num_workers = workers
+        self.timeout = 30
         self.pidfile = None
         self.proc_name = "load-balancer"
         self.log = logging.getLogger("arbiter")
@@ -60,6 +61,9 @@ class Arbiter:
 
     def manage_workers(self) -> None:
         self.calls.append("manage_workers")
+
+    def murder_workers(self) -> None:
+        self.calls.append("murder_workers")
 
     def spawn_worker(self) -> int:
         self.calls.append("spawn_worker")

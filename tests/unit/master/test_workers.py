@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from app.master import hooks, workers
 from app.master.supervisor import Master
 from app.shared.layout import GOES, STAYS, WISHES_TO_GO
 from tests.unit.master.master_bench import (
+    STRANGER,
     Arbiter,
     Beats,
     MasterBench,
@@ -174,6 +177,37 @@ def test_workers_that_cannot_boot_end_nothing_that_serves(
     assert arbiter.killed == []
 
 
+def test_who_was_asleep_itself_kills_nobody(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole group that was stopped for long wakes up with old beats; gunicorn judges 30 s later."""
+    arbiter, _ = booted(bench)
+    judged: dict[float, bool] = {}
+    for now in (100.0, 101.0, 136.0, 137.0, 166.0, 166.5):
+        monkeypatch.setattr(time, "monotonic", lambda now=now: now)
+        arbiter.calls.clear()
+        for at in range(5) if now == 166.0 else ():
+            monkeypatch.setattr(time, "monotonic", lambda at=at: 141.0 + 5 * at)
+            arbiter.murder_workers()
+        monkeypatch.setattr(time, "monotonic", lambda now=now: now)
+        arbiter.murder_workers()
+        judged[now] = "murder_workers" in arbiter.calls
+    assert judged == {
+        100.0: True,
+        101.0: True,
+        136.0: False,
+        137.0: False,
+        166.0: False,
+        166.5: True,
+    }
+    assert [event for event in bench.events if "not run for a while" in event[1]] == [
+        (
+            "warning",
+            "the master has not run for a while, workers have a fresh time for their beats",
+        )
+    ]
+
+
 def test_a_worker_that_cannot_be_forked_is_tried_again(
     bench: MasterBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -204,6 +238,21 @@ def test_signals_that_end_a_worker_wait_until_it_has_handlers(
     assert arbiter.spawn_worker() == 1
     assert blocked[0] >= {signal.SIGTERM, signal.SIGQUIT}
     assert set(signal.pthread_sigmask(signal.SIG_BLOCK, ())) == before
+
+
+def test_gunicorn_s_own_worker_drains_without_its_master(bench: MasterBench) -> None:
+    """Its loop does that when it is not alive; its own beat would exit."""
+    beats: list[str] = []
+    worker: Any = SimpleNamespace(alive=True, pid=os.getpid(), ppid=os.getppid())
+    worker.tmp = SimpleNamespace(notify=lambda: beats.append("beat"))
+    workers.let_orphan_drain(worker)
+    worker.notify()
+    assert worker.alive
+    worker.ppid = STRANGER
+    worker.notify()
+    worker.notify()
+    assert (worker.alive, len(beats)) == (False, 3)
+    assert bench.events == [("warning", "the master is gone, this worker drains")]
 
 
 def test_a_hook_that_fails_at_a_workers_end_ends_nothing(

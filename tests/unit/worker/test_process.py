@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from app.telemetry import log
 from app.worker import process
 from app.worker.admission import Admission
 from app.worker.client.contract import DRAIN_IDLE_SECONDS, DrainState
@@ -51,9 +53,10 @@ class Draining:
         self.others_accept_until = 0.0
         worker: Any = Worker.__new__(Worker)
         worker._drain_state = self.state = DrainState()
+        worker._is_quick = False
         worker.cfg = SimpleNamespace(graceful_timeout=graceful_timeout)
         worker.notify = lambda: None
-        self._worker = worker
+        self.worker = worker
         self._callbacks: list[Callable[[], None]] = []
         hub = SimpleNamespace(loop=SimpleNamespace(run_callback=self._callbacks.append))
         monkeypatch.setattr(process, "monotonic", lambda: self.now)
@@ -68,7 +71,7 @@ class Draining:
     def run(self) -> float:
         """Drain; how long it took."""
         parking: Any = SimpleNamespace(close_idle=lambda: self.idle_closed_at.append(self.now))
-        self._worker._drain(self.admission, parking, lambda: self.now > self.others_accept_until)
+        self.worker._drain(self.admission, parking, lambda: self.now > self.others_accept_until)
         return self.now - BEGIN
 
     def _sleep(self, seconds: float) -> None:
@@ -97,6 +100,36 @@ def test_gunicorn_s_flag_is_the_drain_of_the_connections() -> None:
     worker.alive = False
     assert state.is_on
     assert worker.alive is False
+
+
+def test_a_worker_without_its_master_drains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gunicorn's would exit from within its beat. It is said once."""
+    beats: list[str] = []
+    said: list[str] = []
+    worker: Any = Worker.__new__(Worker)
+    worker._drain_state = DrainState()
+    worker.tmp = SimpleNamespace(notify=lambda: beats.append("beat"))
+    worker.pid, worker.ppid = os.getpid(), os.getppid()
+    monkeypatch.setattr(log, "event", lambda *told, **_: said.append(told[2]))
+    worker.notify()
+    assert (worker.alive, said) == (True, [])
+    worker.ppid = 2**22 + 1
+    worker.notify()
+    worker.notify()
+    assert (worker.alive, len(said), len(beats)) == (False, 1, 3)
+
+
+def test_sigquit_cuts_what_goes_on(make: Callable[..., Draining]) -> None:
+    """So that each request has an answer and its line; gunicorn's would only end the process."""
+    drain = make()
+    connection = drain.serve()
+    told: list[Any] = []
+    drain.worker.cfg.worker_int = told.append
+    process.gevent.spawn = lambda function, *args: function(*args)  # type: ignore[assignment]
+    drain.worker.handle_quit(3, None)
+    assert drain.run() == pytest.approx(0, abs=0.6)
+    assert connection.did == ["drain", "cut"]
+    assert (drain.worker.alive, told) == (False, [drain.worker])
 
 
 def test_with_nobody_there_it_ends_at_once(make: Callable[..., Draining]) -> None:
