@@ -163,6 +163,7 @@ class Master:
 
     def _manage_workers(self) -> None:
         """In the place of Arbiter.manage_workers, which runs at least once a second."""
+        log.stdout().flush()  # what its reader or its disk did not take when it was said
         try:
             self.supervise()
             self._is_failing = False
