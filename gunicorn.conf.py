@@ -8,7 +8,9 @@ import math
 import os
 
 from app.master import hooks, preflight
+from app.shared import descriptors
 
+descriptors.fill_standard()
 _config = preflight.load_config()
 
 proc_name = "load-balancer"

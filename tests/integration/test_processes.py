@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from harness import (
@@ -15,6 +20,7 @@ from harness import (
     MODULE,
     PATIENT,
     PROMPT,
+    ROOT,
     SCRIPT,
     STOCK_WORKER,
     Backend,
@@ -24,6 +30,8 @@ from harness import (
     NoAnswer,
     Truncated,
     burst,
+    environment,
+    free_port,
     handlers,
     health_check,
     processes,
@@ -506,6 +514,45 @@ def test_nothing_in_dev_shm_at_any_time(origin: Backend) -> None:
             balancer.signal(signal.SIGKILL, pid)
         balancer.wait_for_workers()
     wait_until(lambda: shared_memory_files() <= before, PROMPT)
+
+
+@pytest.mark.parametrize("command", [GUNICORN, SCRIPT], ids=["gunicorn", "script"])
+def test_a_closed_stdout_is_nobody_s_number(
+    origin: Backend, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Started with ``>&- 2>&- <&-``: no log line goes into the table of the next master (USR2)."""
+    port = free_port()
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"servers": [origin.url], "workers": 1, "health_check": False}))
+    env = environment(LB_CONFIG=str(config), LB_PORT=str(port), LB_HOST="127.0.0.1")
+    shell = ["sh", "-c", 'exec "$@" >&- 2>&- <&-', "sh", sys.executable, *command]
+    with subprocess.Popen(shell, cwd=ROOT, env=env, start_new_session=True) as master:
+
+        def answers() -> bool:
+            with contextlib.suppress(OSError), Client(("127.0.0.1", port)) as client:
+                return client.get("/").status == 200
+            return False
+
+        try:
+            wait_until(answers, PATIENT, "it serves")
+            before = processes.children(master.pid)
+            os.kill(master.pid, signal.SIGUSR2)
+            (new,) = wait_until(
+                lambda: {
+                    pid
+                    for pid in processes.children(master.pid) - before
+                    if processes.children(pid)
+                },
+                PATIENT,
+                "a second master",
+            )
+            for pid in (master.pid, new, *processes.children(new)):
+                for number in (0, 1, 2):
+                    assert os.readlink(f"/proc/{pid}/fd/{number}") == "/dev/null"
+            os.kill(new, signal.SIGTERM)
+            wait_until(lambda: not processes.is_alive(new), PATIENT, "its end")
+        finally:
+            os.kill(master.pid, signal.SIGTERM)
 
 
 def test_no_thread_in_the_master(origin: Backend) -> None:
