@@ -65,6 +65,18 @@ class ControlProcess:
             self._forked_at = now
             self._fork()
 
+    def note_end(self) -> None:
+        """Before gunicorn reaps its children: say it where somebody has killed the control process."""
+        try:
+            end = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # also with no pid yet: a child of pid 0 there is none
+            return
+        if end is not None and end.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
+            name = signal.Signals(end.si_status).name
+            log.event(
+                "control", "warning", "control process was killed", pid=self._pid, signal=name
+            )
+
     def end(self) -> None:
         """Wait for its end, which comes when its master owns the configuration no more; kill it at last."""
         deadline = time.monotonic() + STOP_SECONDS

@@ -8,11 +8,14 @@ Decides nothing: app.master.supervisor does.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import Any
 
 from app import compiled
-from app.master import preflight, privileges, segment
+from app.config import Config, ConfigError
+from app.master import gunicorn_settings, preflight, privileges, segment
+from app.master.exit_status import EX_CONFIG
 from app.master.supervisor import Master
 from app.master.workers import let_orphan_drain, let_signals_end_it
 from app.shared.inherited import Inheritance, bequeath
@@ -38,6 +41,7 @@ def on_starting(arbiter: Any) -> None:
     """Make or take over the segment, before there is a listening socket or a child."""
     global _master
     config = preflight.in_use()
+    _settle(arbiter, config)
     if remedy := privileges.remedy_for_port(config.port):
         log.event("privileges", "error", "port needs a privilege", port=config.port, remedy=remedy)
     _say_what_runs()
@@ -112,6 +116,18 @@ def on_exit(_arbiter: Any) -> None:
 def _the_master() -> Master:
     assert _master is not None, "no on_starting hook ran"
     return _master
+
+
+def _settle(arbiter: Any, config: Config) -> None:
+    """End the start where gunicorn's settings are not for us; say which do nothing."""
+    try:
+        gunicorn_settings.require(arbiter.cfg, config)
+    except ConfigError as error:
+        preflight.report(error)
+        if arbiter.pidfile is not None:
+            arbiter.pidfile.unlink()
+        sys.exit(EX_CONFIG)
+    gunicorn_settings.warn(arbiter.cfg, config)
 
 
 def _say_what_runs() -> None:

@@ -157,7 +157,7 @@ class Master:
         arbiter.manage_workers = self._manage_workers
         arbiter.murder_workers = self._workers.murder
         arbiter.spawn_worker = self._workers.spawn
-        arbiter.reap_workers = self._workers.reap
+        arbiter.reap_workers = self._reap_workers
         arbiter.reexec = executed
         arbiter.reload = self.reload
 
@@ -176,6 +176,11 @@ class Master:
             self.reload()
         self._workers.manage()
         self._workers.looked()
+
+    def _reap_workers(self) -> None:
+        """In the place of Arbiter.reap_workers."""
+        self._control.note_end()
+        self._workers.reap()
 
     def _has_room_to_reload(self) -> bool:
         """Whether there are slots for one set of workers more; if not, the reload waits for those that go."""

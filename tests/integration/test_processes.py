@@ -131,6 +131,8 @@ def test_killed_control_process_is_back_within_two_seconds(origin: Backend) -> N
             assert balancer.get().status == 200
         origin.probe = handlers.answer(503)
         balancer.log.wait_for(1, "health")
+        said = wait_until(lambda: balancer.log.select("control", level="warning"), PROMPT)
+        assert [line["signal"] for line in said] == ["SIGKILL"] * 3
 
 
 def test_exactly_one_control_process_at_any_time(origin: Backend) -> None:

@@ -97,7 +97,7 @@ class Beats:
 
 def settings(workers: int) -> Any:
     cfg = gunicorn_config.Config()
-    for name, value in (("workers", workers), ("worker_class", "sync")):
+    for name, value in (("workers", workers), ("worker_class", "gevent")):
         cfg.set(name, value)
     cfg.set("on_reload", hooks.on_reload)
     cfg.env_orig = {}
