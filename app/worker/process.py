@@ -46,6 +46,8 @@ CUT_SECONDS = 1.0
 # How often the worker looks whether it has to go. A drain looks more often: its end is waited for.
 LOOK_SECONDS = 0.1
 BEAT_SECONDS = 1.0
+# A worker boots in 0.3 s, and in seconds on a busy machine or with a user's slow imports.
+SUCCESSOR_SECONDS = 10.0
 
 Accepted = Callable[[Any, Any, Any], None]  # (listener's socket, new connection's, its address)
 
@@ -206,6 +208,8 @@ class Worker(GeventWorker):
                 self._say(WISHES_TO_GO)
             gevent.sleep(LOOK_SECONDS)
         self._say(GOES)
+        if share is not None:
+            self._wait_for_successor(share)
         for listener in listeners:
             listener.close()
         if share is not None:
@@ -218,6 +222,19 @@ class Worker(GeventWorker):
         inherited = inheritance()
         if inherited is not None and self.slot > LEDGER:
             inherited.table.slot(self.slot)[LEAVING] = leaving
+
+    def _wait_for_successor(self, share: Share) -> None:
+        """Accept on while nobody else does, if there is somebody who soon will.
+
+        So it is where the old master has its TERM (after USR2) while the new one's workers import what they
+        need. At a stop there is nobody: all the others say that they go too.
+        """
+        until = monotonic() + SUCCESSOR_SECONDS
+        while share.is_alone() and share.is_awaited() and monotonic() < until:
+            if self._is_quick:
+                break
+            self.notify()
+            gevent.sleep(LOOK_SECONDS / 2)
 
     def _drain(self, admission: Admission, parking: Parking, is_alone: Callable[[], bool]) -> None:
         """Finish what is in flight, within graceful_timeout; idle connections have their time too.

@@ -424,6 +424,34 @@ def test_upgrade_under_load(origin: Backend, command: tuple[str, ...]) -> None:
         balancer.wait_for_workers()
 
 
+def test_an_old_master_may_be_told_to_go_too_early(origin: Backend, tmp_path: Path) -> None:
+    """TERM while the next one's workers still import: the old ones accept until those do."""
+    slow = tmp_path / "sitecustomize.py"
+    env = {"PYTHONPATH": str(tmp_path)}
+    with Balancer([origin], workers=2, env=env) as balancer:
+        slow.write_text(
+            "import os, sys, time\n"
+            "class Slow:\n"
+            "    def find_spec(self, name, path=None, target=None):\n"
+            "        if name == 'app.worker.application':\n"
+            "            time.sleep(3)\n"
+            "sys.meta_path.insert(0, Slow())\n"
+        )
+        old = balancer.upgrade()
+        balancer.signal(signal.SIGTERM, old)
+        wait_until(
+            lambda: balancer.log.select("gunicorn.error", message="Handling signal: term"), PATIENT
+        )
+        for _ in range(30):
+            began = time.monotonic()
+            assert balancer.get().status == 200
+            assert time.monotonic() - began < seconds(1)
+            time.sleep(0.1)
+        balancer.forget(old)
+        wait_until(lambda: not processes.is_alive(old), PATIENT, "the old master's end")
+        assert balancer.get().status == 200
+
+
 def test_upgrade_can_be_taken_back(origin: Backend) -> None:
     """USR2, then TERM to the NEW master: the old one goes on, health checks included."""
     with Balancer([origin], workers=1, health_check=health_check(0.1)) as balancer:

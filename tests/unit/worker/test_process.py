@@ -14,7 +14,7 @@ from app.worker import process
 from app.worker.admission import Admission
 from app.worker.client.contract import DRAIN_IDLE_SECONDS, DrainState
 from app.worker.net.deadlines import NEVER
-from app.worker.process import CUT_SECONDS, Worker
+from app.worker.process import CUT_SECONDS, SUCCESSOR_SECONDS, Worker
 
 BEGIN = 1000.0
 
@@ -130,6 +130,33 @@ def test_sigquit_cuts_what_goes_on(make: Callable[..., Draining]) -> None:
     assert drain.run() == pytest.approx(0, abs=0.6)
     assert connection.did == ["drain", "cut"]
     assert (drain.worker.alive, told) == (False, [drain.worker])
+
+
+@pytest.mark.parametrize(
+    ("accepts_after", "is_awaited", "is_quick", "waited"),
+    [
+        (0.0, True, False, 0.0),
+        (3.0, True, False, 3.0),
+        (1e9, True, False, SUCCESSOR_SECONDS),  # it never comes
+        (1e9, False, False, 0.0),  # a stop
+        (1e9, True, True, 0.0),
+    ],
+)
+def test_a_worker_that_has_to_go_accepts_until_another_does(
+    make: Callable[..., Draining],
+    accepts_after: float,
+    is_awaited: bool,
+    is_quick: bool,
+    waited: float,
+) -> None:
+    """If there is one on its way."""
+    drain = make()
+    drain.worker._is_quick = is_quick
+    share: Any = SimpleNamespace(
+        is_alone=lambda: drain.now < BEGIN + accepts_after, is_awaited=lambda: is_awaited
+    )
+    drain.worker._wait_for_successor(share)
+    assert drain.now - BEGIN == pytest.approx(waited, abs=0.1)
 
 
 def test_with_nobody_there_it_ends_at_once(make: Callable[..., Draining]) -> None:
