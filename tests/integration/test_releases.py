@@ -25,9 +25,9 @@ from harness import (
 
 # A key of the newer release, at the top and in each server.
 NEW_KEYS = (
-    ("app/config/keys.py", 'Key("url", URL,', 'Key("zone", Flag(), False, "Newer."), Key("url", URL,'),
-    ("app/config/keys.py", 'Key("host", Text', 'Key("newer", Flag(), False, "Newer."), Key("host", Text'),
-    ("app/config/model.py", "class Config:\n", "class Config:\n    newer: bool\n"),
+    ("app/config/server_keys.py", 'Key("url", URL,', 'Key("zone", Flag(), False, "Newer."), Key("url", URL,'),
+    ("app/config/keys.py", 'Key("host", Text', 'Key("newer", Whole(0, 1), 0, "Newer."), Key("host", Text'),
+    ("app/config/model.py", "class Config:\n", "class Config:\n    newer: int\n"),
     ("app/config/entries.py", "def server_from(", "def server_from(zone: bool, "),
     ("app/config/model.py", "class Server:\n", "class Server:\n    zone = False\n"),
 )  # fmt: skip
