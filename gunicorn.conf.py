@@ -7,8 +7,10 @@ keep it), and nothing is imported that loads gevent or requests. Flags on gunico
 import math
 import os
 
-from app.master import hooks, preflight
+from app.master import gunicorn_settings, hooks, preflight
+from app.shared import descriptors
 
+descriptors.fill_standard()
 _config = preflight.load_config()
 
 proc_name = "load-balancer"
@@ -28,17 +30,9 @@ if _config.proxy_protocol:
     proxy_allow_ips = ",".join(_config.proxy_protocol)
 
 worker_class = "app.worker.process.Worker"
-# For other workers, as with -k gevent: the faster one takes a bare LF for a line end, and spare spaces.
-http_parser = "python"
-# Any token, as RFC 9110 §9.1 has it and as our worker takes it.
-permit_unconventional_http_method = True
 workers = _config.workers
-# Of one worker. Far above what a process's descriptors allow, so that those are the limit.
-worker_connections = _config.limits.connections or 65536
-# Read by gunicorn's own handlers, which allow no longer request line than this.
-limit_request_line = min(_config.limits.request_line, 8190)
-limit_request_fields = _config.limits.header_count
-limit_request_field_size = _config.limits.header_size
+# Keep-alive and limits, for gunicorn's own request handlers (-k gevent).
+globals().update(gunicorn_settings.from_config(_config))
 # The application is loaded after the fork, once gevent has patched the standard library.
 preload_app = False
 # A worker that has not beaten for so long is killed. It beats every second, whatever its requests do:
@@ -46,7 +40,6 @@ preload_app = False
 timeout = 30
 # One second more than requests have: what is left then is cut and logged before the worker is killed.
 graceful_timeout = math.ceil(_config.graceful_timeout) + 1
-keepalive = math.ceil(_config.timeouts.keepalive)
 # Beats are file times: on a disk that is busy, setting them could block a worker's loop.
 _memory = "/dev/shm"  # noqa: S108 - gunicorn makes an unlinked file there
 worker_tmp_dir = _memory if os.access(_memory, os.W_OK) else None

@@ -20,6 +20,7 @@ import app
 from app import config
 from app.master import file_modes, listen_sockets, policy_trial
 from app.master.exit_status import EX_CONFIG, EX_FAILED
+from app.shared import descriptors
 from app.tls import clients as tls
 
 ROOT = Path(__file__).resolve().parent
@@ -43,6 +44,7 @@ Settings for gunicorn go after `--`:  load_balancer.py run -- --max-requests 100
 
 def main(arguments: Sequence[str]) -> int:
     """Do what was asked; the exit status."""
+    descriptors.fill_standard()
     if list(arguments[:1]) == ["-c"]:  # only gunicorn says so: see run()
         return _gunicorn()
     mine, extra = split(arguments)

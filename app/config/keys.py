@@ -123,7 +123,8 @@ ROOT = root_section(_config, (
         "A request that asks for another one is forwarded without that wish.",
         examples=([], ["websocket", "tcp"])),
     Key("graceful_timeout", Number(0, DAY_S), 30.0,
-        "When stopping or reloading, how long requests and tunnels in flight may take to finish."),
+        "When a worker goes (a stop, a reload), how long requests and tunnels in flight may take to finish. "
+        "Idle connections of one that others follow stay open as long, for one more request."),
 ), elements=(("servers[]", SERVER),))
 
 OVERRIDES = (  # environment variable, key that it wins over

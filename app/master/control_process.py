@@ -16,6 +16,7 @@ from typing import Any
 
 from gunicorn import util as gunicorn_util
 
+from app.master.wakefulness import Wakefulness
 from app.shared.layout import HEARTBEAT
 from app.shared.table import Table
 from app.telemetry import log
@@ -37,11 +38,12 @@ _IGNORED_BY_CONTROL = (
 class ControlProcess:
     """Starts, watches and ends the control process of one master."""
 
-    __slots__ = ("_arbiter", "_forked_at", "_pid", "_table")
+    __slots__ = ("_arbiter", "_awake", "_forked_at", "_pid", "_table")
 
     def __init__(self, arbiter: Any, table: Table) -> None:
         self._arbiter = arbiter
         self._table = table
+        self._awake = Wakefulness()
         self._pid = 0
         self._forked_at = -FORK_GAP_SECONDS
 
@@ -52,14 +54,28 @@ class ControlProcess:
         """Start one if there is none; kill one that hangs, whosever child it is."""
         holder = self._table.controller()
         now = time.monotonic()
+        awake = self._awake.seconds(now)
         if holder:
-            if now - self._table.cells[HEARTBEAT] / 1000 > HANG_SECONDS:
+            silent = now - self._table.cells[HEARTBEAT] / 1000
+            if min(silent, awake) > HANG_SECONDS:
                 log.event("control", "error", "control process hangs, killing it", pid=holder)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(holder, signal.SIGKILL)
         elif now - self._forked_at >= FORK_GAP_SECONDS:
             self._forked_at = now
             self._fork()
+
+    def note_end(self) -> None:
+        """Before gunicorn reaps its children: say it where somebody has killed the control process."""
+        try:
+            end = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # also with no pid yet: a child of pid 0 there is none
+            return
+        if end is not None and end.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
+            name = signal.Signals(end.si_status).name
+            log.event(
+                "control", "warning", "control process was killed", pid=self._pid, signal=name
+            )
 
     def end(self) -> None:
         """Wait for its end, which comes when its master owns the configuration no more; kill it at last."""

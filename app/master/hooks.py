@@ -8,14 +8,16 @@ Decides nothing: app.master.supervisor does.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import Any
 
 from app import compiled
-from app.config import Config
-from app.master import file_modes, preflight, privileges, segment
+from app.config import Config, ConfigError
+from app.master import file_modes, gunicorn_settings, preflight, privileges, segment
+from app.master.exit_status import EX_CONFIG
 from app.master.supervisor import Master
-from app.master.workers import let_signals_end_it
+from app.master.workers import let_orphan_drain, let_signals_end_it
 from app.shared.inherited import Inheritance, bequeath
 from app.shared.layout import GENERATION, PID, STARTED_MS
 from app.telemetry import log
@@ -23,6 +25,8 @@ from app.telemetry.interpreter import install_gevent
 from app.tls import clients as tls
 from app.tls.tickets import Tickets
 from app.wire import parser
+
+_GUNICORNS_GEVENT = "gunicorn.workers.ggevent"
 
 _master: Master | None = None
 
@@ -38,6 +42,7 @@ def on_starting(arbiter: Any) -> None:
     """Make or take over the segment, before there is a listening socket or a child."""
     global _master
     config = preflight.in_use()
+    _settle(arbiter, config)
     if remedy := privileges.remedy_for_port(config.port):
         log.event("privileges", "error", "port needs a privilege", port=config.port, remedy=remedy)
     _say_what_runs()
@@ -72,9 +77,11 @@ def post_fork(_arbiter: Any, worker: Any) -> None:
     slot[STARTED_MS] = time.time_ns() // 1_000_000
 
 
-def post_worker_init(_worker: Any) -> None:
+def post_worker_init(worker: Any) -> None:
     """In the worker, gevent is loaded: what it would print becomes log lines."""
     install_gevent()
+    if type(worker).__module__ == _GUNICORNS_GEVENT:
+        let_orphan_drain(worker)
 
 
 def child_exit(_arbiter: Any, worker: Any) -> None:
@@ -114,6 +121,18 @@ def on_exit(_arbiter: Any) -> None:
 def _the_master() -> Master:
     assert _master is not None, "no on_starting hook ran"
     return _master
+
+
+def _settle(arbiter: Any, config: Config) -> None:
+    """End the start where gunicorn's settings are not for us; say which do nothing."""
+    try:
+        gunicorn_settings.require(arbiter.cfg, config)
+    except ConfigError as error:
+        preflight.report(error)
+        if arbiter.pidfile is not None:
+            arbiter.pidfile.unlink()
+        sys.exit(EX_CONFIG)
+    gunicorn_settings.warn(arbiter.cfg, config)
 
 
 def _say_what_runs() -> None:

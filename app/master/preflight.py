@@ -80,10 +80,14 @@ def adopt(config: Config) -> None:
 
 
 def report(error: ConfigError) -> None:
-    """Log every problem; at a start also on stderr, for the person who has just typed the command."""
+    """Log every problem; at a start also on a terminal, for the person who has just typed the command.
+
+    Not where the log is to be seen as well: there each would stand twice.
+    """
+    is_told = _in_use is None and os.isatty(2) and not os.isatty(log.STDOUT_FD)
     for problem in error.problems:
         log.event("config", "error", str(problem), path=problem.path, problem=problem.message)
-        if _in_use is None:
+        if is_told:
             sys.stderr.write(f"{problem}\n")
     sys.stderr.flush()
 

@@ -25,7 +25,7 @@ from gunicorn import util as gunicorn_util
 from gunicorn.pidfile import Pidfile
 
 from app.config import Config, ConfigError, Problem
-from app.master import policy_trial, privileges
+from app.master import gunicorn_settings, policy_trial, privileges
 from app.master.listen_sockets import CannotListen, Change, in_words
 from app.tls import clients as tls
 
@@ -45,6 +45,7 @@ def take_over(
     before = arbiter.cfg
     _keep_process(undo, arbiter.app, before)
     cfg = _read_settings(arbiter)
+    gunicorn_settings.require(cfg, config)
     if cfg.reuse_port != before.reuse_port:
         raise _refusal("reuse_port", "cannot change in a reload: restart instead")
     listeners = _open(arbiter, cfg, bind, freed)

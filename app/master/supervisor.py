@@ -64,7 +64,7 @@ class Master:
         self._renew_ticket_keys()
         self._secret = segment.secret_for(self.table)
         self._control = ControlProcess(arbiter, self.table)
-        self._workers = Workers(arbiter)
+        self._workers = Workers(arbiter, lambda slot: slots.leaving(self.table, slot))
         self._hook_into(arbiter)
 
     def __repr__(self) -> str:
@@ -158,13 +158,15 @@ class Master:
                     os._exit(EX_FAILED)
 
         arbiter.manage_workers = self._manage_workers
+        arbiter.murder_workers = self._workers.murder
         arbiter.spawn_worker = self._workers.spawn
-        arbiter.reap_workers = self._workers.reap
+        arbiter.reap_workers = self._reap_workers
         arbiter.reexec = executed
         arbiter.reload = self.reload
 
     def _manage_workers(self) -> None:
         """In the place of Arbiter.manage_workers, which runs at least once a second."""
+        log.stdout().flush()  # what its reader or its disk did not take when it was said
         try:
             self.supervise()
             self._is_failing = False
@@ -176,6 +178,12 @@ class Master:
         if self._is_reload_due:
             self.reload()
         self._workers.manage()
+        self._workers.looked()
+
+    def _reap_workers(self) -> None:
+        """In the place of Arbiter.reap_workers."""
+        self._control.note_end()
+        self._workers.reap()
 
     def _has_room_to_reload(self) -> bool:
         """Whether there are slots for one set of workers more; if not, the reload waits for those that go."""

@@ -17,6 +17,8 @@ from typing import Any
 
 from gunicorn.errors import HaltServer
 
+from app.master.wakefulness import Wakefulness
+from app.shared.layout import GOES, WISHES_TO_GO
 from app.telemetry import log
 
 # A worker that is still importing has gunicorn's own handlers, which queue a signal for the master that it
@@ -28,21 +30,30 @@ RESPAWN_SECONDS = 2.0
 
 
 class Workers:
-    """The workers of one master, those of before a reload and those of after it."""
+    """The workers of one master, those of before a reload and those of after it.
+
+    ``leaving(slot)`` is what the worker of a slot says of itself: STAYS, WISHES_TO_GO or GOES.
+    """
 
     __slots__ = (
         "_arbiter",
+        "_awake",
         "_gunicorns_manage",
+        "_gunicorns_murder",
         "_gunicorns_reap",
         "_gunicorns_spawn",
         "_has_served",
+        "_leaving",
         "_newest_to_go",
         "_spawn_at",
     )
 
-    def __init__(self, arbiter: Any) -> None:
+    def __init__(self, arbiter: Any, leaving: Callable[[int], int]) -> None:
         self._arbiter = arbiter
+        self._leaving = leaving
+        self._awake = Wakefulness()
         self._gunicorns_manage: Callable[[], None] = arbiter.manage_workers
+        self._gunicorns_murder: Callable[[], None] = arbiter.murder_workers
         self._gunicorns_spawn: Callable[[], int] = arbiter.spawn_worker
         self._gunicorns_reap: Callable[[], None] = arbiter.reap_workers
         self._has_served = False  # some worker has come to its loop
@@ -57,9 +68,17 @@ class Workers:
         return frozenset(getattr(worker, "slot", -1) for worker in self._arbiter.WORKERS.values())
 
     def to_go(self) -> list[Any]:
-        """Those of before the last reload."""
-        workers = self._arbiter.WORKERS.values()
-        return [worker for worker in workers if worker.age <= self._newest_to_go]
+        """Those of before the last reload, those that are going, and one of those that wish to.
+
+        One, and none while as many are going as there should be: requests can use up workers faster than
+        their last clients leave them.
+        """
+        workers = list(self._arbiter.WORKERS.values())
+        going = [worker for worker in workers if self._has_to_go(worker)]
+        if len(going) < self._arbiter.num_workers:
+            staying = (worker for worker in workers if worker not in going)
+            going += [one for one in staying if self._said_by(one) == WISHES_TO_GO][:1]
+        return going
 
     def renew(self) -> None:
         """Start workers for what is in use now; those that are there go when the new ones serve."""
@@ -75,24 +94,43 @@ class Workers:
     def manage(self) -> None:
         """In the place of Arbiter.manage_workers: old workers do not count, and serve until new ones do.
 
-        gunicorn itself tells them to go before there are others, and waits for their end, deaf to all else.
+        gunicorn itself tells them to go before there are others, and counts those that are going: where they
+        have clients to wait for, it would be short of workers for so long.
         """
         arbiter = self._arbiter
-        workers = list(arbiter.WORKERS.values())
         to_go = self.to_go()
         self._note_serving()
         if time.monotonic() < self._spawn_at:
             return
-        if not to_go:
+        young = [worker for worker in arbiter.WORKERS.values() if worker not in to_go]
+        surplus = len(young) - arbiter.num_workers
+        if not to_go and surplus <= 0:
             self._gunicorns_manage()
             return
-        young = [worker for worker in workers if worker not in to_go]
-        missing = arbiter.num_workers - len(young)
-        for _ in range(missing):
+        for _ in range(-surplus):
             arbiter.spawn_worker()
-        if missing <= 0 and all(map(_is_serving, young)):
-            for worker in to_go:
-                self._let_go(worker)
+        if surplus >= 0:
+            young.sort(key=lambda worker: worker.age)
+            if all(map(_is_serving, young[surplus:])):
+                for worker in (*to_go, *young[:surplus]):
+                    self._let_go(worker)
+
+    def looked(self) -> None:
+        """The master goes to sleep for a second now, and means to wake up then."""
+        self._awake.looked(time.monotonic())
+
+    def murder(self) -> None:
+        """In the place of Arbiter.murder_workers: who has slept itself lets workers beat before it judges."""
+        awake = self._awake.seconds(time.monotonic())
+        if self._awake.pause:
+            log.event(
+                "master",
+                "warning",
+                "the master has not run for a while, workers have a fresh time for their beats",
+                pause_ms=round(self._awake.pause * 1000),
+            )
+        if awake > self._arbiter.timeout:
+            self._gunicorns_murder()
 
     def spawn(self) -> int:
         """In the place of Arbiter.spawn_worker: signals wait, and a failure ends nothing that serves."""
@@ -133,9 +171,17 @@ class Workers:
 
     def _let_go(self, worker: Any) -> None:
         """Once: another SIGTERM could meet a worker that has begun to end."""
-        if not getattr(worker, "is_told_to_go", False):
+        if not getattr(worker, "is_told_to_go", False) and self._said_by(worker) != GOES:
             worker.is_told_to_go = True
             self._arbiter.kill_worker(worker.pid, signal.SIGTERM)
+
+    def _has_to_go(self, worker: Any) -> bool:
+        if worker.age <= self._newest_to_go or getattr(worker, "is_told_to_go", False):
+            return True
+        return self._said_by(worker) == GOES
+
+    def _said_by(self, worker: Any) -> int:
+        return self._leaving(getattr(worker, "slot", -1))
 
     def _note_serving(self) -> None:
         if not self._has_served:
@@ -147,6 +193,21 @@ def let_signals_end_it() -> None:
     for number in ENDS_A_BOOTING_WORKER:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDS_A_BOOTING_WORKER)
+
+
+def let_orphan_drain(worker: Any) -> None:
+    """In a worker of gunicorn's own class (-k gevent): without its master it finishes what is in flight.
+
+    Its ``notify`` would end the process at once; its loop drains when it is not ``alive``.
+    """
+
+    def notify() -> None:
+        worker.tmp.notify()
+        if worker.alive and os.getppid() != worker.ppid:
+            log.event("worker", "warning", "the master is gone, this worker drains", pid=worker.pid)
+            worker.alive = False
+
+    worker.notify = notify
 
 
 def _is_serving(worker: Any) -> bool:

@@ -80,10 +80,11 @@ READY, DRAIN, MAINT = 0, 1, 2  # ADMIN
 TICKET_KEY_CELLS = 10  # 80 bytes: a name of 16, then 32 for HMAC, then 32 for AES (OpenSSL)
 FULL_RAMP = 10
 TRUSTED, EJECTED, TRIAL, STALLED = 0, 1, 2, 3  # EJECTION
+STAYS, WISHES_TO_GO, GOES = 0, 1, 2  # LEAVING
 
 # -- a worker: relative to its slot ----------------------------------------------------------------
 # Of app.worker: TROUBLES by balance.outcome_counter, the next three by stalls, WAITING_NS by balance.queue,
-# ASKED and RETRIES by proxy.retry, CONNECTIONS by listener.
+# ASKED and RETRIES by proxy.retry, CONNECTIONS by listener, LEAVING by process.
 
 PID = 0              # master  in its hooks: reserved in the master, taken in the worker
 GENERATION = 1       # master  in the worker's hook: gunicorn's age of the worker
@@ -96,6 +97,7 @@ WAITING_NS = 7       # worker  monotonic ns since its oldest request waits for a
 ASKED = 8            # worker  requests of the last ten seconds, as of the last tick
 RETRIES = 9          # worker  retries of that time that the budget was charged for
 CONNECTIONS = 10     # worker  clients' connections it has, and one; 0 while it accepts none
+LEAVING = 11         # worker  STAYS, WISHES_TO_GO (it serves until it has a successor) or GOES
 
 # -- a server in a worker: relative to counters_at(row) in the worker's slot -----------------------
 # Of app.worker: IN_FLIGHT by balance.pool, REQUESTS by proxy.attempt, the last four by stalls, the others by

@@ -11,6 +11,7 @@ import os
 from app.shared.layout import (
     FAILURES,
     IN_FLIGHT,
+    LEAVING,
     LEDGER,
     OUTCOMES,
     PID,
@@ -18,6 +19,7 @@ from app.shared.layout import (
     REQUESTS,
     ROW_STRIDE,
     SLOT_HEADER,
+    STAYS,
     STREAKS,
     WAITS,
     counters_at,
@@ -62,6 +64,11 @@ def count_free(table: Table) -> int:
     """How many slots no process holds."""
     pids = table.of_each_slot(PID)[LEDGER + 1 :]
     return sum(1 for pid in pids if not (pid and is_alive(pid)))
+
+
+def leaving(table: Table, number: int) -> int:
+    """What the worker with this slot says of its leaving; STAYS of one that found no slot."""
+    return table.slot(number)[LEAVING] if number > LEDGER else STAYS
 
 
 def is_alive(pid: int) -> bool:

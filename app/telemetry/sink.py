@@ -32,7 +32,9 @@ CLOSED = "stdout_closed"
 # or the file position's lock for the whole of it, so lines of several processes stay whole.
 _FILE_PIECE_BYTES = 64 * 1024
 # The reader is behind, or the disk is full: both pass, so the lines are kept.
-_PASSING = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOSPC, errno.EDQUOT, errno.EINTR})
+_PASSING = frozenset(
+    (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EINTR)
+)
 _CLOSE_TIMEOUT = 1.0
 _CLOSE_PAUSE = 0.01
 
@@ -182,11 +184,37 @@ class Sink:
                 if error.errno not in _PASSING:
                     self._lose()
                 return False
-            # Less than the piece: a terminal or a full disk; the rest comes next.
+            # Less than the piece: a terminal, whose rest comes next, or a full disk.
             self._start += written
             self._size -= written
+            if start + written < end and piece == _FILE_PIECE_BYTES:
+                self._mend()
+                return False
         self._done()
         return True
+
+    def _mend(self) -> None:
+        """A file took a part of a line: take that back, or leave the line torn and never send its rest.
+
+        The rest would follow what other processes write meanwhile, and make nonsense of their lines too.
+        """
+        pending = self._pending
+        begin = pending.rfind(b"\n", 0, self._start) + 1
+        torn = pending[begin : self._start]
+        if not torn:
+            return
+        is_last = _is_last(self._fd, torn)
+        if is_last and _shorten(self._fd, len(torn)):
+            self._start = begin
+            self._size += len(torn)
+            return
+        end = pending.find(b"\n", self._start)
+        self._dropped += self._reported if end + 1 == len(pending) and self._reported else 1
+        self._reason = STALLED
+        # Nobody has ended the line for us, or that cannot be known: our next begins behind its own newline.
+        end += 1 if is_last is False else 0
+        self._size -= end - self._start
+        self._start = end
 
     def _lose(self) -> None:
         """Nobody will ever read this (EPIPE, EBADF, EIO): drop all there is, quietly."""
@@ -238,6 +266,30 @@ def _open(fd: int) -> tuple[int, int]:
         # master after USR2 still writes through it and would block.
         _set_nonblocking(fd)
         return fd, LINE_MAX_BYTES
+
+
+def _is_last(fd: int, torn: bytes) -> bool | None:
+    """Whether a file ends with these bytes: nobody has written behind them. None if it cannot be read."""
+    try:
+        reader = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(reader).st_size
+            return size >= len(torn) and os.pread(reader, len(torn), size - len(torn)) == torn
+        finally:
+            os.close(reader)
+    except OSError:
+        return None
+
+
+def _shorten(fd: int, count: int) -> bool:
+    """Take the last bytes of a file away again. On a full disk nobody writes behind them meanwhile."""
+    try:
+        size = os.fstat(fd).st_size - count
+        os.ftruncate(fd, size)
+        os.lseek(fd, size, os.SEEK_SET)
+    except OSError:
+        return False
+    return True
 
 
 def _set_nonblocking(fd: int) -> None:

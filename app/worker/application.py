@@ -26,6 +26,7 @@ from app.telemetry import log
 from app.telemetry.access_log import AccessLog
 from app.tls.backends import BackendTrust
 from app.worker.balance.pool import Pool
+from app.worker.balance.published import Published
 from app.worker.client.wsgi import StartResponse, WsgiExchange, close_after, start_answer
 from app.worker.net.deadlines import NEVER, deadlines
 from app.worker.proxy.handler import Proxy
@@ -39,7 +40,14 @@ from app.worker.upstream.session import Session
 class Application:
     """The load balancer of one worker. ``session`` is where another transport adapter can be mounted."""
 
-    def __init__(self, config: Config, table: Table, slot: int, has_master: bool = True) -> None:
+    def __init__(
+        self,
+        config: Config,
+        table: Table,
+        slot: int,
+        reader: Published | None = None,
+        has_master: bool = True,
+    ) -> None:
         """Without a master nobody looks names up for us: that is done here, for each new connection."""
         self.config = config
         self._table = table
@@ -50,7 +58,7 @@ class Application:
         self._caches: list[ConnectionCache] = []
         self._trust: BackendTrust | None = None  # made for the first https:// server
         self._client_timeout = config.timeouts.client or NEVER
-        self.pool = Pool(table, slot, self._connect, self._disconnect)
+        self.pool = Pool(table, slot, self._connect, self._disconnect, reader)
         self.session.on_mount = self._ask_for_adapters
         access_log = AccessLog(self._sink) if config.logging.access else None
         self.proxy = Proxy(config, self.pool, self.session, access_log)
@@ -154,9 +162,14 @@ def make_application() -> Application:
     inherited = inheritance()
     if inherited is not None:
         table, slot, own_form = inherited
+        blob = publication.published(table)[1]
         try:
-            config = configuration.from_json(publication.published(table)[1])
-            return Application(config, table, slot)
+            config = configuration.from_json(blob)
+            reader = Published(blob, config)
+            application = Application(config, table, slot, reader)
+            reader.read_aside(application.pool.refresh)
+            deadlines.every_tick(application.pool.look)
+            return application
         except configuration.ConfigError:  # another release's; the pool says so in the log
             application = Application(configuration.from_json(own_form()), table, slot)
             application.pool.start_with(application.config)

@@ -16,7 +16,7 @@ from typing import Any
 import gevent
 from gevent.server import StreamServer
 
-from app.shared.layout import CONNECTIONS
+from app.shared.layout import CONNECTIONS, GOES, LEAVING, LEDGER, PID
 from app.shared.table import Table
 from app.worker.net.stream import RawSocket
 
@@ -66,9 +66,26 @@ class Share:
     def defers(self) -> bool:
         """Whether a new connection should be another worker's."""
         self.announce()
+        return should_defer(self._count(), self._others())
+
+    def is_alone(self) -> bool:
+        """Whether no other worker accepts connections."""
+        return not self._others()
+
+    def is_awaited(self) -> bool:
+        """Whether another worker is on its way that will accept: it has a slot, and has told nothing yet."""
+        each = map(self._table.of_each_slot, (PID, CONNECTIONS, LEAVING))
+        slots = list(zip(*each, strict=True))[LEDGER + 1 :]
+        return any(
+            pid and not told and leaving != GOES
+            for slot, (pid, told, leaving) in enumerate(slots, LEDGER + 1)
+            if slot != self._slot
+        )
+
+    def _others(self) -> list[int]:
+        """How many connections each of the others has that accept any."""
         told = self._table.of_each_slot(CONNECTIONS)
-        others = [one - 1 for slot, one in enumerate(told) if one and slot != self._slot]
-        return should_defer(self._count(), others)
+        return [one - 1 for slot, one in enumerate(told) if one and slot != self._slot]
 
 
 class Listener(StreamServer):

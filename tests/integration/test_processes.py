@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from harness import (
@@ -15,7 +20,9 @@ from harness import (
     MODULE,
     PATIENT,
     PROMPT,
+    ROOT,
     SCRIPT,
+    STOCK_WORKER,
     Backend,
     Balancer,
     Client,
@@ -23,6 +30,8 @@ from harness import (
     NoAnswer,
     Truncated,
     burst,
+    environment,
+    free_port,
     handlers,
     health_check,
     processes,
@@ -122,6 +131,8 @@ def test_killed_control_process_is_back_within_two_seconds(origin: Backend) -> N
             assert balancer.get().status == 200
         origin.probe = handlers.answer(503)
         balancer.log.wait_for(1, "health")
+        said = wait_until(lambda: balancer.log.select("control", level="warning"), PROMPT)
+        assert [line["signal"] for line in said] == ["SIGKILL"] * 3
 
 
 def test_exactly_one_control_process_at_any_time(origin: Backend) -> None:
@@ -257,6 +268,7 @@ def test_long_request_survives_hup(origin: Backend) -> None:
         assert balancer.get().status == 200
         gate.set()
         assert client.read_response().status == 200
+        client.close()  # or it is kept for another request
         wait_until(lambda: not any(map(processes.is_alive, old)), PATIENT)
 
 
@@ -317,12 +329,81 @@ def test_sigterm_waits_no_longer_than_it_should(origin: Backend) -> None:
 
 
 def test_sigint_and_sigquit_stop_at_once(origin: Backend) -> None:
-    """Control-C, and SIGQUIT, end it with status 0 and leave nothing."""
+    """Control-C, and SIGQUIT, end it with status 0 and leave nothing; what is cut is told, and logged."""
     for number in (signal.SIGINT, signal.SIGQUIT):
         with Balancer([origin], workers=2, health_check=health_check()) as balancer:
-            assert balancer.get().status == 200
+            client = balancer.connect()
+            origin.handler = handlers.hang
+            client.send_head("GET", "/cut")
+            origin.wait_for_request()
             balancer.signal(number)
+            assert client.read_response().json()["reason"] == "shutting_down"
             assert balancer.wait_for_exit(PROMPT) == 0
+            assert balancer.access_line(target="/cut")["reason"] == "shutting_down"
+
+
+def retired_by_hup(balancer: Balancer) -> None:
+    """The workers are replaced."""
+    balancer.signal(signal.SIGHUP)
+
+
+def retired_by_usr2(balancer: Balancer) -> None:
+    """Their whole master is replaced."""
+    balancer.signal(signal.SIGTERM, balancer.upgrade())
+
+
+def retired_by_ttou(balancer: Balancer) -> None:
+    """There is one more, and then one less: the oldest goes."""
+    old = balancer.worker_pids()
+    balancer.signal(signal.SIGTTIN)
+    wait_until(lambda: len(balancer.worker_pids()) > len(old), PATIENT)
+    for clients in clients_by_worker(balancer, least=1).values():  # both serve
+        for client in clients:
+            client.close()
+    balancer.signal(signal.SIGTTOU)
+
+
+def retired_by_term(balancer: Balancer) -> None:
+    """Somebody tells one of the workers itself."""
+    (worker,) = balancer.worker_pids()
+    balancer.signal(signal.SIGTERM, worker)
+    balancer.wait_for_workers(gone={worker})
+
+
+@pytest.mark.parametrize(
+    "retire", [retired_by_hup, retired_by_usr2, retired_by_ttou, retired_by_term]
+)
+@pytest.mark.parametrize("is_parked", [False, True], ids=["just served", "parked"])
+def test_a_worker_that_is_replaced_keeps_its_idle_clients(
+    origin: Backend, retire: Callable[[Balancer], None], is_parked: bool
+) -> None:
+    """One that does not look before it sends loses no request, however late that is; then it is told."""
+    with Balancer([origin]) as balancer, balancer.connect() as client:
+        assert not client.get("/first").will_close
+        (worker,) = balancer.worker_pids()
+        if is_parked:
+            time.sleep(1.5)  # parked after one second
+        retire(balancer)
+        wait_until(lambda: not processes.has_listener(worker), PATIENT, "told to go")
+        assert not client.is_closed(3.5), "that is longer than idle clients have at a stop"
+        answer = client.get("/second")
+        assert (answer.status, answer.will_close) == (200, True)
+        wait_until(lambda: not processes.is_alive(worker), PATIENT, "its end")
+        assert balancer.get("/third").status == 200
+        for target in ("/first", "/second", "/third"):
+            assert len(balancer.wait_for_access(1, target=target)) == 1
+
+
+def test_a_worker_goes_after_its_requests_and_nobody_notices(origin: Backend) -> None:
+    """--max-requests, with its jitter: a successor serves first, and every request has its answer."""
+    command = (*GUNICORN[:-1], "--max-requests", "50", "--max-requests-jitter", "20", GUNICORN[-1])
+    with Balancer([origin], workers=2, command=command) as balancer:
+        old = balancer.worker_pids()
+        with Load(balancer.address, kept=2, fresh=2) as load:
+            wait_until(lambda: not any(map(processes.is_alive, old)), PATIENT * 2, "their ends")
+            load.wait_for_more(50)
+        assert load.failures == []
+        assert len(balancer.access_lines()) >= 100
 
 
 @pytest.mark.parametrize(
@@ -341,6 +422,34 @@ def test_upgrade_under_load(origin: Backend, command: tuple[str, ...]) -> None:
             load.wait_for_more(100)
         assert load.failures == []
         balancer.wait_for_workers()
+
+
+def test_an_old_master_may_be_told_to_go_too_early(origin: Backend, tmp_path: Path) -> None:
+    """TERM while the next one's workers still import: the old ones accept until those do."""
+    slow = tmp_path / "sitecustomize.py"
+    env = {"PYTHONPATH": str(tmp_path)}
+    with Balancer([origin], workers=2, env=env) as balancer:
+        slow.write_text(
+            "import os, sys, time\n"
+            "class Slow:\n"
+            "    def find_spec(self, name, path=None, target=None):\n"
+            "        if name == 'app.worker.application':\n"
+            "            time.sleep(3)\n"
+            "sys.meta_path.insert(0, Slow())\n"
+        )
+        old = balancer.upgrade()
+        balancer.signal(signal.SIGTERM, old)
+        wait_until(
+            lambda: balancer.log.select("gunicorn.error", message="Handling signal: term"), PATIENT
+        )
+        for _ in range(30):
+            began = time.monotonic()
+            assert balancer.get().status == 200
+            assert time.monotonic() - began < seconds(1)
+            time.sleep(0.1)
+        balancer.forget(old)
+        wait_until(lambda: not processes.is_alive(old), PATIENT, "the old master's end")
+        assert balancer.get().status == 200
 
 
 def test_upgrade_can_be_taken_back(origin: Backend) -> None:
@@ -376,6 +485,56 @@ def test_killed_master_leaves_nothing(origin: Backend) -> None:
     wait_until(lambda: shared_memory_files() <= before, PROMPT, "nothing in /dev/shm")
 
 
+@pytest.mark.parametrize("command", [GUNICORN, STOCK_WORKER], ids=["ours", "gunicorn's"])
+def test_workers_without_a_master_finish_what_is_in_flight(
+    origin: Backend, command: tuple[str, ...]
+) -> None:
+    """kill -9 of the master: they accept no more, answer all they have, log it and end."""
+    gate = threading.Event()
+    origin.handler = handlers.gated(gate, handlers.stream(300_000))
+    with Balancer([origin], workers=2, command=command) as balancer:
+        clients = [balancer.connect() for _ in range(10)]
+        for client in clients:
+            client.send_head("GET", "/orphan", [("Connection", "close")])
+        origin.wait_for_request(10)
+        balancer.expected_status = None
+        balancer.signal(signal.SIGKILL)
+        wait_until(lambda: _is_refused(balancer), PATIENT, "no new connections")
+        gate.set()
+        for client in clients:
+            response = client.read_response()
+            assert (response.status, len(response.body)) == (200, 300_000)
+            client.close()
+        wait_until(lambda: not balancer.pids(), PATIENT, "nobody left")
+        assert len(balancer.wait_for_access(10, target="/orphan", status=200)) == 10
+
+
+def test_a_group_that_was_stopped_goes_on(origin: Backend) -> None:
+    """SIGSTOP to all, as a machine that is suspended: nobody is killed, all in flight is answered."""
+    gate = threading.Event()
+    origin.handler = handlers.gated(gate)
+    command = (*GUNICORN[:-1], "--timeout", "2", GUNICORN[-1])
+    with Balancer([origin], workers=2, command=command, health_check=health_check()) as balancer:
+        clients = [balancer.connect() for _ in range(10)]
+        for client in clients:
+            client.send_head("GET", "/slept")
+        origin.wait_for_request(10)
+        before = balancer.pids()
+        for pid in before:
+            balancer.signal(signal.SIGSTOP, pid)
+        time.sleep(11)  # the control process is taken for hung after ten, workers after two here
+        for pid in sorted(before):  # the master first
+            balancer.signal(signal.SIGCONT, pid)
+        wait_until(lambda: balancer.log.select("master", level="warning"), PATIENT, "it noticed")
+        time.sleep(3)  # longer than workers have for their beats
+        gate.set()
+        for client in clients:
+            assert client.read_response().status == 200
+            client.close()
+        assert balancer.pids() == before
+        assert len(balancer.wait_for_access(10, target="/slept", status=200)) == 10
+
+
 def test_nothing_in_dev_shm_at_any_time(origin: Backend) -> None:
     """The shared segment has no name that anybody's death could leave behind."""
     before = shared_memory_files()
@@ -385,6 +544,45 @@ def test_nothing_in_dev_shm_at_any_time(origin: Backend) -> None:
             balancer.signal(signal.SIGKILL, pid)
         balancer.wait_for_workers()
     wait_until(lambda: shared_memory_files() <= before, PROMPT)
+
+
+@pytest.mark.parametrize("command", [GUNICORN, SCRIPT], ids=["gunicorn", "script"])
+def test_a_closed_stdout_is_nobody_s_number(
+    origin: Backend, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Started with ``>&- 2>&- <&-``: no log line goes into the table of the next master (USR2)."""
+    port = free_port()
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"servers": [origin.url], "workers": 1, "health_check": False}))
+    env = environment(LB_CONFIG=str(config), LB_PORT=str(port), LB_HOST="127.0.0.1")
+    shell = ["sh", "-c", 'exec "$@" >&- 2>&- <&-', "sh", sys.executable, *command]
+    with subprocess.Popen(shell, cwd=ROOT, env=env, start_new_session=True) as master:
+
+        def answers() -> bool:
+            with contextlib.suppress(OSError), Client(("127.0.0.1", port)) as client:
+                return client.get("/").status == 200
+            return False
+
+        try:
+            wait_until(answers, PATIENT, "it serves")
+            before = processes.children(master.pid)
+            os.kill(master.pid, signal.SIGUSR2)
+            (new,) = wait_until(
+                lambda: {
+                    pid
+                    for pid in processes.children(master.pid) - before
+                    if processes.children(pid)
+                },
+                PATIENT,
+                "a second master",
+            )
+            for pid in (master.pid, new, *processes.children(new)):
+                for number in (0, 1, 2):
+                    assert os.readlink(f"/proc/{pid}/fd/{number}") == "/dev/null"
+            os.kill(new, signal.SIGTERM)
+            wait_until(lambda: not processes.is_alive(new), PATIENT, "its end")
+        finally:
+            os.kill(master.pid, signal.SIGTERM)
 
 
 def test_no_thread_in_the_master(origin: Backend) -> None:

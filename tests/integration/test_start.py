@@ -83,6 +83,28 @@ def test_bad_configuration_is_refused(
         assert isinstance(json.loads(line), dict)
 
 
+@pytest.mark.parametrize("flag", ["--preload", "--reload", "--worker-class=gthread"])
+def test_a_setting_of_gunicorns_that_does_harm_is_refused(tmp_path: Path, flag: str) -> None:
+    """By its name, before anything listens, with the status of a bad configuration."""
+    path = tmp_path / "config.json"
+    path.write_text('{"servers": []}', encoding="utf-8")
+    result = run((*GUNICORN[:-1], flag, GUNICORN[-1]), path, LB_PORT=str(free_port()))
+    assert result.returncode == EX_CONFIG, result
+    said = [json.loads(line) for line in result.stdout.splitlines()]
+    (problem,) = [line for line in said if line["level"] == "error"]
+    assert problem["path"] in (flag[2:].split("=", maxsplit=1)[0].replace("-", "_"), "preload_app")
+    assert not any("Listening" in line["message"] for line in said)
+
+
+def test_a_setting_of_gunicorns_that_does_nothing_is_said() -> None:
+    """And what to do in its place; ours are no reason for a warning."""
+    command = (*GUNICORN[:-1], "--keep-alive", "5", GUNICORN[-1])
+    for given, warned in ((command, ["servers", "keepalive"]), (GUNICORN, ["servers"])):
+        with Balancer(command=given) as balancer:
+            lines = balancer.log.select("config", level="warning")
+            assert [line["path"] for line in lines] == warned
+
+
 def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
     """One start shows all mistakes, each with its path and, for a misspelt key, a suggestion."""
     path = tmp_path / "config.json"

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Sized
 from time import monotonic
 from typing import Any, Final
 
-from app import config as configuration
 from app.config import Config, ConfigError, HealthCheck, Server
 from app.errors import (
     BadRequest,
@@ -24,7 +23,7 @@ from app.errors import (
 from app.policies import KeyMissing
 from app.shared import publication
 from app.shared.availability import standing_of
-from app.shared.layout import CHECKED_MS, EPOCH, READY, STREAK, WAITING_NS
+from app.shared.layout import CHECKED_MS, EPOCH, PUBLISHED, READY, STREAK, WAITING_NS
 from app.shared.table import Table
 from app.telemetry import log
 from app.wire.forwarded import Trust
@@ -32,6 +31,7 @@ from app.worker.balance import retry_after
 from app.worker.balance.algorithm import PolicyFactory
 from app.worker.balance.backend import Backend
 from app.worker.balance.outcome_counter import OutcomeCounter
+from app.worker.balance.published import Published
 from app.worker.balance.queue import Queue
 from app.worker.balance.snapshot import Snapshot, build
 from app.worker.balance.sticky import StickyCookie
@@ -53,7 +53,7 @@ class Pool:
     """All backends of the published configuration, in their order.
 
     ``connect(server) -> (connections, adapter)`` makes what the transport needs for a backend and
-    ``disconnect(connections)`` ends it.
+    ``disconnect(connections)`` ends it. ``reader`` reads what is published.
     """
 
     def __init__(
@@ -62,12 +62,14 @@ class Pool:
         slot: int,
         connect: Callable[[Server], tuple[Any, Any]],
         disconnect: Callable[[Any], None],
+        reader: Published | None = None,
     ) -> None:
         self.table = table
         self.cells = table.slot(slot)
         self._is_private = slot < 0
         self._connect = connect
         self._disconnect = disconnect
+        self._reader = reader or Published()
         self._sequence = -1
         self._epoch = -1
         self._epoch_cells = table.cells
@@ -175,13 +177,21 @@ class Pool:
         gone: Iterable[Backend] = ()
         if sequence != self._sequence:
             try:
-                gone = self._adopt(configuration.from_json(blob) if blob else None)
+                config = self._reader.config(blob) if blob else None
+                if config is not None or not blob:
+                    gone = self._adopt(config)
+                    self._sequence = sequence
             except ConfigError as error:
                 self._complain(sequence, error)
-            self._sequence = sequence
+                self._sequence = sequence
         self._build()
         for backend in gone:
             self._disconnect(backend.connections)
+
+    def look(self, _now: float) -> None:
+        """At every tick: take over what was published, so that no request is the first to meet it."""
+        if self._epoch_cells[PUBLISHED] != self._sequence and not self._reader.is_reading:
+            self.refresh()
 
     def start_with(self, config: Config) -> None:
         """Serve by ``config`` until something is published that this worker can read.

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from app.worker.net.tls_stream import AnyStream
     from app.worker.proxy.handler import Proxy
 
+# A client that was told of the drain has this long for a request that was on its way then. It is more than a
+# round trip, which RFC 9113 §6.8 wants between the two GOAWAY frames.
+DRAIN_IDLE_SECONDS: Final = 2.0
 # In a drain an idle connection looks this often whether it may stay.
 DRAIN_LOOK_SECONDS: Final = 0.1
 # An idle connection is parked after this long: its greenlet and stack cost several KiB.
@@ -30,7 +33,8 @@ class DrainState:
     """Whether the worker has to go, and until when its idle clients may still ask for something.
 
     ``is_on`` from the signal on: every answer says ``Connection: close``. ``idle_until``, monotonic seconds,
-    is set a moment later, when the worker begins to wait for its connections.
+    is set a moment later, when the worker begins to wait for its connections: the latest that may be, for
+    HTTP/2 to refuse streams by. Who is idle is closed by the worker, perhaps before.
     """
 
     __slots__ = ("idle_until", "is_on")

@@ -20,7 +20,6 @@ from app.wire.proxy_protocol import Ends
 from app.wire.request import CHUNKED, HeadLimits, RequestHead, read_head
 from app.worker.client.body_timeout import patience, too_slow
 from app.worker.client.contract import (
-    DRAIN_LOOK_SECONDS,
     PARK_SECONDS,
     ConnectionContext,
     Parking,
@@ -205,7 +204,7 @@ class Http1Connection(Http1Writer):
                     self._refuse(
                         BodyTimeout("request head not complete in time", reason="header_timeout")
                     )
-                elif not self._is_new and not self._drain.is_on and stream.has_events:
+                elif not self._is_new and stream.has_events:
                     if stream.posted:
                         self._flush()
                         if stream.peek() is not None:
@@ -223,8 +222,6 @@ class Http1Connection(Http1Writer):
         """When a client that has said nothing of its next request is waited for no longer."""
         if self._is_new:
             return self._first_head_by
-        if self._drain.is_on:
-            return max(self._drain.idle_until, monotonic() + DRAIN_LOOK_SECONDS)
         return deadlines.now + self._idle_timeout
 
     def _flush(self) -> None:

@@ -119,9 +119,14 @@ class Proxy:
     def tick(self, now: float) -> None:
         """Tell the retry budget, ten times a second, how many requests this worker has had.
 
-        Those are the ids that were given: of refused requests too. ``now`` is monotonic.
+        Those are the ids that were given. ``now`` is monotonic.
         """
-        self._forwarder.tick(now, self._last_id - self._first_id)
+        self._forwarder.tick(now, self.requests)
+
+    @property
+    def requests(self) -> int:
+        """How many requests this worker has had, refused ones too."""
+        return self._last_id - self._first_id
 
     def _new_id(self) -> str:
         """An id as ``handle`` makes it too, without a call: 64 bits in hexadecimal digits behind the prefix.

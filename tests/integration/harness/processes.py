@@ -91,6 +91,18 @@ def open_files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
+def has_listener(pid: int) -> bool:
+    """Whether the process has a listening TCP socket (IPv4) open; a worker that has to go closes its own."""
+    with open("/proc/net/tcp", encoding="utf-8") as file:
+        rows = [line.split() for line in file.readlines()[1:]]
+    listening = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"}
+    folder = f"/proc/{pid}/fd"
+    try:
+        return any(os.readlink(f"{folder}/{name}") in listening for name in os.listdir(folder))
+    except OSError:
+        return False
+
+
 def owner_of(client: socket.socket, candidates: set[int]) -> int | None:
     """Which of the candidates has accepted this client's IPv4 connection; None while nobody has."""
     client_port = client.getsockname()[1]

@@ -37,6 +37,7 @@ class Arbiter:
         self.settings: Callable[[], None] = lambda: None
         self.cfg = self.app.cfg
         self.num_workers = workers
+        self.timeout = 30
         self.pidfile = None
         self.proc_name = "load-balancer"
         self.log = logging.getLogger("arbiter")
@@ -60,6 +61,9 @@ class Arbiter:
 
     def manage_workers(self) -> None:
         self.calls.append("manage_workers")
+
+    def murder_workers(self) -> None:
+        self.calls.append("murder_workers")
 
     def spawn_worker(self) -> int:
         self.calls.append("spawn_worker")
@@ -93,7 +97,7 @@ class Beats:
 
 def settings(workers: int) -> Any:
     cfg = gunicorn_config.Config()
-    for name, value in (("workers", workers), ("worker_class", "sync")):
+    for name, value in (("workers", workers), ("worker_class", "gevent")):
         cfg.set(name, value)
     cfg.set("on_reload", hooks.on_reload)
     cfg.env_orig = {}

@@ -62,3 +62,24 @@ def test_a_control_process_that_hangs_is_killed(
     bench.table.cells[HEARTBEAT] = 89_000
     arbiter.manage_workers()
     assert killed == [STRANGER]
+
+
+def test_a_master_that_was_asleep_kills_no_control_process(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It slept too: its beat is as old as the pause was long. If it beats no more it has its ten seconds."""
+    killed: list[int] = []
+    monkeypatch.setattr(Table, "controller", lambda _: STRANGER)
+    monkeypatch.setattr(os, "kill", lambda pid, _: killed.append(pid))
+    monkeypatch.setattr(Master, "_wait_for_sweep", lambda *_: True)
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    arbiter = bench.start()
+    bench.table.cells[HEARTBEAT] = 100_000
+    arbiter.manage_workers()
+    for now in range(135, 146):
+        monkeypatch.setattr(time, "monotonic", lambda now=now: float(now))
+        arbiter.manage_workers()
+        assert killed == []
+    monkeypatch.setattr(time, "monotonic", lambda: 145.5)
+    arbiter.manage_workers()
+    assert killed == [STRANGER]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,9 @@ from gunicorn.errors import HaltServer
 
 from app.master import hooks, workers
 from app.master.supervisor import Master
+from app.shared.layout import GOES, STAYS, WISHES_TO_GO
 from tests.unit.master.master_bench import (
+    STRANGER,
     Arbiter,
     Beats,
     MasterBench,
@@ -41,6 +45,77 @@ def test_workers_go_when_all_of_the_new_ones_serve(bench: MasterBench) -> None:
     arbiter.calls.clear()
     arbiter.manage_workers()
     assert arbiter.calls == ["manage_workers"]  # gunicorn's, that nothing else is to be done
+
+
+def saying(arbiter: Arbiter) -> dict[int, int]:
+    """What workers say of their leaving, by their pids, which are their slots here."""
+    said: dict[int, int] = {}
+    hooks._the_master()._workers._leaving = lambda slot: said.get(slot, STAYS)
+    for worker in arbiter.WORKERS.values():
+        worker.slot = worker.pid
+    return said
+
+
+def test_who_wishes_to_go_serves_until_its_successor_does(bench: MasterBench) -> None:
+    """One at a time: both have had their requests at the same moment."""
+    arbiter, old = booted(bench)
+    said = saying(arbiter)
+    said.update({worker.pid: WISHES_TO_GO for worker in old})
+    for expected in old:
+        before = set(arbiter.WORKERS)
+        arbiter.manage_workers()
+        arbiter.manage_workers()
+        (new,) = set(arbiter.WORKERS) - before
+        assert expected.pid not in arbiter.killed
+        beat(arbiter.WORKERS[new])
+        arbiter.manage_workers()
+        assert arbiter.killed[-1] == expected.pid
+    for _ in range(3):
+        arbiter.manage_workers()
+    assert arbiter.killed == [worker.pid for worker in old]
+
+
+def test_workers_are_not_used_up_faster_than_they_go(bench: MasterBench) -> None:
+    """Each of them may wait for its last clients for graceful_timeout."""
+    arbiter, _ = booted(bench)
+    said = saying(arbiter)
+    for _ in range(20):
+        said.update(dict.fromkeys(arbiter.WORKERS, WISHES_TO_GO))
+        beat(*arbiter.WORKERS.values())
+        for worker in arbiter.WORKERS.values():
+            worker.slot = worker.pid
+        arbiter.manage_workers()
+    assert len(arbiter.WORKERS) == 4
+    assert len(arbiter.killed) == 2
+
+
+def test_who_goes_by_itself_has_a_successor_at_once(bench: MasterBench) -> None:
+    """Somebody has told the worker itself; it is not told again, which could meet its end."""
+    arbiter, old = booted(bench)
+    said = saying(arbiter)
+    said.update({worker.pid: GOES for worker in old})
+    arbiter.manage_workers()
+    assert len(arbiter.WORKERS) == 4
+    beat(*arbiter.WORKERS.values())
+    arbiter.manage_workers()
+    assert arbiter.killed == []
+
+
+def test_one_less_goes_when_the_others_serve(bench: MasterBench) -> None:
+    """TTIN and TTOU: the oldest, once, and it does not count while it waits for its clients."""
+    arbiter, old = booted(bench)
+    arbiter.num_workers = 3
+    arbiter.spawn_worker()
+    arbiter.num_workers = 2
+    arbiter.manage_workers()
+    assert arbiter.killed == []
+    beat(*arbiter.WORKERS.values())
+    for _ in range(3):
+        arbiter.manage_workers()
+    assert arbiter.killed == [old[0].pid]
+    arbiter.num_workers = 3
+    arbiter.manage_workers()
+    assert len(arbiter.WORKERS) == 4
 
 
 def test_one_reload_after_another_leaves_no_crowd(bench: MasterBench) -> None:
@@ -102,6 +177,37 @@ def test_workers_that_cannot_boot_end_nothing_that_serves(
     assert arbiter.killed == []
 
 
+def test_who_was_asleep_itself_kills_nobody(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole group that was stopped for long wakes up with old beats; gunicorn judges 30 s later."""
+    arbiter, _ = booted(bench)
+    judged: dict[float, bool] = {}
+    for now in (100.0, 101.0, 136.0, 137.0, 166.0, 166.5):
+        monkeypatch.setattr(time, "monotonic", lambda now=now: now)
+        arbiter.calls.clear()
+        for at in range(5) if now == 166.0 else ():
+            monkeypatch.setattr(time, "monotonic", lambda at=at: 141.0 + 5 * at)
+            arbiter.murder_workers()
+        monkeypatch.setattr(time, "monotonic", lambda now=now: now)
+        arbiter.murder_workers()
+        judged[now] = "murder_workers" in arbiter.calls
+    assert judged == {
+        100.0: True,
+        101.0: True,
+        136.0: False,
+        137.0: False,
+        166.0: False,
+        166.5: True,
+    }
+    assert [event for event in bench.events if "not run for a while" in event[1]] == [
+        (
+            "warning",
+            "the master has not run for a while, workers have a fresh time for their beats",
+        )
+    ]
+
+
 def test_a_worker_that_cannot_be_forked_is_tried_again(
     bench: MasterBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -132,6 +238,21 @@ def test_signals_that_end_a_worker_wait_until_it_has_handlers(
     assert arbiter.spawn_worker() == 1
     assert blocked[0] >= {signal.SIGTERM, signal.SIGQUIT}
     assert set(signal.pthread_sigmask(signal.SIG_BLOCK, ())) == before
+
+
+def test_gunicorn_s_own_worker_drains_without_its_master(bench: MasterBench) -> None:
+    """Its loop does that when it is not alive; its own beat would exit."""
+    beats: list[str] = []
+    worker: Any = SimpleNamespace(alive=True, pid=os.getpid(), ppid=os.getppid())
+    worker.tmp = SimpleNamespace(notify=lambda: beats.append("beat"))
+    workers.let_orphan_drain(worker)
+    worker.notify()
+    assert worker.alive
+    worker.ppid = STRANGER
+    worker.notify()
+    worker.notify()
+    assert (worker.alive, len(beats)) == (False, 3)
+    assert bench.events == [("warning", "the master is gone, this worker drains")]
 
 
 def test_a_hook_that_fails_at_a_workers_end_ends_nothing(

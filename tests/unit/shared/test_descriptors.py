@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from app.shared import descriptors
+
+
+@pytest.mark.parametrize("closed", [(), (1,), (0, 2), (0, 1, 2)])
+def test_standard_descriptors_are_never_free(closed: tuple[int, ...]) -> None:
+    """What was closed is /dev/null, also for who is executed from here; what was open stays."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            for number in (0, 1, 2):
+                os.dup2(os.open("/dev/zero", os.O_RDWR), number)
+            for number in closed:
+                os.close(number)
+            descriptors.fill_standard()
+            names = ["null" if number in closed else "zero" for number in (0, 1, 2)]
+            found = [os.readlink(f"/proc/self/fd/{number}") for number in (0, 1, 2)]
+            inherited = all(map(os.get_inheritable, (0, 1, 2)))
+            status = 0 if inherited and found == [f"/dev/{name}" for name in names] else 2
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 class Limits:

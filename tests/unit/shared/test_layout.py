@@ -60,7 +60,7 @@ def test_every_cell_has_a_place_of_its_own_and_a_writer() -> None:
             int(place) for _, place, writer in CELL.findall(part) if writer in WRITERS.values()
         ]
         assert len(places) == len(set(places)) > 5
-    assert len(WRITERS) == 52
+    assert len(WRITERS) == 53
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import pty
+import resource
 import socket
 import time
 from collections import Counter
@@ -217,6 +218,102 @@ def test_a_write_cut_short_goes_on_where_it_stopped(
         sink.write(line)
     assert [sink.flush() for _ in range(3)] == [False, False, True]
     assert bytes(taken) == b"".join(lines)
+
+
+class FullDisk:
+    """A log that may have so many bytes, as on a disk without room (EFBIG in the place of ENOSPC)."""
+
+    def __init__(self, path: Path, flags: int) -> None:
+        self.path = path
+        self.fd = os.open(path, os.O_CREAT | flags)
+        self._before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def has_room_for(self, size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, self._before[1]))
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.path.read_bytes().splitlines()]
+
+    def close(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, self._before)
+        os.close(self.fd)
+
+
+@pytest.fixture(
+    name="disk", params=[os.O_WRONLY, os.O_WRONLY | os.O_APPEND], ids=["shared", "append"]
+)
+def _disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FullDisk]:
+    disk = FullDisk(tmp_path / "log", request.param)
+    yield disk
+    disk.close()
+
+
+def test_a_full_disk_gets_whole_lines_or_none(disk: FullDisk) -> None:
+    """Two processes: the rest of one's line would come behind a line of the other's."""
+    one, other = Sink(disk.fd), Sink(disk.fd)
+    disk.has_room_for(1_230)
+    for number in range(3):
+        one.write(line_of(500, of="one", n=number))
+    assert not one.flush()
+    assert [line["n"] for line in disk.lines()] == [0, 1]
+    other.write(line_of(220, of="other", n=0))
+    assert other.flush()
+    other.write(line_of(220, of="other", n=1))
+    assert not other.flush()
+    disk.has_room_for(1 << 20)
+    assert one.flush()
+    assert other.flush()
+    assert [(line["of"], line["n"]) for line in disk.lines()] == [
+        ("one", 0),
+        ("one", 1),
+        ("other", 0),
+        ("one", 2),
+        ("other", 1),
+    ]
+
+
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_a_torn_line_that_cannot_be_taken_back_is_counted(
+    disk: FullDisk, monkeypatch: pytest.MonkeyPatch, is_readable: bool
+) -> None:
+    """Its rest is never sent. Who wrote behind it is glued to it, if that is known; else ours begins anew."""
+    sink = Sink(disk.fd)
+    disk.has_room_for(750)
+    write = os.write
+
+    def followed(fd: int, data: bytes) -> int:
+        written = write(fd, data)
+        if is_readable and written == 750:
+            disk.has_room_for(1 << 20)
+            write(fd, b'{"of": "other"}\n')
+        return written
+
+    monkeypatch.setattr(os, "write", followed)
+    if not is_readable:
+        monkeypatch.setattr(sink_module, "_is_last", lambda *_: None)
+    for number in range(3):
+        sink.write(line_of(500, n=number))
+    assert not sink.flush()
+    disk.has_room_for(1 << 20)
+    assert sink.flush()
+    torn, *rest = [line for line in disk.path.read_bytes().splitlines() if b'"n": 0' not in line]
+    assert torn.startswith(b'{"n": 1')
+    assert torn.endswith(b'{"of": "other"}') is is_readable
+    kept, report = map(json.loads, rest)
+    assert (kept["n"], report["dropped"], report["reason"]) == (2, 1, STALLED)
+
+
+def test_a_torn_report_is_not_forgotten(disk: FullDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it told of is told by the next."""
+    sink = Sink(disk.fd)
+    sink._dropped = 7
+    disk.has_room_for(520)
+    monkeypatch.setattr(sink_module, "_is_last", lambda *_: None)
+    sink.write(line_of(500))
+    sink.flush()
+    disk.has_room_for(1 << 20)
+    assert sink.flush()
+    assert json.loads(disk.path.read_bytes().splitlines()[-1])["dropped"] == 7
 
 
 def test_lines_of_several_processes_never_mix(pipe: tuple[int, int]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.shared.layout import CONNECTIONS
+from app.shared.layout import CONNECTIONS, GOES, LEAVING, PID, STAYS
 from app.worker import listener
 from app.worker.listener import YIELD_SECONDS, Listener, Share, should_defer
 
@@ -158,6 +158,42 @@ def test_a_worker_knows_its_share(told: tuple[int, ...], is_deferred: bool) -> N
     table: Any = Told(*told)
     share = Share({}, table, 1, lambda: 100, lambda: True)
     assert share.defers() is is_deferred
+
+
+@pytest.mark.parametrize(
+    ("told", "is_alone"), [((0, 5, 0), True), ((0, 0, 1), False), ((0,), True)]
+)
+def test_a_worker_knows_whether_others_accept(told: tuple[int, ...], is_alone: bool) -> None:
+    """Its own cell, and those of who takes no more, are nobody."""
+    table: Any = Told(*told)
+    assert Share({}, table, 1, lambda: 0, lambda: False).is_alone() is is_alone
+
+
+class Slots:
+    """The same, with who is there and who goes: a triple for each slot, the first is the ledger's."""
+
+    def __init__(self, *of_workers: tuple[int, int, int]) -> None:
+        self.slots = [(0, 0, 0), *of_workers]
+
+    def of_each_slot(self, cell: int) -> list[int]:
+        return [slot[(PID, CONNECTIONS, LEAVING).index(cell)] for slot in self.slots]
+
+
+@pytest.mark.parametrize(
+    ("other", "is_awaited"),
+    [
+        ((77, 0, STAYS), True),
+        ((0, 0, STAYS), False),  # nobody
+        ((77, 1, STAYS), False),  # accepts
+        ((77, 0, GOES), False),
+    ],
+)
+def test_a_worker_knows_whether_one_is_on_its_way(
+    other: tuple[int, int, int], is_awaited: bool
+) -> None:
+    """It has a slot and has not accepted yet. Its own slot says nothing."""
+    table: Any = Slots((66, 0, STAYS), other)
+    assert Share({}, table, 1, lambda: 0, lambda: False).is_awaited() is is_awaited
 
 
 def test_a_worker_tells_how_many_it_has_and_whether_it_takes_more() -> None:

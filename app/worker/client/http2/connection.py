@@ -339,6 +339,8 @@ class Http2Connection:
         self._guard.served()
         if not self.streams:
             self._patience.idle_since = monotonic()
+            if self._drain.is_on:
+                self._patience.part()
             self._rearm()
             self._done.give()
 

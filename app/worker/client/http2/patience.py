@@ -7,7 +7,7 @@ workers. Pure: time comes as a parameter, the waiting is app.worker.client.http2
 
 from __future__ import annotations
 
-from app.worker.client.contract import DRAIN_LOOK_SECONDS
+from app.worker.client.contract import DRAIN_IDLE_SECONDS, DRAIN_LOOK_SECONDS
 from app.worker.net.deadlines import NEVER
 
 
@@ -49,15 +49,15 @@ class Patience:
         """When the wait that begins now is over. ``is_inside``: a frame has begun and is not whole."""
         until = NEVER
         if not has_streams:
-            if self.refuses_after != NEVER:
-                until = max(self.refuses_after, now + DRAIN_LOOK_SECONDS)
-            elif self.is_new:
-                until = self._first_by
-            else:
-                until = self.idle_since + self._keepalive
+            idle_until = self._first_by if self.is_new else self.idle_since + self._keepalive
+            until = min(idle_until, max(self.refuses_after, now + DRAIN_LOOK_SECONDS))
         if is_inside:
             until = min(until, self._inside_since + self._head_timeout)
         return until
+
+    def part(self) -> None:
+        """A client that was told of the drain is idle again: now it has a moment, and then a next worker."""
+        self.refuses_after = min(self.refuses_after, self.idle_since + DRAIN_IDLE_SECONDS)
 
     def frame_is_late(self, now: float) -> bool:
         """Whether a frame that has begun should be whole by now."""

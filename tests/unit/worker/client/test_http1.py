@@ -466,24 +466,12 @@ def test_a_drain_makes_the_next_answer_the_last() -> None:
     assert b"Connection: close" in client.stream.output
 
 
-def test_a_drain_parks_nobody() -> None:
-    """An idle connection waits in its greenlet until it is closed."""
+def test_in_a_drain_idle_clients_are_parked_as_ever() -> None:
+    """An idle connection is not closed because a drain began while it waited; the worker says when."""
     client = Client(GET, lambda: setattr(client.front.drain, "is_on", True), SILENCE)
     client.run()
-    assert client.stream.did == ["close"]
-
-
-def test_in_a_drain_an_idle_client_has_until_idle_until() -> None:
-    """And a look's time at least, for a request that is on its way."""
-    seen: list[float] = []
-    client = Client(GET, lambda: seen.append(client.connection.deadline.at), END)
-    client.connection._is_new = False
-    client.front.drain.is_on = True
-    client.front.drain.idle_until = at = monotonic() + 2
-    deadline = client.connection._idle_deadline()
-    assert deadline == at
-    client.front.drain.idle_until = 0.0
-    assert client.connection._idle_deadline() == pytest.approx(monotonic() + 0.1, abs=0.05)
+    assert client.is_parked
+    assert "close" not in client.stream.did
     client.connection.close()
 
 

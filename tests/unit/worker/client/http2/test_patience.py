@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.worker.client.contract import DRAIN_LOOK_SECONDS
+from app.worker.client.contract import DRAIN_IDLE_SECONDS, DRAIN_LOOK_SECONDS
 from app.worker.client.http2.patience import Patience
 from app.worker.net.deadlines import NEVER
 
@@ -44,9 +44,33 @@ def test_a_frame_is_due_from_its_first_byte() -> None:
 def test_in_a_drain_an_idle_client_has_until_then() -> None:
     """And a look's time at least, for what is on its way."""
     waits = patience()
+    waits.is_new = False
     waits.refuses_after = 150.0
     assert waits.until(False, False, 140.0) == 150.0
     assert waits.until(False, False, 160.0) == 160.0 + DRAIN_LOOK_SECONDS
+
+
+def test_in_a_drain_nobody_has_longer_than_else() -> None:
+    """A worker that others follow waits for its idle clients, but not beyond their usual time."""
+    waits = patience()
+    waits.refuses_after = 150.0
+    assert waits.until(False, False, 105.0) == 110.0
+    waits.is_new = False
+    waits.refuses_after = 9999.0
+    assert waits.until(False, False, 300.0) == 101.0 + 3600.0
+
+
+def test_in_a_drain_a_client_that_was_served_has_a_moment() -> None:
+    """Its next requests are another worker's; those on their way are still served."""
+    waits = patience()
+    waits.is_new = False
+    waits.refuses_after = 150.0
+    waits.idle_since = 120.0
+    waits.part()
+    assert waits.until(False, False, 121.0) == 120.0 + DRAIN_IDLE_SECONDS
+    waits.idle_since = 121.0
+    waits.part()
+    assert waits.refuses_after == 120.0 + DRAIN_IDLE_SECONDS, "nothing puts it off"
 
 
 def test_who_has_sent_a_frame_has_spoken() -> None:
