@@ -64,6 +64,22 @@ def after_body(end: Handler) -> Handler:
     return handler
 
 
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_an_answer_that_is_refused_is_not_asked_for_again(
+    pair: tuple[Backend, Backend], method: str
+) -> None:
+    """A length that is none: the request was carried out once, and is not a second time elsewhere."""
+    script(pair, handlers.raw(b"HTTP/1.1 200 OK\r\nContent-Length: two\r\n\r\nok"))
+    with in_front_of(*pair) as balancer, balancer.connect() as client:
+        response = client.request(method, "/once")
+        line = balancer.access_line(target="/once")
+
+    assert (response.status, response.json()["reason"]) == (502, "bad_response")
+    assert [attempt["reason"] for attempt in line["attempts"]] == ["bad_response"]
+    assert line["attempts"][0]["not_retried"] == "bad_response"
+    assert sum(len(backend.requests) for backend in pair) == 1
+
+
 def checksum(body: bytes) -> bytes:
     """What ``handlers.echo`` answers."""
     return hashlib.sha256(body).hexdigest().encode()

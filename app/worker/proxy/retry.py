@@ -14,7 +14,14 @@ from time import monotonic
 from gevent import sleep
 
 from app.config import Config
-from app.errors import BackendError, ConnectFailed, ConnectTimeout, NoBackend, StaleConnection
+from app.errors import (
+    BackendError,
+    BadResponse,
+    ConnectFailed,
+    ConnectTimeout,
+    NoBackend,
+    StaleConnection,
+)
 from app.shared.layout import ASKED, RETRIES
 from app.telemetry import log
 from app.worker.balance.backend import Backend
@@ -34,7 +41,7 @@ class RetryState:
     ``last`` is the latest of the ``made`` attempts that brought no answer for the client, ``failure`` the
     latest error, ``held`` the attempt whose answer is held. ``tried`` are the backends not to be asked again
     in this round over all, ``rounds`` how many there were before. ``stale`` and ``refused`` count attempts
-    that may be free (see retry_rules.counted).
+    that may be free (see retry_rules.counted). ``was_unusable``: an answer came that we refuse.
     """
 
     __slots__ = (
@@ -47,6 +54,7 @@ class RetryState:
         "rounds",
         "stale",
         "tried",
+        "was_unusable",
     )
 
     last: Attempt
@@ -55,6 +63,7 @@ class RetryState:
         self.expires_at = expires_at
         self.tried: tuple[Backend, ...] = ()
         self.made = self.stale = self.refused = self.rounds = 0
+        self.was_unusable = False
         self.failure: BackendError | None = None
         self.held: Attempt | None = None
 
@@ -71,6 +80,9 @@ class RetryState:
                 attempt.request.expires_at = self.expires_at
         else:
             self.failure = error
+            self.was_unusable |= isinstance(
+                error, BadResponse
+            )  # of two that ran side by side: of either
             if isinstance(error, StaleConnection):
                 self.stale += 1
                 return  # it says nothing about the backend: the next attempt may go there
@@ -155,6 +167,7 @@ class Retrier:
         until = now + self._per_try_timeout
         facts = Facts(
             was_sent=True,
+            was_unusable=False,
             is_repeatable=retry_rules.is_repeatable(exchange.head.method, exchange.head.fields),
             # Before all of it is here the client may be the one who takes long.
             is_replayable=exchange.read_body is None and len(exchange.body) <= self.buffer,
@@ -189,6 +202,7 @@ class Retrier:
         was_sent = last.was_sent
         return Facts(
             was_sent=was_sent,
+            was_unusable=state.was_unusable,
             is_repeatable=retry_rules.is_repeatable(exchange.head.method, exchange.head.fields),
             is_replayable=self._is_replayable(exchange, last, replay),
             costs=retry_rules.costs(was_sent, _status_of(last)),

@@ -23,12 +23,14 @@ LONGEST_PAUSE = 0.25
 class Facts(NamedTuple):
     """What decides whether there is another attempt, gathered after one that brought no answer.
 
-    ``was_sent``: the backend may have acted on the request. ``is_repeatable``: twice is as good as once.
+    ``was_sent``: the backend may have acted on the request. ``was_unusable``: it has answered, in a way that
+    cannot be passed on. ``is_repeatable``: twice is as good as once.
     ``is_replayable``: its body, if it has one, can be sent (again). ``costs``: see ``costs``. ``counted`` of
     the allowed ``attempts`` were made. ``now`` and ``expires_at`` are monotonic seconds.
     """
 
     was_sent: bool
+    was_unusable: bool
     is_repeatable: bool
     is_replayable: bool
     costs: bool
@@ -43,12 +45,16 @@ def refusal(facts: Facts) -> str:
     """Why there may be no other attempt, as the slug that the access line has; "" if there may.
 
     By what left the building: what no backend's kernel has taken may always be sent again. The rest may have
-    been carried out, so it must be repeatable. A body of which a part is gone cannot be sent again.
+    been carried out, so it must be repeatable. A body of which a part is gone cannot be sent again. An answer
+    that we refuse is one: the request was carried out, and another server, with the same program, would
+    answer alike.
     """
     if facts.counted >= facts.attempts:
         return "attempts_used"
     if facts.now >= facts.expires_at:
         return "out_of_time"
+    if facts.was_unusable:
+        return "bad_response"
     if facts.was_sent and not facts.is_repeatable:
         return "not_repeatable"
     if not facts.is_replayable:

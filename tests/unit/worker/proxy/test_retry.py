@@ -13,6 +13,7 @@ from app import config as configuration
 from app.errors import (
     BackendError,
     BackendReset,
+    BadResponse,
     ConnectFailed,
     ConnectTimeout,
     ProxyError,
@@ -57,6 +58,15 @@ def test_what_may_have_been_acted_upon_is_not_sent_twice(
     result = forward(method, BackendReset(), fields=fields)
     assert result.status == status
     assert result.attempts[0].get("not_retried") == ("not_repeatable" if status == 502 else None)
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PUT"])
+def test_an_answer_that_is_refused_is_not_asked_for_again(method: str) -> None:
+    """The request was carried out, and the next server would answer alike."""
+    result = forward(method, BadResponse())
+    assert (result.status, result.tried) == (502, ["server 0"])
+    assert result.why_not == "bad_response"
+    assert result.pool.told == [("server 0", "bad_response")]
 
 
 def test_what_was_never_taken_is_sent_again_whatever_the_method() -> None:

@@ -11,6 +11,7 @@ from app.worker.proxy.retry_rules import Facts
 
 FINE: dict[str, Any] = {
     "was_sent": False,
+    "was_unusable": False,
     "is_repeatable": False,
     "is_replayable": True,
     "costs": True,
@@ -28,6 +29,7 @@ FINE: dict[str, Any] = {
         ({}, ""),
         ({"was_sent": True}, "not_repeatable"),
         ({"was_sent": True, "is_repeatable": True}, ""),
+        ({"was_sent": True, "was_unusable": True, "is_repeatable": True}, "bad_response"),
         ({"is_replayable": False}, "body_gone"),
         ({"was_sent": True, "is_repeatable": True, "is_replayable": False}, "body_gone"),
         ({"counted": 2}, "attempts_used"),
