@@ -369,6 +369,24 @@ def test_an_attempt_has_its_own_time(pair: tuple[Backend, Backend]) -> None:
     assert second["first_byte_ms"] > seconds(0.5) * 1000
 
 
+def test_the_time_for_one_try_fails_nobody_whom_the_budget_denies_another(
+    pair: tuple[Backend, Backend],
+) -> None:
+    """All servers take longer than it: whoever cannot be sent elsewhere is answered all the same."""
+
+    def late(exchange: Exchange) -> None:
+        time.sleep(seconds(0.6))
+        handlers.ok(exchange)
+
+    script(pair, late)
+    retries = {"per_try_timeout": seconds(0.2), "budget": 0, "min_per_second": 0}
+    with in_front_of(*pair, retries=retries) as balancer:
+        assert [balancer.get("/late").status for _ in range(2)] == [200, 200]
+        lines = balancer.wait_for_access(2, target="/late")
+
+    assert [len(line["attempts"]) for line in lines] == [1, 1]
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_retries_are_no_storm(workers: int) -> None:
     """All servers fail: all workers together make no more retries than the budget has."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from _thread import allocate_lock
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Collection, Iterable, Sized
 from time import monotonic, time_ns
 from typing import Any, Final
 
@@ -162,6 +162,14 @@ class Pool:
         """Whether a backend is left to pick besides those in ``tried`` and the one that is asked now."""
         snapshot = self.snapshot
         return len(snapshot.backends) + len(snapshot.backups) > len(tried) + 1
+
+    def has_place_besides(self, tried: Collection[Backend]) -> bool:
+        """Whether a pick that leaves out ``tried`` would find a place now, without waiting for one."""
+        snapshot = self.snapshot
+        if snapshot.is_limited and self._queue.is_due():
+            return False
+        every = snapshot.backends + snapshot.backups
+        return any(one not in tried and self.has_room(one) for one in every)
 
     def total(self, cell: int) -> int:
         """The sum of a cell over the slots of all workers, and what this one has where it found no slot."""

@@ -32,14 +32,16 @@ class Deadline:
     """When the greenlet that owns it stops waiting: monotonic seconds, NEVER while it does not wait.
 
     ``request`` is what the greenlet waits for an answer to, as long as nothing of that has come; to this
-    module it is any object.
+    module it is any object. ``outlast(now)`` is asked in the hub when its time is over, where there is such a
+    question: a later time for ``at`` lets the greenlet wait on.
     """
 
-    __slots__ = ("at", "greenlet", "request")
+    __slots__ = ("at", "greenlet", "outlast", "request")
 
     def __init__(self) -> None:
         self.at = NEVER
         self.greenlet: Any = getcurrent()
+        self.outlast: Callable[[float], float] | None = None
         self.request: Any = None
 
 
@@ -100,8 +102,12 @@ class Deadlines:
         self.now = now = monotonic()
         for deadline in tuple(self._deadlines):  # a thrown-into greenlet changes the set
             if deadline.at <= now and deadline in self._deadlines:
-                deadline.at = NEVER
-                self.throw(deadline, Expired)
+                until = 0.0 if deadline.outlast is None else deadline.outlast(now)
+                if until > now:
+                    deadline.at = until
+                else:
+                    deadline.at = NEVER
+                    self.throw(deadline, Expired)
         self._ticks.run(now)
 
 

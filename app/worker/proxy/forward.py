@@ -131,15 +131,18 @@ class Forwarder:
         """
         request = attempt.request
         assert request is not None
-        self.retrier.bound(request, state, exchange, attempt.sent_at)
+        self.retrier.bound(attempt, state, exchange, attempts)
         hedger = self._hedger
-        if hedger is not None and hedger.applies(exchange, state, request):
-            make = partial(
-                self._to_backend, exchange, request_id=request_id, expires_at=state.expires_at
-            )
-            return Race(hedger, attempt, exchange, state, attempts, make).run()
-        attempt.response = self._send(request)
-        return attempt
+        try:
+            if hedger is not None and hedger.applies(exchange, state, request):
+                make = partial(
+                    self._to_backend, exchange, request_id=request_id, expires_at=state.expires_at
+                )
+                return Race(hedger, attempt, exchange, state, attempts, make).run()
+            attempt.response = self._send(request)
+            return attempt
+        finally:
+            request.deadline.outlast = None
 
     def _last_word(self, state: RetryState, exchange: Exchange) -> Attempt:
         """There is no other attempt: an answer that is held says more than the failure that came after it."""

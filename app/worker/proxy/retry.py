@@ -9,6 +9,7 @@ is app.worker.proxy.forward's.
 from __future__ import annotations
 
 import random
+from functools import partial
 from time import monotonic
 
 from gevent import sleep
@@ -156,30 +157,68 @@ class Retrier:
         self._pool.cells[RETRIES] += 1
 
     def bound(
-        self, request: UpstreamRequest, state: RetryState, exchange: Exchange, now: float
+        self, attempt: Attempt, state: RetryState, exchange: Exchange, attempts: list[Attempt]
     ) -> None:
         """Set whether an attempt that begins now is the last one, and its deadline by per_try_timeout."""
-        made = self._counted(state, state.made + 1)
-        request.is_last_attempt = made >= self._attempts
-        if not self._per_try_timeout:
-            return
-        # Its first byte is waited for so long only if, when it has not come, somebody else would be asked.
-        until = now + self._per_try_timeout
+        request = attempt.request
+        assert request is not None
+        request.is_last_attempt = self._counted(state, state.made + 1) >= self._attempts
+        until = attempt.sent_at + self._per_try_timeout
+        if self._per_try_timeout and not request.is_last_attempt and until < state.expires_at:
+            request.expires_at = until
+            request.deadline.outlast = partial(self._outlast, attempt, state, exchange, attempts)
+
+    def _outlast(
+        self,
+        attempt: Attempt,
+        state: RetryState,
+        exchange: Exchange,
+        attempts: list[Attempt],
+        now: float,
+    ) -> float:
+        """In the hub, when an attempt has waited in vain: until when it waits on (monotonic).
+
+        Where it is per_try_timeout that is over, it is given up only if somebody else would be asked now.
+        Else it has the time that it would have had without: what it waits for may still come.
+        """
+        request = attempt.request
+        assert request is not None
+        if request.expires_at > now or self._would_move(attempt, state, exchange, attempts, now):
+            return 0.0
+        request.expires_at = state.expires_at
+        if not request.sent_at:
+            return min(attempt.sent_at + request.connect_timeout, state.expires_at)
+        return request.next_deadline(request.sent_at)
+
+    def _would_move(
+        self,
+        attempt: Attempt,
+        state: RetryState,
+        exchange: Exchange,
+        attempts: list[Attempt],
+        now: float,
+    ) -> bool:
+        """Whether there would be another attempt if this one, which has no answer yet, were given up now."""
+        request = attempt.request
+        was_sent = request is not None and request.sent_at > 0.0
         facts = Facts(
-            was_sent=True,
-            was_unusable=False,
+            was_sent=was_sent,
+            was_unusable=state.was_unusable,
             is_repeatable=retry_rules.is_repeatable(exchange.head.method, exchange.head.fields),
             # Before all of it is here the client may be the one who takes long.
-            is_replayable=exchange.read_body is None and len(exchange.body) <= self.buffer,
+            is_replayable=not was_sent
+            or (exchange.read_body is None and len(exchange.body) <= self.buffer),
             costs=True,
-            has_budget=True,  # that is asked then
-            counted=made,
+            has_budget=self.has_budget(),
+            counted=self._counted(state, len(attempts)),
             attempts=self._attempts,
-            now=until,
+            now=now,
             expires_at=state.expires_at,
         )
-        is_for_another = not retry_rules.refusal(facts) and self._pool.has_other(state.tried)
-        request.expires_at = until if is_for_another else state.expires_at
+        if retry_rules.refusal(facts):
+            return False
+        going = [one.backend for one in attempts[state.made :]]  # a hedge's too
+        return self._pool.has_place_besides([*state.tried, attempt.backend, *going])
 
     def next(self, state: RetryState, exchange: Exchange, replay: Replay | None) -> Backend | None:
         """The backend for another attempt, with a place there, after a pause if need be.

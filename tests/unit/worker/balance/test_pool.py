@@ -26,6 +26,7 @@ from app.shared.layout import (
     STATE,
     STREAK,
     UNHEALTHY,
+    WAITING_NS,
 )
 from app.shared.table import Table, identity_of
 from app.telemetry import log
@@ -245,6 +246,19 @@ def test_what_nobody_knows_is_said_all_the_same(
 
 
 # --- tried ---------------------------------------------------------------------------------------
+
+
+def test_whether_another_would_find_a_place_at_once() -> None:
+    """There is one that was not tried and has room; nobody waits for it already."""
+    bench = PoolBench(server(1, max_connections=1), server(2, max_connections=1), queue=QUEUE)
+    first = bench.pool.pick()
+    assert bench.pool.has_place_besides((first,))
+    assert not bench.pool.has_place_besides(bench.pool.backends)
+    second = bench.pool.pick()
+    assert not bench.pool.has_place_besides((first,))
+    bench.pool.release(second)
+    bench.pool.cells[WAITING_NS] = 1  # somebody waits, who comes first
+    assert not bench.pool.has_place_besides((first,))
 
 
 def test_a_retry_goes_elsewhere() -> None:

@@ -52,6 +52,35 @@ def test_a_callable_that_raises_starves_no_other(told: list[str], error: type[Ex
     assert told == ["no", "no"]
 
 
+@pytest.mark.parametrize(("until", "is_over"), [(0.0, True), (5.0, False)])
+def test_who_may_outlast_a_deadline_is_asked_when_it_is_over(until: float, is_over: bool) -> None:
+    """Not before; a later time is the new one."""
+    deadlines = Deadlines()
+    asked: list[float] = []
+
+    def outlast(now: float) -> float:
+        asked.append(now)
+        return now + until if until else 0.0
+
+    def wait() -> str:
+        deadline = deadlines.enter()
+        deadline.outlast = outlast
+        deadline.at = monotonic() + 3600.0
+        in_hub(deadlines)
+        assert asked == []
+        deadline.at = monotonic()
+        try:
+            in_hub(deadlines)
+        except Expired:
+            return "over"
+        finally:
+            deadlines.leave(deadline)
+        return "later" if deadline.at == asked[0] + until else "never"
+
+    assert gevent.spawn(wait).get() == ("over" if is_over else "later")
+    assert len(asked) == 1
+
+
 def test_one_that_waits_in_the_hub_starves_no_other(told: list[str]) -> None:
     """Nothing may wait there; gevent says so by an exception."""
     deadlines = Deadlines()

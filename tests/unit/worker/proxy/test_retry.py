@@ -5,9 +5,11 @@ from __future__ import annotations
 from time import monotonic
 from typing import Any
 
+import gevent
 import pytest
 from fakes.pool import Pool
-from fakes.proxied import forward
+from fakes.proxied import Proxied, forward, request_of
+from fakes.session import Later
 
 from app import config as configuration
 from app.errors import (
@@ -205,7 +207,48 @@ def test_the_time_for_one_try_never_ends_the_only_one(
     settings: dict[str, Any] = {"per_try_timeout": 0.5, "total": 60, "buffer": 3}
     result = forward(method, servers=servers, attempts=attempts, body=body, **settings)
     plain = forward(method, body=body, total=60)
-    assert result.session.expires_at == pytest.approx(plain.session.expires_at, abs=1)
+    request = result.session.requests[0]
+    if attempts > 1:  # asked when the time is over, it has what is left of the read timeout
+        assert result.session.outlasted == [request.sent_at + 9]
+        assert request.deadline.outlast is None
+    assert request.expires_at == pytest.approx(plain.session.requests[0].expires_at, abs=1)
+
+
+def test_the_time_for_one_try_ends_none_when_the_budget_is_spent() -> None:
+    """That is asked when it is over: what all servers take longer for is answered all the same."""
+    assert forward("GET", per_try_timeout=0.5).session.outlasted == [0.0]
+    spent = forward("GET", per_try_timeout=0.5, others=30)
+    assert spent.session.outlasted == [spent.session.requests[0].sent_at + 9]
+
+
+def test_the_time_for_one_try_ends_none_that_would_wait_for_a_place() -> None:
+    """The others are full: the server that is asked may answer before they have room."""
+    proxied = Proxied(retries={"per_try_timeout": 0.5}, timeouts={"read": 9})
+    proxied.pool.has_places = False
+    proxied.handle(request_of("GET"))
+    assert proxied.session.outlasted == [proxied.session.requests[0].sent_at + 9]
+
+
+@pytest.mark.parametrize(("others", "wait"), [(0, 0.0), (30, 3.0)])
+def test_the_time_for_one_try_counts_from_before_the_connection(others: int, wait: float) -> None:
+    """Nothing was sent: any request may go elsewhere. Else it has the connect timeout that there is."""
+    proxied = Proxied(others=others, retries={"per_try_timeout": 0.5}, timeouts={"connect": 3})
+    proxied.session.is_connecting = True
+    proxied.handle(request_of("POST", body=b"123456789"))
+    [until] = proxied.session.outlasted
+    begun = proxied.session.expires_at[0] - 0.5
+    assert until == pytest.approx(begun + wait if wait else 0.0)
+
+
+def test_a_timeout_that_is_not_the_one_for_a_try_stands() -> None:
+    """The read timeout, say, that is shorter: nothing is asked then."""
+    proxied = Proxied(Later(), others=30, retries={"per_try_timeout": 5})
+    exchange = request_of("GET")
+    greenlet = gevent.spawn(proxied.handle, exchange)
+    gevent.idle()
+    assert exchange.deadline.outlast is not None
+    assert exchange.deadline.outlast(monotonic()) == 0.0
+    greenlet.kill()
 
 
 def test_what_may_be_moved_from_a_stalled_server() -> None:
