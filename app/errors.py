@@ -7,6 +7,7 @@
     │  ├─ TooManyConnections  429, of one client address
     │  └─ ClientGone          499, logged only: there is nobody left to answer
     ├─ LoopDetected           508: the message has come through here before
+    ├─ OutOfTime              504, or cut: timeouts.total is over, whoever took the time
     ├─ ShuttingDown           503, or cut: graceful_timeout is over
     ├─ NoBackend              503 + Retry-After: nowhere to send it
     ├─ BackendError           the backend failed before a response head could be forwarded
@@ -88,6 +89,13 @@ class LoopDetected(ProxyError):
 
     status = 508
     reason = "loop"
+
+
+class OutOfTime(ProxyError):
+    """``timeouts.total`` is over, and it cannot be said that the backend took the time."""
+
+    status = 504
+    reason = "total_timeout"
 
 
 class ShuttingDown(ProxyError):

@@ -18,6 +18,7 @@ from harness import (
     STOCK_WORKER,
     Backend,
     Balancer,
+    Client,
     Exchange,
     NoAnswer,
     Truncated,
@@ -115,6 +116,19 @@ def test_dripping_body_is_cut_at_the_total_limit(
     line = impatient.access_line(since=mark, target="/dripping-body")
     assert line["status"] == 200
     assert line["reason"]
+
+
+def test_an_answer_that_is_not_taken_is_cut_at_the_total_limit(
+    impatient: Balancer, impatient_backend: Backend
+) -> None:
+    """The server is fast, the client takes nothing: it is waited for no longer than for a server."""
+    mark, started = impatient.log_mark, time.monotonic()
+    impatient_backend.handler = handlers.stream(50_000_000)
+    with Client(impatient.address, receive_buffer=4096) as client:
+        client.send_head("GET", "/not-taken")
+        line = impatient.access_line(since=mark, target="/not-taken")
+        assert time.monotonic() - started < BOUND
+    assert (line["status"], line["reason"]) == (200, "client_timeout")
 
 
 def test_backend_silent_inside_the_body(impatient: Balancer, impatient_backend: Backend) -> None:

@@ -33,7 +33,7 @@ def _pair() -> Iterator[tuple[Backend, Backend]]:
         yield one, other
 
 
-def in_front_of(*backends: Backend, **settings: Any) -> Balancer:
+def in_front_of(*backends: Backend | dict[str, Any], **settings: Any) -> Balancer:
     """A balancer that sets nobody aside: each test decides who is asked."""
     return Balancer(backends, **{"outlier_detection": False, **settings})
 
@@ -385,6 +385,33 @@ def test_the_time_for_one_try_fails_nobody_whom_the_budget_denies_another(
         lines = balancer.wait_for_access(2, target="/late")
 
     assert [len(line["attempts"]) for line in lines] == [1, 1]
+
+
+def test_a_retry_waits_for_a_place_no_longer_than_the_total(pair: tuple[Backend, Backend]) -> None:
+    """One server fails late, the other one is full: the failure is told when the time is over."""
+    total, has_begun, gate = seconds(1.5), threading.Event(), threading.Event()
+
+    def fail_late(exchange: Exchange) -> None:
+        has_begun.set()
+        time.sleep(0.7 * total)
+        handlers.reset(exchange)
+
+    script(pair, first_then(fail_late, handlers.gated(gate)))
+    servers = [{"url": backend.url, "max_connections": 1} for backend in pair]
+    settings = {"timeouts": {"total": total}, "queue": {"timeout": 10 * total}}
+    with in_front_of(*servers, **settings) as balancer, balancer.connect() as client:
+        client.send_head("GET", "/waits")
+        assert has_begun.wait(seconds(5))
+        time.sleep(0.5 * total)
+        with balancer.connect() as holder:  # it has its place for the whole of its own time
+            holder.send_head("GET", "/holds")
+            assert client.read_response().status == 502
+            line = balancer.access_line(target="/waits")
+            assert holder.read_response().status == 504
+        gate.set()
+
+    assert [attempt["not_retried"] for attempt in line["attempts"]] == ["out_of_time"]
+    assert line["duration_ms"] < 1.4 * total * 1000
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -11,7 +11,7 @@ from functools import partial
 from time import monotonic
 
 from app.config import Config
-from app.errors import BackendError
+from app.errors import BackendError, OutOfTime
 from app.worker.balance.pool import Pool
 from app.worker.proxy.attempt import Attempt
 from app.worker.proxy.exchange import Exchange
@@ -150,5 +150,7 @@ class Forwarder:
         if held is None:
             assert state.failure is not None
             raise state.failure from None
+        if not held.response.complete and monotonic() >= state.expires_at:
+            raise OutOfTime("no time is left for the rest of the answer that was held")
         self._deliver(exchange, held, is_counted=True)
         return held

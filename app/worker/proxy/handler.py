@@ -52,7 +52,7 @@ class Proxy:
         to_client = ToClient(config, pool)
         self.to_backend = ToBackend(config, trust, self._mark)
         self._forwarder = Forwarder(config, pool, session, self.to_backend, to_client)
-        self._forward = self._forwarder.forward
+        self._forward = self._forward_bounded if config.timeouts.total else self._forwarder.forward
         self.may_move = self._forwarder.retrier.may_move
         self._reply = LocalReply(pool.retry_after, to_client.server_field)
         self.access = AccessLine(config, trust, access_log) if access_log is not None else None
@@ -122,6 +122,16 @@ class Proxy:
         Those are the ids that were given: of refused requests too. ``now`` is monotonic.
         """
         self._forwarder.tick(now, self._last_id - self._first_id)
+
+    def _forward_bounded(
+        self, exchange: Exchange, request_id: str, expires_at: float, attempts: list[Attempt]
+    ) -> Attempt:
+        """As Forwarder.forward, where timeouts.total bounds all that is waited for, the client too."""
+        exchange.deadline.limit = expires_at
+        try:
+            return self._forwarder.forward(exchange, request_id, expires_at, attempts)
+        finally:
+            exchange.deadline.limit = NEVER
 
     def _new_id(self) -> str:
         """An id as ``handle`` makes it too, without a call: 64 bits in hexadecimal digits behind the prefix.

@@ -27,6 +27,7 @@ from app.shared.layout import ASKED, RETRIES
 from app.telemetry import log
 from app.worker.balance.backend import Backend
 from app.worker.balance.pool import Pool
+from app.worker.net.deadlines import NEVER, Expired
 from app.worker.proxy import retry_rules
 from app.worker.proxy.attempt import Attempt
 from app.worker.proxy.exchange import Exchange
@@ -229,7 +230,15 @@ class Retrier:
         why_not = retry_rules.refusal(facts)
         if why_not == "over_budget":
             self._denied += 1
-        backend = self._pick(state, exchange) if not why_not else None
+        backend = None
+        if not why_not:
+            exchange.deadline.at = state.expires_at  # the queue's own timeout begins anew
+            try:
+                backend = self._pick(state, exchange)
+            except Expired:
+                why_not = "out_of_time"
+            finally:
+                exchange.deadline.at = NEVER
         if backend is None:
             state.last.not_retried = why_not or "no_other_server"
         elif facts.costs:

@@ -15,6 +15,7 @@ from app.wire.forwarded import is_https
 from app.wire.response import ResponseHead
 from app.worker.balance.pool import Pool
 from app.worker.balance.sticky import StickyCookie
+from app.worker.net.deadlines import NEVER
 from app.worker.proxy.attempt import Attempt
 from app.worker.proxy.exchange import Exchange
 from app.worker.proxy.tunnel import Tunnel
@@ -95,6 +96,7 @@ class ToClient:
     def _tunnel(self, exchange: Exchange, response: Any) -> str | None:
         """Switch to the other protocol and move its bytes until the end; why it ended. Raises ClientGone."""
         client, first = exchange.switch(response.head)
+        exchange.deadline.limit = NEVER  # timeouts.total is over with the handshake
         tunnel = Tunnel(client, response.stream, exchange.deadline, self._tunnel_timeout)
         try:
             tunnel.run(first, response.first)

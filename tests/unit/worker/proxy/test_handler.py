@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from fakes.exchange import ClientSide
 from fakes.proxied import Proxied, forward, request_of
-from fakes.session import Answer
+from fakes.session import Answer, Outcome
 
-from app.errors import BackendReset, BodyTimeout, ClientGone, ConnectFailed
+from app.errors import BackendReset, BodyTimeout, ClientGone, ConnectFailed, ResponseTimeout
 from app.shared.layout import ASKED
 from app.wire import via
 
@@ -100,6 +102,24 @@ def test_the_limit_for_all_attempts_begins_with_the_request() -> None:
     proxied.handle(request_of("GET"))
     first, second = proxied.session.expires_at
     assert first == second < float("inf")
+
+
+@pytest.mark.parametrize("outcome", [200, ResponseTimeout()])
+def test_the_limit_holds_for_whatever_the_client_is_waited_for(outcome: Outcome) -> None:
+    """Until the answer has been passed on, or is one of our own."""
+    proxied = Proxied(outcome, servers=1, timeouts={"total": 60})
+    exchange = request_of("GET")
+    limits: list[float] = []
+
+    def note(*arguments: Any) -> None:
+        limits.append(exchange.deadline.limit)
+        exchange.is_begun = True
+
+    exchange.start = exchange.answer = note  # type: ignore[method-assign]
+    proxied.handle(exchange)
+    expected = proxied.session.expires_at[0] if outcome == 200 else float("inf")
+    assert limits == [expected]
+    assert exchange.deadline.limit == float("inf")
 
 
 def test_each_tick_counts_the_requests_so_far() -> None:

@@ -24,6 +24,7 @@ from app.errors import (
     Stalled,
 )
 from app.shared.layout import RETRIES
+from app.worker.net.deadlines import NEVER, Expired
 from app.worker.proxy.retry import Retrier
 
 
@@ -187,6 +188,25 @@ def test_what_never_left_is_not_charged() -> None:
     result = forward("GET", ConnectFailed(), others=30)
     assert (result.status, result.pool.cells[RETRIES]) == (200, 0)
     assert forward("POST", taken(BackendReset(), False), others=30).status == 200
+
+
+def test_a_retry_waits_for_a_place_no_longer_than_the_total() -> None:
+    """The queue's own timeout begins anew with each wait."""
+    proxied = Proxied(BackendReset(), timeouts={"total": 60})
+    exchange = request_of("GET")
+    first, untils = proxied.pool.pick, list[float]()
+
+    def pick(tried: tuple[Any, ...], of: Any = None) -> Any:
+        untils.append(exchange.deadline.at)
+        if tried:
+            raise Expired
+        return first(tried, of)
+
+    proxied.pool.pick = pick  # type: ignore[method-assign]
+    line = proxied.handle(exchange)
+    assert untils == [NEVER, proxied.session.expires_at[0]]
+    assert exchange.deadline.at == NEVER
+    assert (line["status"], line["attempts"][0]["not_retried"]) == (502, "out_of_time")
 
 
 def test_the_time_for_one_try_bounds_all_but_the_last() -> None:
