@@ -377,6 +377,16 @@ def test_all_servers_down() -> None:
             assert all(line["backend"] is None for line in balancer.access_lines())
 
 
+def test_who_finds_all_servers_down_may_come_back_with_the_next_fast_check() -> None:
+    """Not an interval later, nor as many as ``healthy_threshold`` asks for: then one pass is enough."""
+    check = health_check(60, fast_interval=0.5, healthy_threshold=3)
+    with Backend() as backend:
+        backend.down()
+        with Balancer([backend], health_check=check) as balancer:
+            after = [int(balancer.get().get("Retry-After") or "") for _ in range(20)]
+    assert set(after) <= {1, 2, 3}
+
+
 def test_no_servers_at_all() -> None:
     """An empty list is a valid start: every request gets 503, and a body that fits its head."""
     with Balancer([]) as balancer:

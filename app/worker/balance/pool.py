@@ -24,7 +24,7 @@ from app.errors import (
 from app.policies import KeyMissing
 from app.shared import publication
 from app.shared.availability import standing_of
-from app.shared.layout import CHECKED_MS, EPOCH, READY, STREAK, WAITING_NS
+from app.shared.layout import CHECKED_MS, EPOCH, READY, WAITING_NS
 from app.shared.table import Table
 from app.telemetry import log
 from app.wire.forwarded import Trust
@@ -292,14 +292,12 @@ class Pool:
             cells, server = self.table.cells, self.table.server
             starts = ((one, server(one.row)) for one in self.backends)
             checks = (
-                (cells[at + CHECKED_MS], cells[at + STREAK])
+                cells[at + CHECKED_MS]
                 for one, at in starts
                 if standing_of(one.server.state, one.server.backup, cells, at).admin == READY
             )
-            interval, threshold = check.interval, check.healthy_threshold
-            estimate = retry_after.until_healthy(
-                checks, interval, threshold, time_ns() // 1_000_000
-            )
+            interval, fast = check.interval, check.fast_interval
+            estimate = retry_after.until_healthy(checks, interval, fast, time_ns() // 1_000_000)
             self._healthy_in = now, estimate
         return estimate
 

@@ -24,7 +24,6 @@ from app.shared.layout import (
     DRAIN,
     HEALTHY,
     STATE,
-    STREAK,
     UNHEALTHY,
     WAITING_NS,
 )
@@ -206,22 +205,20 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return clock
 
 
-def test_who_was_refused_may_come_back_after_the_checks_that_are_needed(
-    clock: SimpleNamespace,
-) -> None:
+def test_who_was_refused_may_come_back_after_the_next_fast_check(clock: SimpleNamespace) -> None:
     """Of the server that can be healthy first; found out ten times a second at most."""
-    check = {"interval": 10, "healthy_threshold": 2}
+    check = {"interval": 60, "fast_interval": 10, "healthy_threshold": 2}
     bench = PoolBench(1, 2, server(3, state="maint"), health_check=check)
     for port in (1, 2, 3):
         bench.write(port, STATE, UNHEALTHY)
         bench.write(port, CHECKED_MS, clock.wall_ms - 4000)
     assert bench.refusal() == "none_healthy"
-    assert bench.pool.retry_after("none_healthy") == 16
-    bench.write(2, STREAK, 1)
-    bench.write(3, CHECKED_MS, 0)
-    assert bench.pool.retry_after("none_healthy") == 16
-    clock.monotonic += 0.1
     assert bench.pool.retry_after("none_healthy") == 6
+    bench.write(2, CHECKED_MS, clock.wall_ms - 7000)
+    bench.write(3, CHECKED_MS, 0)
+    assert bench.pool.retry_after("none_healthy") == 6
+    clock.monotonic += 0.1
+    assert bench.pool.retry_after("none_healthy") == 3
 
 
 def test_who_found_all_full_may_come_back_when_the_queue_has_moved(clock: SimpleNamespace) -> None:
