@@ -127,7 +127,7 @@ class Retrier:
     def tick(self, now: float, requests: int) -> None:
         """Publish this worker's part of the budget and read the limit of all, ten times a second.
 
-        ``requests`` is how many this worker has had since it began.
+        ``requests`` is how many this worker has forwarded since it began.
         """
         pool = self._pool
         pool.cells[ASKED] = self._asked.observe(now, requests)

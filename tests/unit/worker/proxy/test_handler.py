@@ -9,9 +9,20 @@ from fakes.exchange import ClientSide
 from fakes.proxied import Proxied, forward, request_of
 from fakes.session import Answer, Outcome
 
-from app.errors import BackendReset, BodyTimeout, ClientGone, ConnectFailed, ResponseTimeout
+from app.errors import (
+    BackendReset,
+    BodyTimeout,
+    ClientGone,
+    ConnectFailed,
+    NoBackend,
+    ResponseTimeout,
+)
 from app.shared.layout import ASKED
 from app.wire import via
+
+
+def _no_backend() -> None:
+    raise NoBackend
 
 
 def test_one_request_has_one_attempt_and_one_line() -> None:
@@ -122,17 +133,32 @@ def test_the_limit_holds_for_whatever_the_client_is_waited_for(outcome: Outcome)
     assert exchange.deadline.limit == float("inf")
 
 
-def test_each_tick_counts_the_requests_so_far() -> None:
-    """From the ids that were given out, those of refused requests too."""
-    proxied = Proxied(servers=1)
+def test_each_tick_counts_the_requests_that_were_forwarded() -> None:
+    """Nobody buys retries with requests that are refused, whoever refuses them."""
+    proxied = Proxied(servers=1, limits={"body": 3})
     proxy, cells = proxied.proxy, proxied.pool.cells
     proxy.tick(1.0)
     assert cells[ASKED] == 0
     for _ in range(3):
+        proxied.handle(request_of("GET"))
         proxy.refuse("127.0.0.1", ClientGone(), 0.0)
+        assert proxied.lines.pop()["status"] == 499
+        assert proxied.handle(request_of("PUT", body=b"long"))["status"] == 413
+        proxied.handle(request_of("OPTIONS", "Max-Forwards: 0\r\n"))
     proxy.tick(2.0)
     proxy.tick(3.0)
     assert cells[ASKED] == 3
+
+
+def test_a_request_that_is_refused_after_a_tick_takes_nothing_back() -> None:
+    """The count only grows: the next one takes its place."""
+    proxied = Proxied(servers=0)
+    proxy, cells = proxied.proxy, proxied.pool.cells
+    exchange = request_of("GET")
+    proxied.pool.pick = lambda *_: proxy.tick(1.0) or _no_backend()  # type: ignore[assignment]
+    assert proxied.handle(exchange)["status"] == 503
+    proxy.tick(2.0)
+    assert cells[ASKED] == 1
 
 
 # -- what nobody foresaw: an answer, a line, and no place kept ------------------------------------------
