@@ -331,6 +331,8 @@ def _body_length(length: bytes | None, coding: bytes | None, minor: int) -> int:
 def _read_connection(head: RequestHead, connection: bytes, upgrade: bytes | None) -> None:
     """Apply Connection: persistence, upgrade, and the fields it names as hop-by-hop (RFC 9110 §7.6.1)."""
     asked = fields.connection_options(connection)
+    if not asked.is_whole:
+        raise BadRequest("too many options in Connection", reason="bad_header")
     head.keep_alive = not asked.close and (head.minor == 1 or asked.keep_alive)
     if upgrade is not None and asked.upgrade and head.minor == 1:
         head.upgrade = upgrade

@@ -159,6 +159,8 @@ def _read_connection(
 ) -> None:
     """Apply Connection: persistence, upgrade, and the fields it names as hop-by-hop (RFC 9110 §7.6.1)."""
     asked = fields.connection_options(connection)
+    if not asked.is_whole:
+        raise BadResponse("too many options in Connection")
     head.keep_alive = not asked.close and (minor == 1 or asked.keep_alive)
     if asked.named:
         head.lines = fields.without(head.lines, asked.named)

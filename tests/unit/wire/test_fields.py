@@ -68,6 +68,15 @@ def test_connection_options() -> None:
     assert options.named == {b"x-a"}
 
 
+def test_what_is_read_of_a_list_has_a_bound() -> None:
+    """What is behind that is one member; of Connection it is known that there was more."""
+    names = fields.options(b",".join(b"x-%d" % number for number in range(5000)))
+    assert len(names) == fields.MEMBERS_READ + 1
+    assert not fields.TOKEN.fullmatch(names[-1])
+    assert not fields.connection_options(b"a," * fields.MEMBERS_READ + b"b").is_whole
+    assert fields.connection_options(b"a," * (fields.MEMBERS_READ - 1) + b"b").is_whole
+
+
 def test_without() -> None:
     """Fields go whole, whatever their case, and the others stay as they are."""
     lines = [b"X-A", b": ", b"1", b"\r\n", b"x-b", b": ", b"X-A", b"\r\n"]

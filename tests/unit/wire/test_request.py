@@ -250,3 +250,10 @@ def test_any_bytes_are_read_refused_or_waited_for(data: bytes, start: bytes) -> 
         status = 400
         assert head is None or head.consumed <= len(start + data)
     assert status in (400, 405, 414, 417, 431, 501, 505)
+
+
+def test_a_connection_of_more_options_than_can_be_read_is_refused() -> None:
+    """What it names would be passed on, or taken for something to keep."""
+    options = b",".join(b"x-%d" % number for number in range(100))
+    data = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: %b\r\n\r\n" % options
+    assert refused(data) == (400, "bad_header")
