@@ -50,6 +50,9 @@ from app.wire.target import is_authority, origin_form
 
 CHUNKED: Final = -1
 
+# Of those without a length (HTTP/2 needs none) servers such as IIS and lighttpd say 411: RFC 9110 §8.6 has a
+# client say 0.
+_EXPECT_CONTENT: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 _known_hosts: Final[set[bytes]] = set()
 
 Fields = list[tuple[bytes, bytes]]
@@ -77,7 +80,8 @@ class RequestHead:
     ``minor`` is the minor version of HTTP/1, or 2 for HTTP/2.
     ``lines`` are the fields to forward as flat pieces (name, ``b": "``, value, CRLF, …) without framing,
     forwarding and hop-by-hop fields. ``length`` is the body's size in bytes, CHUNKED when it is unknown;
-    ``framing`` is the line that says so. ``host`` is b"" where an HTTP/1.0 client gave none.
+    ``framing`` is the line that says so, or says 0 where a body would be expected. ``host`` is b"" where an
+    HTTP/1.0 client gave none.
     ``forwarded_*`` and ``request_id`` hold what the client claimed (``forwarded_others`` as flat pieces);
     whether to believe it is decided elsewhere. ``max_forwards`` is set for OPTIONS only: at 0 it is for
     us to answer, otherwise ``lines`` hold one less. ``te_is_named`` is false where Connection leaves TE out.
@@ -245,6 +249,8 @@ def head_from(method: bytes, target: bytes, minor: int, pairs: Fields) -> Reques
             if head.length == CHUNKED
             else b"Content-Length: %d\r\n" % head.length
         )
+    elif method != b"GET" and method in _EXPECT_CONTENT:
+        head.framing = b"Content-Length: 0\r\n"
     if connection is None:
         head.keep_alive = minor == 1
     else:

@@ -205,7 +205,7 @@ class Retrier:
         facts = Facts(
             was_sent=was_sent,
             was_unusable=state.was_unusable,
-            is_repeatable=retry_rules.is_repeatable(exchange.head.method, exchange.head.fields),
+            is_repeatable=retry_rules.is_repeatable(exchange.head.method, exchange.head.lines),
             # Before all of it is here the client may be the one who takes long.
             is_replayable=not was_sent
             or (exchange.read_body is None and len(exchange.body) <= self.buffer),
@@ -251,7 +251,7 @@ class Retrier:
         return Facts(
             was_sent=was_sent,
             was_unusable=state.was_unusable,
-            is_repeatable=retry_rules.is_repeatable(exchange.head.method, exchange.head.fields),
+            is_repeatable=retry_rules.is_repeatable(exchange.head.method, exchange.head.lines),
             is_replayable=self._is_replayable(exchange, last, replay),
             costs=retry_rules.costs(was_sent, _status_of(last)),
             has_budget=self.has_budget(),

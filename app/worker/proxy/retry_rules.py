@@ -6,7 +6,7 @@ Runs in workers. Never picks a backend, never sends, reads no clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 # RFC 9110 §9.2.2: sending these twice has the effect of sending them once.
@@ -62,13 +62,14 @@ def refusal(facts: Facts) -> str:
     return "over_budget" if facts.costs and not facts.has_budget else ""
 
 
-def is_repeatable(method: bytes, fields: Iterable[tuple[bytes, bytes]]) -> bool:
+def is_repeatable(method: bytes, lines: Sequence[bytes]) -> bool:
     """Whether a request that was carried out may be sent again: by its method, or because its client says so.
 
     Idempotency-Key (draft-ietf-httpapi-idempotency-key-header): the server knows a second one for what it is.
+    So it must be among the fields that are sent on: ``lines``, as flat pieces (name, separator, value, CRLF).
     """
     return method in IDEMPOTENT or any(
-        value and name.lower() == b"idempotency-key" for name, value in fields
+        lines[at + 2] and lines[at].lower() == b"idempotency-key" for at in range(0, len(lines), 4)
     )
 
 

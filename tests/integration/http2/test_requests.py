@@ -139,6 +139,19 @@ def test_hop_by_hop_fields_stay_behind(secure: tuple[Balancer, Backend]) -> None
         assert names == ["content-length", "date", "set-cookie", "set-cookie", "x-public"]
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
+def test_a_body_that_there_is_not_has_a_length(
+    secure: tuple[Balancer, Backend], method: str
+) -> None:
+    """HTTP/2 needs none; servers of HTTP/1.1 answer 411 without."""
+    balancer, backend = secure
+    backend.handler = handlers.ok
+    with connect(balancer) as client:
+        assert client.answer(client.request("/empty", method=method)).status == 200
+    asked = backend.requests[-1]
+    assert (asked.get_all("Content-Length"), asked.get_all("Transfer-Encoding")) == (["0"], [])
+
+
 def test_interim_answers_and_trailers(secure: tuple[Balancer, Backend]) -> None:
     """103 comes before the answer, trailers behind it, both ways."""
     balancer, backend = secure

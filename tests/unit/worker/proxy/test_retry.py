@@ -52,6 +52,9 @@ def test_stale_connections_do_not_go_on_for_ever() -> None:
         ("POST", "", 502),
         ("POST", "Idempotency-Key: 7\r\n", 200),
         ("PATCH", "idempotency-key: 7\r\n", 200),
+        # The server never sees it.
+        ("POST", "Connection: Idempotency-Key\r\nIdempotency-Key: 7\r\n", 502),
+        ("POST", "Idempotency_Key: 7\r\n", 502),
     ],
 )
 def test_what_may_have_been_acted_upon_is_not_sent_twice(
