@@ -85,6 +85,8 @@ _RESPONSE_KINDS = {
     b"proxy-connection": DROP,
     b"proxy-authenticate": DROP,
     b"te": DROP,
+    # Clients are told the one that is in our log, which the server was told too.
+    b"x-request-id": DROP,
 }
 
 # Fields that a ``Connection`` option must never remove: a client could otherwise strip what the backend

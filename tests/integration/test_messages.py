@@ -241,6 +241,24 @@ def test_forwarding_fields_are_added(balancer: Balancer, backend: Backend) -> No
     assert line["client_ip"] == "127.0.0.1"
 
 
+def test_the_id_of_a_request_is_given_back(balancer: Balancer, backend: Backend) -> None:
+    """In the server's answer, where it is ours and no other, and in each of our own."""
+    mark = balancer.log_mark
+    backend.handler = handlers.raw(
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nX-Request-ID: theirs\r\nContent-Length: 0\r\n\r\n"
+    )
+    with balancer.connect() as client:
+        answers = [client.get("/id"), client.request("OPTIONS", "/id", [("Max-Forwards", "0")])]
+    with balancer.connect() as client:
+        answers.append(client.request("TRACE", "/id"))
+    ids = [line["request_id"] for line in balancer.wait_for_access(3, since=mark)]
+
+    assert [answer.status for answer in answers] == [200, 200, 405]
+    assert [answer.get_all("X-Request-Id") for answer in answers] == [[one] for one in ids]
+    assert answers[0].interim[0].get("X-Request-Id") is None
+
+
 FORGED = [
     ("X-Forwarded-For", "203.0.113.9"),
     ("x-forwarded-for", "203.0.113.8"),

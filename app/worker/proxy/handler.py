@@ -92,7 +92,7 @@ class Proxy:
                     status, reason = answer.response.head.status, answer.reason
                 else:
                     self._not_forwarded += 1
-                    status, reason = self._reply.options(exchange), "max_forwards"
+                    status, reason = self._reply.options(exchange, request_id), "max_forwards"
             except ProxyError as error:
                 answer = attempts[-1] if attempts else None
                 self._not_forwarded += answer is None

@@ -72,7 +72,7 @@ class ToBackend:
         self,
         exchange: Exchange,
         backend: Backend,
-        request_id: str,
+        request_id: bytes,
         expires_at: float,
         replay: Replay | None = None,
     ) -> UpstreamRequest:
@@ -97,7 +97,7 @@ class ToBackend:
             head.framing,
             forwarded,
             b"X-Request-Id: ",
-            request_id.encode(),
+            request_id,
             b"\r\n",
             self._via[head.minor] if head.via is None else self._via_line(exchange, head.via),
         )

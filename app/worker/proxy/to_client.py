@@ -1,6 +1,6 @@
 """A backend's answer as the client gets it: our fields in its head, its body as it comes, or a tunnel.
 
-Owns what is changed in an answer (the Server field, the cookie of sticky sessions), passing it on, and what
+Owns what is changed in an answer (Server, X-Request-Id, the cookie of sticky sessions), passing it on, and what
 becomes of one that breaks off. Runs in workers, in the request's greenlet. Never asks for another answer.
 """
 
@@ -37,7 +37,9 @@ class ToClient:
         server = self._server = server_header(config.server_header)
         self.server_field = [("Server", server[2].decode())] if server else []
 
-    def deliver(self, exchange: Exchange, attempt: Attempt, is_counted: bool = False) -> None:
+    def deliver(
+        self, exchange: Exchange, attempt: Attempt, request_id: bytes, is_counted: bool = False
+    ) -> None:
         """Send the attempt's answer as it comes; when its head is out, a failure cuts it and is its reason.
 
         A failure before that is raised. ``is_counted``: the pool knows already of the answer.
@@ -55,6 +57,7 @@ class ToClient:
                 self._bind(pool.sticky, exchange, attempt)
             if self._server is not None:
                 name_server(head, self._server)
+            head.lines += (b"X-Request-Id", b": ", request_id, b"\r\n")
             if status == 101:
                 if backend.is_watched and not is_counted:
                     pool.answered(backend, status, attempt.first_byte_seconds)

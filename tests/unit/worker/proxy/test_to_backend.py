@@ -32,7 +32,7 @@ def sent(
     one = Pool(1).backends[0]
     for name, value in backend.items():
         setattr(one, name, value)
-    return to_backend().request(exchange, one, "id-1", expires_at, replay)  # type: ignore[arg-type]
+    return to_backend().request(exchange, one, b"id-1", expires_at, replay)  # type: ignore[arg-type]
 
 
 def side(request: bytes, **more: Any) -> ClientSide:
@@ -88,7 +88,7 @@ def test_an_interim_answer_names_the_server_that_is_configured(
     exchange = side(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
     made = to_backend(server_header=setting)
     backend: Any = Pool(1).backends[0]
-    request = made.request(exchange, backend, "id-1", NEVER)  # type: ignore[arg-type]
+    request = made.request(exchange, backend, b"id-1", NEVER)  # type: ignore[arg-type]
     head = read_response(b"HTTP/1.1 103 Early Hints\r\nServer: secret/1.2\r\n\r\n", b"GET")
     assert head is not None
     assert request.on_interim is not None
@@ -174,5 +174,5 @@ def test_no_timeout_is_one_that_never_ends(configured: float, limit: float) -> N
     make = to_backend(timeouts={"connect": configured, "read": configured})
     backend: Any = Pool(1).backends[0]
     exchange: Any = side(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-    request = make.request(exchange, backend, "id-1", NEVER)
+    request = make.request(exchange, backend, b"id-1", NEVER)
     assert (request.connect_timeout, request.read_timeout) == (limit, limit)

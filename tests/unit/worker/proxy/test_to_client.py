@@ -31,7 +31,7 @@ def deliver(
     attempt = Attempt(pool, pool.pick(()))  # type: ignore[arg-type]
     attempt.response = answer
     try:
-        to_client(pool, **settings).deliver(exchange, attempt)  # type: ignore[arg-type]
+        to_client(pool, **settings).deliver(exchange, attempt, b"id-1")  # type: ignore[arg-type]
     finally:
         assert pool.in_flight() == [0]
     return exchange, attempt, pool
@@ -99,7 +99,12 @@ def test_the_server_field(setting: str, expected: list[bytes]) -> None:
     answer = Answer(200)
     answer.head.lines = [b"server", b": ", b"theirs", b"\r\n"]
     exchange, _, _ = deliver(answer, server_header=setting)
-    assert exchange.lines[2::4] == expected
+    assert exchange.lines[2::4] == [*expected, b"id-1"]
+
+
+def test_the_client_is_told_the_id_that_is_in_the_log() -> None:
+    """Of an answer that a server gave."""
+    assert deliver(Answer(200))[0].lines[-4:] == [b"X-Request-Id", b": ", b"id-1", b"\r\n"]
 
 
 def test_our_own_answers_have_the_field_too() -> None:
