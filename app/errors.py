@@ -85,7 +85,7 @@ class NoBackend(ProxyError):
 
 
 class LoopDetected(ProxyError):
-    """The request has come through this balancer before (RFC 5842 §7.2, by its Via)."""
+    """The request has come through this balancer before (RFC 5842 §7.2, by its CDN-Loop)."""
 
     status = 508
     reason = "loop"

@@ -113,6 +113,9 @@ ROOT = root_section(_config, (
     Key("forwarded", Choice(("x-forwarded", "forwarded", "both")), "x-forwarded",
         "How servers are told about the client: X-Forwarded-For, -Proto and -Host, or Forwarded (RFC 7239), "
         "or both. Where a trusted proxy sends both, the one named is believed (both: X-Forwarded-For)."),
+    Key("via", Choice(("none", "request", "response", "both")), "none",
+        "Which messages are given a Via field. RFC 9110 §7.6.3 asks for it in both; but nginx servers do not "
+        "compress for requests that have one (their `gzip_proxied`). Loops are found without it (CDN-Loop)."),
     Key("server_header", Text(checks.server_header, "text", r"^[!-~]([ -~]*[!-~])?$"), "pass",
         "The Server header of responses: `pass`, the server's own, and none on answers of our own; `none`, "
         "never one; any other text, that on all. Under `-k gevent` it is gunicorn's.",

@@ -229,6 +229,7 @@ class Config:
     trusted_proxies: tuple[str, ...]
     proxy_protocol: tuple[str, ...]
     forwarded: str
+    via: str
     server_header: str
     upgrade: tuple[str, ...]
     graceful_timeout: float

@@ -42,6 +42,7 @@ TRAILER: Final = 18
 MAX_FORWARDS: Final = 19
 VIA: Final = 20
 EARLY_DATA: Final = 21
+CDN_LOOP: Final = 23
 FORWARDED_OTHER: Final = 22  # X-Forwarded-Port, -Prefix, …, which only a trusted proxy may say
 
 _REQUEST_KINDS = {
@@ -64,6 +65,7 @@ _REQUEST_KINDS = {
     b"trailer": TRAILER,
     b"max-forwards": MAX_FORWARDS,
     b"via": VIA,
+    b"cdn-loop": CDN_LOOP,
     b"early-data": EARLY_DATA,
     b"x-real-ip": FORWARDED_OTHER,
     b"keep-alive": DROP,
@@ -102,6 +104,7 @@ PROTECTED = frozenset(
         b"x-request-id",
         b"forwarded",
         b"via",
+        b"cdn-loop",  # RFC 8586 §3: a client that had it removed could start a loop
         b"max-forwards",
         b"early-data",
         b"authorization",

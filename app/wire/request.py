@@ -16,6 +16,7 @@ from app.errors import BadRequest
 from app.wire import fields, via
 from app.wire.fields import (
     ACCEPT,
+    CDN_LOOP,
     CONNECTION,
     CONTENT_LENGTH,
     DROP,
@@ -38,6 +39,7 @@ from app.wire.fields import (
     USER_AGENT,
     VIA,
 )
+from app.wire.line_ends import check_lines
 from app.wire.parser import (
     IncompleteError,
     InvalidRequestMethod,
@@ -113,6 +115,7 @@ class RequestHead:
     forwarded_others: tuple[bytes, ...] = ()
     forwarded: bytes | None = None
     via: bytes | None = None
+    cdn_loop: bytes | None = None
     request_id: bytes | None = None
     sticky: bytes | None = None  # the cookie of app.worker.balance.sticky, taken out of ``lines``
 
@@ -141,7 +144,7 @@ def read_head(
     if data.count(b"\r\n", 0, consumed) != len(pairs) + 2 or (
         data.find(b"\r\n") != len(method) + len(target) + 10
     ):
-        _check_lines(data[:consumed], len(pairs) + 2, len(method) + len(target) + 10, limits.line)
+        check_lines(data[:consumed], len(pairs) + 2, len(method) + len(target) + 10, limits.line)
     head = head_from(method, target, parsed["minor_version"], pairs)
     head.consumed = consumed
     return head
@@ -229,6 +232,8 @@ def head_from(method: bytes, target: bytes, minor: int, pairs: Fields) -> Reques
             head.trailer = _joined(head.trailer, value)
         elif kind == VIA:
             head.via = _joined(head.via, value)
+        elif kind == CDN_LOOP:
+            head.cdn_loop = _joined(head.cdn_loop, value)
         elif kind == MAX_FORWARDS:
             _read_max_forwards(head, name, value)
         elif kind == FORWARDED_OTHER:
@@ -260,21 +265,6 @@ def head_from(method: bytes, target: bytes, minor: int, pairs: Fields) -> Reques
 
 def _joined(before: bytes | None, value: bytes) -> bytes:
     return value if before is None else before + b", " + value
-
-
-def _check_lines(head: bytes, count: int, request_line: int, limit: int) -> None:
-    """Refuse a head with other line ends, or with spaces that the parser passed over.
-
-    One empty line before the request line is what RFC 9112 §2.2 asks servers to ignore.
-    """
-    if head[:2] == b"\r\n":
-        head = head[2:]
-    if request_line > limit:  # the parser does not measure it behind an empty line
-        raise BadRequest("request line too long", status=414, reason="target_too_long")
-    if head.count(b"\n") != head.count(b"\r\n"):
-        raise BadRequest("bare LF as line terminator", reason="bad_line_ending")
-    if head.count(b"\r\n") != count or head.find(b"\r\n") != request_line:
-        raise BadRequest("malformed request line", reason="bad_request_line")
 
 
 def _check_host(

@@ -47,6 +47,7 @@ class ResponseHead:
     fields: list[tuple[bytes, bytes]]
     lines: list[bytes]
     length: int
+    minor = 1
     has_length = False
     has_date = False
     keep_alive: bool
@@ -86,6 +87,8 @@ def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead 
     head.reason = parsed["message"]
     head.fields = pairs
     head.consumed = consumed
+    if not minor:
+        head.minor = 0
     lines: list[bytes] = []
     head.lines = lines
     length: bytes | None = None

@@ -84,8 +84,8 @@ class Proxy:
                     head.sticky = self.pool.sticky.take(head)
                 if head.length:
                     self._check_body(exchange)
-                if head.via is not None and via.is_loop(head.via, self._mark):
-                    raise LoopDetected("our own mark in Via")
+                if head.cdn_loop is not None and via.is_loop(head.cdn_loop, self._mark):
+                    raise LoopDetected("our own mark in CDN-Loop, or too many")
                 if head.max_forwards is None or head.max_forwards:
                     expires_at = started + self._total_timeout
                     answer = self._forward(exchange, request_id, expires_at, attempts)

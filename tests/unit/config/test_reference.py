@@ -98,6 +98,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
   "trusted_proxies": [],
   "proxy_protocol": [],
   "forwarded": "x-forwarded",
+  "via": "none",
   "server_header": "pass",
   "upgrade": ["websocket"],
   "graceful_timeout": 30

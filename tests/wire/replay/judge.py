@@ -14,7 +14,13 @@ OK_TO_HEAD = OK[:-2]
 # Stands in a case for the address of the backend, which HTTP/1.0 without a Host makes the Host.
 BACKEND_HOST = b"backend.example"
 # What a backend gets from the balancer itself, each exactly once.
-ADDED = (b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-request-id", b"via")
+ADDED = (
+    b"x-forwarded-for",
+    b"x-forwarded-proto",
+    b"x-forwarded-host",
+    b"x-request-id",
+    b"cdn-loop",
+)
 
 
 @dataclass
