@@ -228,6 +228,7 @@ class Config:
     mend_responses: tuple[str, ...]
     trusted_proxies: tuple[str, ...]
     proxy_protocol: tuple[str, ...]
+    trusted_headers: tuple[str, ...]
     forwarded: str
     via: str
     server_header: str

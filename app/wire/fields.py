@@ -9,9 +9,11 @@ Pure.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from app.errors import BadRequest
+from app.wire import claims
 
 # RFC 9110 §5.6.2
 TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -43,6 +45,7 @@ MAX_FORWARDS: Final = 19
 VIA: Final = 20
 EARLY_DATA: Final = 21
 CDN_LOOP: Final = 23
+CLAIM: Final = 24  # of app.wire.claims, or of the configuration: which only a trusted proxy may say
 FORWARDED_OTHER: Final = 22  # X-Forwarded-Port, -Prefix, …, which only a trusted proxy may say
 
 _REQUEST_KINDS = {
@@ -128,6 +131,8 @@ MEMBERS_READ: Final = 64
 _REMEMBERED = 4096
 _REMEMBERED_LENGTH = 64
 
+_claims = claims.pattern(claims.DEFAULT)
+_FOLDED: Final = re.compile(rb"[^a-z0-9-]")
 request_kinds: Final[dict[bytes, int]] = {}
 response_kinds: Final[dict[bytes, int]] = {}
 
@@ -139,15 +144,36 @@ def request_kind(name: bytes) -> int:
             raise BadRequest("obsolete line folding", reason="bad_header")
         raise BadRequest(f"field name {name[:64]!r}", reason="bad_header")
     # "X_Forwarded_For" and "X-Forwarded-For" are the same CGI variable: gunicorn's header_map="drop".
-    if b"_" in name:
-        kind = DROP
-    else:
-        lowered = name.lower()
-        other = FORWARDED_OTHER if lowered.startswith(_FORWARDED_PREFIX) else PLAIN
-        kind = _REQUEST_KINDS.get(lowered, other)
+    kind = DROP if b"_" in name else _request_kind(name.lower())
     if len(request_kinds) < _REMEMBERED and len(name) <= _REMEMBERED_LENGTH:
         request_kinds[name] = kind
     return kind
+
+
+def trust_only(names: Iterable[str]) -> None:
+    """Have fields with these names be claims in this process from now on, and no others."""
+    global _claims
+    _claims = claims.pattern(names)
+    request_kinds.clear()
+
+
+def has_meaning(name: bytes) -> bool:
+    """Whether a request field of that name, in small letters, is one that we read, write or drop anyway."""
+    return name in _REQUEST_KINDS or name.startswith(_FORWARDED_PREFIX)
+
+
+def _request_kind(name: bytes) -> int:
+    """The kind of a field whose name, in small letters, is a token without an underscore."""
+    kind = _REQUEST_KINDS.get(name)
+    if kind is not None:
+        return kind
+    if name.startswith(_FORWARDED_PREFIX):
+        return FORWARDED_OTHER
+    if _claims.fullmatch(name):
+        return CLAIM
+    # Some servers make "_" of more than "-" (lighttpd of all but letters and digits): "Remote.User".
+    folded = _FOLDED.sub(b"-", name)
+    return DROP if folded != name and _request_kind(folded) != PLAIN else PLAIN
 
 
 def response_kind(name: bytes) -> int:

@@ -159,13 +159,13 @@ def lines_writer(trust: Trust) -> Lines:
     is_trusted, mode = trust.is_trusted, trust.mode
 
     def lines(head: RequestHead, peer: str, scheme: str, believed: bool) -> bytes:
-        written = b""
+        written = b"".join(head.claims) if believed else b""
         if mode != X_FORWARDED:
             before = _forwarded_before(head, mode) if believed else b""
             own = forwarded_syntax.written(peer, scheme, head.host, PSEUDONYM)
-            written = b"Forwarded: %b%b\r\n" % (before, own)
+            written += b"Forwarded: %b%b\r\n" % (before, own)
         elif believed and head.forwarded:
-            written = b"Forwarded: %b\r\n" % forwarded_syntax.latest(head.forwarded, _MOST_PROXIES)
+            written += b"Forwarded: %b\r\n" % forwarded_syntax.latest(head.forwarded, _MOST_PROXIES)
         if mode == FORWARDED:
             return written
         if believed:

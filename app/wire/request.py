@@ -17,6 +17,7 @@ from app.wire import fields, via
 from app.wire.fields import (
     ACCEPT,
     CDN_LOOP,
+    CLAIM,
     CONNECTION,
     CONTENT_LENGTH,
     DROP,
@@ -79,14 +80,14 @@ STANDARD: Final = HeadLimits()
 class RequestHead:
     """A request head that has one reading.
 
-    ``minor`` is the minor version of HTTP/1, or 2 for HTTP/2.
-    ``lines`` are the fields to forward as flat pieces (name, ``b": "``, value, CRLF, …) without framing,
-    forwarding and hop-by-hop fields. ``length`` is the body's size in bytes, CHUNKED when it is unknown;
-    ``framing`` is the line that says so, or says 0 where a body would be expected. ``host`` is b"" where an
-    HTTP/1.0 client gave none.
-    ``forwarded_*`` and ``request_id`` hold what the client claimed (``forwarded_others`` as flat pieces);
-    whether to believe it is decided elsewhere. ``max_forwards`` is set for OPTIONS only: at 0 it is for
-    us to answer, otherwise ``lines`` hold one less. ``te_is_named`` is false where Connection leaves TE out.
+    ``minor`` is the minor version of HTTP/1, or 2 for HTTP/2. ``lines`` are the fields to forward as flat
+    pieces (name, ``b": "``, value, CRLF, …) without framing, forwarding and hop-by-hop fields. ``length`` is
+    the body's size in bytes, CHUNKED when it is unknown; ``framing`` is the line that says so, or says 0
+    where a body would be expected. ``host`` is b"" where an HTTP/1.0 client gave none. ``forwarded_*``,
+    ``claims`` and ``request_id`` hold what the client claimed (``forwarded_others`` and ``claims`` as flat
+    pieces); whether to believe it is decided elsewhere. ``max_forwards`` is set for OPTIONS only: at 0 it is
+    for us to answer, otherwise ``lines`` hold one less. ``te_is_named`` is false where Connection leaves TE
+    out.
     """
 
     # Defaults stand on the class: what most heads do not have costs nothing to say.
@@ -113,6 +114,7 @@ class RequestHead:
     forwarded_proto: bytes | None = None
     forwarded_host: bytes | None = None
     forwarded_others: tuple[bytes, ...] = ()
+    claims: tuple[bytes, ...] = ()
     forwarded: bytes | None = None
     via: bytes | None = None
     cdn_loop: bytes | None = None
@@ -236,6 +238,8 @@ def head_from(method: bytes, target: bytes, minor: int, pairs: Fields) -> Reques
             head.cdn_loop = _joined(head.cdn_loop, value)
         elif kind == MAX_FORWARDS:
             _read_max_forwards(head, name, value)
+        elif kind == CLAIM:
+            head.claims += (name, b": ", value, b"\r\n")
         elif kind == FORWARDED_OTHER:
             head.forwarded_others += (name, b": ", value, b"\r\n")
         elif kind == EARLY_DATA and not head.early_data:

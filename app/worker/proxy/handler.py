@@ -17,7 +17,7 @@ from app.config import Config
 from app.errors import InternalError, LoopDetected, ProxyError
 from app.shared.layout import INSTANCE
 from app.telemetry.access_log import AccessLog
-from app.wire import via
+from app.wire import fields, via
 from app.wire.forwarded import Trust, trusted_request_id
 from app.worker.balance.pool import Pool
 from app.worker.net.deadlines import NEVER
@@ -43,6 +43,7 @@ class Proxy:
         self, config: Config, pool: Pool, session: Session, access_log: AccessLog | None
     ) -> None:
         """Without ``access_log`` no lines are written."""
+        fields.trust_only(config.trusted_headers)
         trust = Trust(config.trusted_proxies, config.forwarded)
         self.is_trusted = trust.is_trusted
         self.pool = pool

@@ -25,7 +25,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
     text = describe(
         parse(
             '{"workers": 2, "servers": ["http://a:1"], "health_check": false, '
-            '"logging": {"redact": ["token"]}}'
+            '"logging": {"redact": ["token"]}, "trusted_headers": ["Remote-User"]}'
         )
     )
     assert (
@@ -96,6 +96,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
   "send_proxy": "off",
   "mend_responses": [],
   "trusted_proxies": [],
+  "trusted_headers": ["Remote-User"],
   "proxy_protocol": [],
   "forwarded": "x-forwarded",
   "via": "none",

@@ -167,6 +167,18 @@ def test_other_claims_of_a_trusted_proxy() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("is_trusted", [False, True])
+def test_who_a_client_is_only_a_trusted_proxy_says(mode: str, is_trusted: bool) -> None:
+    """In every mode; Connection cannot take it away."""
+    request = head(b"Connection: Remote-User", b"Remote-User: ann", b"X-SSL-Client-Verify: SUCCESS")
+    assert b"".join(request.lines) == b"Host: a.example\r\n"
+    lines = lines_writer(trust(mode))(request, "10.0.0.1", "http", is_trusted)
+    claims = b"Remote-User: ann\r\nX-SSL-Client-Verify: SUCCESS\r\n"
+    assert (claims in lines) == is_trusted
+    assert (b"Remote-User" in lines) == is_trusted
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_what_a_stranger_claims_is_dropped(mode: str) -> None:
     """In every mode."""
     request = head(b"X-Forwarded-For: 203.0.113.9", b"Forwarded: for=203.0.113.9", b"X-Real-IP: 1")
