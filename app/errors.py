@@ -8,6 +8,7 @@
     │  ├─ TooManyConnections  429, of one client address
     │  └─ ClientGone          499, logged only: there is nobody left to answer
     ├─ LoopDetected           508: the message has come through here before
+    ├─ OutOfTime              504, or cut: timeouts.total is over, whoever took the time
     ├─ ShuttingDown           503, or cut: graceful_timeout is over
     ├─ NoBackend              503 + Retry-After: nowhere to send it
     ├─ BackendError           the backend failed before a response head could be forwarded
@@ -91,10 +92,17 @@ class NoBackend(ProxyError):
 
 
 class LoopDetected(ProxyError):
-    """The request has come through this balancer before (RFC 5842 §7.2, by its Via)."""
+    """The request has come through this balancer before (RFC 5842 §7.2, by its CDN-Loop)."""
 
     status = 508
     reason = "loop"
+
+
+class OutOfTime(ProxyError):
+    """``timeouts.total`` is over, and it cannot be said that the backend took the time."""
+
+    status = 504
+    reason = "total_timeout"
 
 
 class ShuttingDown(ProxyError):

@@ -227,7 +227,7 @@ def _upstream_request(data: bytes) -> Call:
     proxy, exchange = _proxy(SimpleNamespace(send=None)), _exchange(data)
     backend = proxy.pool.backends[0]
     return lambda: proxy.to_backend.request(
-        exchange, backend, "0123456789abcdef0123456789abcdef", 1e18
+        exchange, backend, b"0123456789abcdef0123456789abcdef", 1e18
     )
 
 
@@ -278,14 +278,14 @@ def _session() -> Call:
 
     session = Session()
     proxy, exchange = _in_memory(session), _exchange(WRK)
-    request = proxy.to_backend.request(exchange, proxy.pool.backends[0], "0" * 32, 1e18)
+    request = proxy.to_backend.request(exchange, proxy.pool.backends[0], b"0" * 32, 1e18)
     return lambda: session.send(request)
 
 
 @step("session", "the same without the session")
 def _adapter() -> Call:
     proxy, exchange = _in_memory(), _exchange(WRK)
-    request = proxy.to_backend.request(exchange, proxy.pool.backends[0], "0" * 32, 1e18)
+    request = proxy.to_backend.request(exchange, proxy.pool.backends[0], b"0" * 32, 1e18)
     return lambda: request.adapter.send(request)
 
 

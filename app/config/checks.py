@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from app.config.model import DEFAULT_PORTS
 from app.config.problems import Problem, got, key_path, kind_of, plain_text, refuse, suggest
 from app.policies import Definition
+from app.wire import fields
 from app.wire.authority import bracketed
 
 SECRET_LENGTH = 16
@@ -152,6 +153,18 @@ def curve(text: str) -> str:
     """The name of a group for the key exchange; whether there is one of that name, app.tls knows."""
     if not re.fullmatch(r"[A-Za-z0-9-]+", text):
         refuse(f"must be a name such as X25519, got {got(text)}")
+    return text
+
+
+def claimed_header(text: str) -> str:
+    """The name of a request field that only trusted proxies may send, or how such names begin, with "*"."""
+    name = text.removesuffix("*")
+    if not re.fullmatch(HEADER_NAME, name):
+        refuse(f'must be a header name, or the beginning of one and "*", got {got(text)}')
+    if "_" in name:
+        refuse("has an underscore: such headers reach no server from anybody")
+    if text == name and fields.has_meaning(name.lower().encode("ascii")):
+        refuse("has a meaning of its own here, whoever sends it")
     return text
 
 

@@ -32,6 +32,7 @@ from app.config.types import (
     Text,
     Whole,
 )
+from app.wire import claims
 
 
 def available_cores() -> int:
@@ -105,6 +106,11 @@ ROOT = root_section(_config, (
                                   "list of addresses and CIDRs"), (),
         "Proxies in front of this one, whose X-Forwarded-*, Forwarded and X-Request-Id are believed.",
         examples=(["10.0.0.0/8", "::1"],)),
+    Key("trusted_headers", ListOf("trusted_headers", Text(checks.claimed_header, "header name"), str,
+                                  "list of header names"), claims.DEFAULT,
+        "Request headers that only `trusted_proxies` may send, as X-Forwarded-*, Forwarded and X-Real-IP: of "
+        "anybody else they are dropped, for servers that believe them would be deceived. `*` at the end: all "
+        "that begin so. The list replaces the default one.", examples=([], ["Remote-User", "X-SSL-*"])),
     Key("proxy_protocol", ListOf("proxy_protocol", Text(checks.network, "address or CIDR"), str,
                                  "list of addresses and CIDRs"), (),
         "Proxies in front of this one whose connections begin with a header of the PROXY protocol, version 1 "
@@ -113,6 +119,9 @@ ROOT = root_section(_config, (
     Key("forwarded", Choice(("x-forwarded", "forwarded", "both")), "x-forwarded",
         "How servers are told about the client: X-Forwarded-For, -Proto and -Host, or Forwarded (RFC 7239), "
         "or both. Where a trusted proxy sends both, the one named is believed (both: X-Forwarded-For)."),
+    Key("via", Choice(("none", "request", "response", "both")), "none",
+        "Which messages are given a Via field. RFC 9110 §7.6.3 asks for it in both; but nginx servers do not "
+        "compress for requests that have one (their `gzip_proxied`). Loops are found without it (CDN-Loop)."),
     Key("server_header", Text(checks.server_header, "text", r"^[!-~]([ -~]*[!-~])?$"), "pass",
         "The Server header of responses: `pass`, the server's own, and none on answers of our own; `none`, "
         "never one; any other text, that on all. Under `-k gevent` it is gunicorn's.",

@@ -244,7 +244,9 @@ class Config:
     mend_responses: tuple[str, ...]
     trusted_proxies: tuple[str, ...]
     proxy_protocol: tuple[str, ...]
+    trusted_headers: tuple[str, ...]
     forwarded: str
+    via: str
     server_header: str
     upgrade: tuple[str, ...]
     graceful_timeout: float

@@ -112,8 +112,8 @@ RETRIES = section(Retries, (
         "Request bodies up to this size are kept while they are sent, so that they can be sent again; "
         "a longer one is not sent twice (0 = none is)."),
     Key("per_try_timeout", Number(0, DAY_S), 0.0,
-        "For the first byte of an answer while another server could be asked instead (0 = `timeouts.read`); "
-        "the last attempt has `timeouts.read`."),
+        "For the first byte of an answer, if another server may be asked when it is over; else, and for the "
+        "last attempt, `timeouts.read` holds (0 = always)."),
     Key("budget", Number(0, 100, "percent"), 20.0,
         "Retries, as a share of the requests of the last 10 s, all workers together; refused connections "
         "are not charged. Over it, the failure is the client's."),

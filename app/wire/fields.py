@@ -9,9 +9,11 @@ Pure.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from app.errors import BadRequest
+from app.wire import claims
 
 # RFC 9110 §5.6.2
 TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -42,6 +44,8 @@ TRAILER: Final = 18
 MAX_FORWARDS: Final = 19
 VIA: Final = 20
 EARLY_DATA: Final = 21
+CDN_LOOP: Final = 23
+CLAIM: Final = 24  # of app.wire.claims, or of the configuration: which only a trusted proxy may say
 FORWARDED_OTHER: Final = 22  # X-Forwarded-Port, -Prefix, …, which only a trusted proxy may say
 
 _REQUEST_KINDS = {
@@ -64,6 +68,7 @@ _REQUEST_KINDS = {
     b"trailer": TRAILER,
     b"max-forwards": MAX_FORWARDS,
     b"via": VIA,
+    b"cdn-loop": CDN_LOOP,
     b"early-data": EARLY_DATA,
     b"x-real-ip": FORWARDED_OTHER,
     b"keep-alive": DROP,
@@ -83,6 +88,8 @@ _RESPONSE_KINDS = {
     b"keep-alive": DROP,
     b"proxy-connection": DROP,
     b"te": DROP,
+    # Clients are told the one that is in our log, which the server was told too.
+    b"x-request-id": DROP,
 }
 
 # Fields that a ``Connection`` option must never remove: a client could otherwise strip what the backend
@@ -98,6 +105,7 @@ PROTECTED = frozenset(
         b"x-request-id",
         b"forwarded",
         b"via",
+        b"cdn-loop",  # RFC 8586 §3: a client that had it removed could start a loop
         b"max-forwards",
         b"early-data",
         b"authorization",
@@ -115,11 +123,16 @@ PROTECTED = frozenset(
 # Whoever is not a trusted proxy says none of these, and nobody removes them.
 _FORWARDED_PREFIX = b"x-forwarded-"
 
+# A head of 32 KiB has room for 16,000 members of a list, which take 5 ms: more than this nobody needs.
+MEMBERS_READ: Final = 64
+
 # A client can invent spellings without end, so what is remembered is bounded in number and in length:
 # a Connection of 8 KiB names 4,000 fields, and a few thousand of those would fill a machine's memory.
 _REMEMBERED = 4096
 _REMEMBERED_LENGTH = 64
 
+_claims = claims.pattern(claims.DEFAULT)
+_FOLDED: Final = re.compile(rb"[^a-z0-9-]")
 request_kinds: Final[dict[bytes, int]] = {}
 response_kinds: Final[dict[bytes, int]] = {}
 
@@ -131,15 +144,36 @@ def request_kind(name: bytes) -> int:
             raise BadRequest("obsolete line folding", reason="bad_header")
         raise BadRequest(f"field name {name[:64]!r}", reason="bad_header")
     # "X_Forwarded_For" and "X-Forwarded-For" are the same CGI variable: gunicorn's header_map="drop".
-    if b"_" in name:
-        kind = DROP
-    else:
-        lowered = name.lower()
-        other = FORWARDED_OTHER if lowered.startswith(_FORWARDED_PREFIX) else PLAIN
-        kind = _REQUEST_KINDS.get(lowered, other)
+    kind = DROP if b"_" in name else _request_kind(name.lower())
     if len(request_kinds) < _REMEMBERED and len(name) <= _REMEMBERED_LENGTH:
         request_kinds[name] = kind
     return kind
+
+
+def trust_only(names: Iterable[str]) -> None:
+    """Have fields with these names be claims in this process from now on, and no others."""
+    global _claims
+    _claims = claims.pattern(names)
+    request_kinds.clear()
+
+
+def has_meaning(name: bytes) -> bool:
+    """Whether a request field of that name, in small letters, is one that we read, write or drop anyway."""
+    return name in _REQUEST_KINDS or name.startswith(_FORWARDED_PREFIX)
+
+
+def _request_kind(name: bytes) -> int:
+    """The kind of a field whose name, in small letters, is a token without an underscore."""
+    kind = _REQUEST_KINDS.get(name)
+    if kind is not None:
+        return kind
+    if name.startswith(_FORWARDED_PREFIX):
+        return FORWARDED_OTHER
+    if _claims.fullmatch(name):
+        return CLAIM
+    # Some servers make "_" of more than "-" (lighttpd of all but letters and digits): "Remote.User".
+    folded = _FOLDED.sub(b"-", name)
+    return DROP if folded != name and _request_kind(folded) != PLAIN else PLAIN
 
 
 def response_kind(name: bytes) -> int:
@@ -153,11 +187,15 @@ def response_kind(name: bytes) -> int:
 
 
 class ConnectionOptions:
-    """What a Connection field asks for. ``named`` are the fields that it makes hop-by-hop."""
+    """What a Connection field asks for. ``named`` are the fields that it makes hop-by-hop.
 
-    __slots__ = ("close", "keep_alive", "named", "te", "upgrade")
+    ``is_whole``: all of it was read. Where it is not, nobody knows what else it asks for.
+    """
+
+    __slots__ = ("close", "is_whole", "keep_alive", "named", "te", "upgrade")
 
     def __init__(self, value: bytes) -> None:
+        self.is_whole = value.count(b",") < MEMBERS_READ
         names = frozenset(options(value))
         self.close = b"close" in names
         self.keep_alive = b"keep-alive" in names
@@ -193,5 +231,9 @@ def without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
 
 
 def options(value: bytes) -> list[bytes]:
-    """The members of a comma-separated list, lower-cased, empty ones left out (RFC 9110 §5.6.1)."""
-    return [member for part in value.split(b",") if (member := part.strip(b" \t").lower())]
+    """The members of a comma-separated list, lower-cased, empty ones left out (RFC 9110 §5.6.1).
+
+    Of a longer one than anybody needs, what is behind the first MEMBERS_READ is one member, and no token.
+    """
+    parts = value.lower().split(b",", MEMBERS_READ)
+    return [member for part in parts if (member := part.strip(b" \t"))]

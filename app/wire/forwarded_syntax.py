@@ -21,6 +21,8 @@ _ESCAPED = re.compile(rb"\\(.)")
 _NODE = re.compile(
     rb"(?:([0-9.]{7,15})|\[([0-9A-Fa-f:.]{2,45})\])(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?"
 )
+# More commas are in no element, of ours neither: a field of nothing else would be matched at each of 32,000.
+_COMMAS_QUOTED = 256
 _SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*")
 
 
@@ -35,7 +37,11 @@ class Element(NamedTuple):
 def last(value: bytes) -> tuple[Element, bytes] | None:
     """The element at the right end, and what stands left of it; None where there is none."""
     at = len(value)
-    while at >= 0:  # a quoted value may hold commas: then the next one to the left is it
+    for _ in range(
+        _COMMAS_QUOTED
+    ):  # a quoted value may hold commas: then the next one to the left is it
+        if at < 0:
+            break
         at = value.rfind(b",", 0, at)
         if _PAIRS.fullmatch(value, at + 1):
             element = _element(value[at + 1 :])
@@ -43,9 +49,27 @@ def last(value: bytes) -> tuple[Element, bytes] | None:
     return None
 
 
+def latest(value: bytes, most: int) -> bytes:
+    """The right-most ``most`` elements, as they came; all of a field that cannot have more.
+
+    They end where something is that is no element: left of that nobody can tell what is quoted.
+    """
+    if value.count(b",") < most:
+        return value
+    rest = value
+    for _ in range(most):
+        found = last(rest)
+        if found is None:
+            break
+        rest = found[1]
+        if not rest:
+            return value
+    return value[len(rest) :].lstrip(b", \t")
+
+
 def written(address: str, scheme: str, host: bytes, by: bytes) -> bytes:
     """One element of our own; an unknown address is said to be that."""
-    said = b";host=" + _value(host) if host else b""
+    said = b";host=" + _value(host) if host and host.count(b",") < _COMMAS_QUOTED else b""
     return b"for=%b%b;proto=%b;by=_%b" % (node(address), said, scheme.encode(), by)
 
 

@@ -15,6 +15,8 @@ from app.errors import BadRequest
 from app.wire import fields, via
 from app.wire.fields import (
     ACCEPT,
+    CDN_LOOP,
+    CLAIM,
     CONNECTION,
     CONTENT_LENGTH,
     DROP,
@@ -37,12 +39,16 @@ from app.wire.fields import (
     USER_AGENT,
     VIA,
 )
+from app.wire.line_ends import check_lines
 from app.wire.parser import IncompleteError, ParseError, parse_request
 from app.wire.refusal import read_again, too_large
 from app.wire.target import is_authority, is_same_authority, origin_form
 
 CHUNKED: Final = -1
 
+# Of those without a length (HTTP/2 needs none) servers such as IIS and lighttpd say 411: RFC 9110 §8.6 has a
+# client say 0.
+_EXPECT_CONTENT: Final = frozenset((b"POST", b"PUT", b"PATCH"))
 _known_hosts: Final[set[bytes]] = set()
 
 Fields = list[tuple[bytes, bytes]]
@@ -67,13 +73,14 @@ STANDARD: Final = HeadLimits()
 class RequestHead:
     """A request head that has one reading.
 
-    ``minor`` is the minor version of HTTP/1, or 2 for HTTP/2.
-    ``lines`` are the fields to forward as flat pieces (name, ``b": "``, value, CRLF, …) without framing,
-    forwarding and hop-by-hop fields. ``length`` is the body's size in bytes, CHUNKED when it is unknown;
-    ``framing`` is the line that says so. ``host`` is b"" where an HTTP/1.0 client gave none.
-    ``forwarded_*`` and ``request_id`` hold what the client claimed (``forwarded_others`` as flat pieces);
-    whether to believe it is decided elsewhere. ``max_forwards`` is set for OPTIONS only: at 0 it is for
-    us to answer, otherwise ``lines`` hold one less. ``te_is_named`` is false where Connection leaves TE out.
+    ``minor`` is the minor version of HTTP/1, or 2 for HTTP/2. ``lines`` are the fields to forward as flat
+    pieces (name, ``b": "``, value, CRLF, …) without framing, forwarding and hop-by-hop fields. ``length`` is
+    the body's size in bytes, CHUNKED when it is unknown; ``framing`` is the line that says so, or says 0
+    where a body would be expected. ``host`` is b"" where an HTTP/1.0 client gave none. ``forwarded_*``,
+    ``claims`` and ``request_id`` hold what the client claimed (``forwarded_others`` and ``claims`` as flat
+    pieces); whether to believe it is decided elsewhere. ``max_forwards`` is set for OPTIONS only: at 0 it is
+    for us to answer, otherwise ``lines`` hold one less. ``te_is_named`` is false where Connection leaves TE
+    out.
     """
 
     # Defaults stand on the class: what most heads do not have costs nothing to say.
@@ -100,8 +107,10 @@ class RequestHead:
     forwarded_proto: bytes | None = None
     forwarded_host: bytes | None = None
     forwarded_others: tuple[bytes, ...] = ()
+    claims: tuple[bytes, ...] = ()
     forwarded: bytes | None = None
     via: bytes | None = None
+    cdn_loop: bytes | None = None
     request_id: bytes | None = None
     sticky: bytes | None = None  # the cookie of app.worker.balance.sticky, taken out of ``lines``
 
@@ -130,7 +139,7 @@ def read_head(
     if data.count(b"\r\n", 0, consumed) != len(pairs) + 2 or (
         data.find(b"\r\n") != len(method) + len(target) + 10
     ):
-        _check_lines(data[:consumed], len(pairs) + 2, len(method) + len(target) + 10, limits.line)
+        check_lines(data[:consumed], len(pairs) + 2, len(method) + len(target) + 10, limits.line)
     head = head_from(method, target, parsed["minor_version"], pairs)
     head.consumed = consumed
     return head
@@ -222,8 +231,12 @@ def head_from(method: bytes, target: bytes, minor: int, pairs: Fields) -> Reques
             head.trailer = _joined(head.trailer, value)
         elif kind == VIA:
             head.via = _joined(head.via, value)
+        elif kind == CDN_LOOP:
+            head.cdn_loop = _joined(head.cdn_loop, value)
         elif kind == MAX_FORWARDS:
             _read_max_forwards(head, name, value)
+        elif kind == CLAIM:
+            head.claims += (name, b": ", value, b"\r\n")
         elif kind == FORWARDED_OTHER:
             head.forwarded_others += (name, b": ", value, b"\r\n")
         elif kind == EARLY_DATA and not head.early_data:
@@ -242,6 +255,8 @@ def head_from(method: bytes, target: bytes, minor: int, pairs: Fields) -> Reques
             if head.length == CHUNKED
             else b"Content-Length: %d\r\n" % head.length
         )
+    elif method != b"GET" and method in _EXPECT_CONTENT:
+        head.framing = b"Content-Length: 0\r\n"
     if connection is None:
         head.keep_alive = minor == 1
     else:
@@ -251,21 +266,6 @@ def head_from(method: bytes, target: bytes, minor: int, pairs: Fields) -> Reques
 
 def _joined(before: bytes | None, value: bytes) -> bytes:
     return value if before is None else before + b", " + value
-
-
-def _check_lines(head: bytes, count: int, request_line: int, limit: int) -> None:
-    """Refuse a head with other line ends, or with spaces that the parser passed over.
-
-    One empty line before the request line is what RFC 9112 §2.2 asks servers to ignore.
-    """
-    if head[:2] == b"\r\n":
-        head = head[2:]
-    if request_line > limit:  # the parser does not measure it behind an empty line
-        raise BadRequest("request line too long", status=414, reason="target_too_long")
-    if head.count(b"\n") != head.count(b"\r\n"):
-        raise BadRequest("bare LF as line terminator", reason="bad_line_ending")
-    if head.count(b"\r\n") != count or head.find(b"\r\n") != request_line:
-        raise BadRequest("malformed request line", reason="bad_request_line")
 
 
 def _check_host(
@@ -330,6 +330,8 @@ def _body_length(length: bytes | None, coding: bytes | None, minor: int) -> int:
 def _read_connection(head: RequestHead, connection: bytes, upgrade: bytes | None) -> None:
     """Apply Connection: persistence, upgrade, and the fields it names as hop-by-hop (RFC 9110 §7.6.1)."""
     asked = fields.connection_options(connection)
+    if not asked.is_whole:
+        raise BadRequest("too many options in Connection", reason="bad_header")
     head.keep_alive = not asked.close and (head.minor == 1 or asked.keep_alive)
     if upgrade is not None and asked.upgrade and head.minor == 1:
         head.upgrade = upgrade

@@ -55,6 +55,7 @@ class ResponseHead:
     fields: list[tuple[bytes, bytes]]
     lines: list[bytes]
     length: int
+    minor = 1
     has_length = False
     has_date = False
     keep_alive: bool
@@ -92,6 +93,8 @@ def read_head(data: bytes, method: bytes, last_length: int = 0) -> ResponseHead 
     head.reason = parsed["message"]
     head.fields = pairs
     head.consumed = consumed
+    if not minor:
+        head.minor = 0
     lines: list[bytes] = []
     head.lines = lines
     length: bytes | None = None
@@ -218,6 +221,8 @@ def _read_connection(
 ) -> None:
     """Apply Connection: persistence, upgrade, and the fields it names as hop-by-hop (RFC 9110 §7.6.1)."""
     asked = fields.connection_options(connection)
+    if not asked.is_whole:
+        raise BadResponse("too many options in Connection")
     head.keep_alive = not asked.close and (minor > 0 or asked.keep_alive)
     if asked.named:
         head.lines = fields.without(head.lines, asked.named)

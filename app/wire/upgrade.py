@@ -12,13 +12,16 @@ from collections.abc import Collection
 from app.wire.fields import TOKEN
 from app.wire.response import ResponseHead
 
+# Of a longer list the first are passed on: a server need not switch to any (RFC 9110 §7.8).
+_MOST_OFFERED = 16
+
 
 def offer(asked: bytes, allowed: Collection[bytes]) -> bytes:
     """The allowed protocols among those a client asks for, in its order; b"" if there are none.
 
     ``allowed`` holds lower-case names; a version (``name/version``) is passed on with its name.
     """
-    members = (member.strip(b" \t") for member in asked.split(b","))
+    members = (member.strip(b" \t") for member in asked.split(b",", _MOST_OFFERED)[:_MOST_OFFERED])
     return b", ".join(member for member in members if _name(member) in allowed)
 
 
@@ -27,7 +30,8 @@ def accepts(answer: bytes | None, offered: bytes) -> bool:
     if not answer:
         return False
     names = {_name(member.strip(b" \t")) for member in offered.split(b",")} - {None}
-    return all(_name(member.strip(b" \t")) in names for member in answer.split(b","))
+    members = answer.split(b",", _MOST_OFFERED)  # what is behind so many is one, and no protocol
+    return all(_name(member.strip(b" \t")) in names for member in members)
 
 
 def switching_lines(head: ResponseHead) -> tuple[bytes, bytes, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,6 +34,7 @@ class Pool:
         ]  # fmt: skip
         self.turn = 0
         self.others = 0
+        self.has_places = True
         self.told: list[tuple[str, int | str]] = []
 
     def pick(self, tried: tuple[Any, ...], _exchange: Any = None) -> Any:
@@ -54,6 +56,9 @@ class Pool:
 
     def has_other(self, tried: tuple[Any, ...]) -> bool:
         return len(self.backends) > len(tried) + 1
+
+    def has_place_besides(self, tried: Collection[Any]) -> bool:
+        return self.has_places and any(one not in tried for one in self.backends)
 
     def total(self, cell: int) -> int:
         return self.cells[cell] + (self.others if cell == RETRIES else 0)

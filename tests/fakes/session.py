@@ -80,13 +80,18 @@ class Session:
         self.pool = pool
         self.outcomes = list(outcomes)
         self.requests: list[Any] = []
+        self.is_connecting = False  # or it has been sent, when per_try_timeout is over
         self.expires_at: list[float] = []  # as it was when it was sent
         self.in_flight: list[list[int]] = []
+        self.outlasted: list[float] = []  # until when each that per_try_timeout bounds may wait on
 
     def send(self, request: Any) -> Any:
         self.requests.append(request)
         self.expires_at.append(request.expires_at)
         self.in_flight.append(self.pool.in_flight())
+        if request.deadline.outlast is not None:
+            request.sent_at = 0.0 if self.is_connecting else monotonic()
+            self.outlasted.append(request.deadline.outlast(request.expires_at))
         outcome = self.outcomes.pop(0) if self.outcomes else 200
         if isinstance(outcome, Later):
             outcome = outcome.wait()

@@ -18,6 +18,7 @@ from harness import (
     STOCK_WORKER,
     Backend,
     Balancer,
+    Client,
     Exchange,
     NoAnswer,
     Truncated,
@@ -115,6 +116,19 @@ def test_dripping_body_is_cut_at_the_total_limit(
     line = impatient.access_line(since=mark, target="/dripping-body")
     assert line["status"] == 200
     assert line["reason"]
+
+
+def test_an_answer_that_is_not_taken_is_cut_at_the_total_limit(
+    impatient: Balancer, impatient_backend: Backend
+) -> None:
+    """The server is fast, the client takes nothing: it is waited for no longer than for a server."""
+    mark, started = impatient.log_mark, time.monotonic()
+    impatient_backend.handler = handlers.stream(50_000_000)
+    with Client(impatient.address, receive_buffer=4096) as client:
+        client.send_head("GET", "/not-taken")
+        line = impatient.access_line(since=mark, target="/not-taken")
+        assert time.monotonic() - started < BOUND
+    assert (line["status"], line["reason"]) == (200, "client_timeout")
 
 
 def test_backend_silent_inside_the_body(impatient: Balancer, impatient_backend: Backend) -> None:
@@ -384,6 +398,16 @@ def test_all_servers_down() -> None:
             assert as_json.json()["request_id"] == ids[0]
             assert ids[1] in as_text.text
             assert all(line["backend"] is None for line in balancer.access_lines())
+
+
+def test_who_finds_all_servers_down_may_come_back_with_the_next_fast_check() -> None:
+    """Not an interval later, nor as many as ``healthy_threshold`` asks for: then one pass is enough."""
+    check = health_check(60, fast_interval=0.5, healthy_threshold=3)
+    with Backend() as backend:
+        backend.down()
+        with Balancer([backend], health_check=check) as balancer:
+            after = [int(balancer.get().get("Retry-After") or "") for _ in range(20)]
+    assert set(after) <= {1, 2, 3}
 
 
 def test_no_servers_at_all() -> None:

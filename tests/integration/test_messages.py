@@ -35,7 +35,7 @@ def sent_headers(backend: Backend, position: int = -1) -> list[tuple[str, str]]:
         "x-forwarded-proto",
         "x-forwarded-host",
         "x-request-id",
-        "via",
+        "cdn-loop",
     }
     fields = backend.requests[position].headers
     return [(name, value) for name, value in fields if name.lower() not in added]
@@ -224,7 +224,7 @@ def test_host_is_kept(balancer: Balancer, backend: Backend) -> None:
 
 
 def test_forwarding_fields_are_added(balancer: Balancer, backend: Backend) -> None:
-    """X-Forwarded-For, -Proto, -Host, X-Request-Id and Via tell the backend who asked for what."""
+    """X-Forwarded-For, -Proto, -Host, X-Request-Id and CDN-Loop tell the backend who asked for what."""
     mark = balancer.log_mark
     with balancer.connect() as client:
         client.get("/forwarded", [("Host", "shop.example")])
@@ -233,10 +233,28 @@ def test_forwarding_fields_are_added(balancer: Balancer, backend: Backend) -> No
     assert request.get("X-Forwarded-For") == "127.0.0.1"
     assert request.get("X-Forwarded-Proto") == "http"
     assert request.get("X-Forwarded-Host") == "shop.example"
-    assert re.match(r"1\.1 \S+", request.get("Via") or "")
+    assert re.fullmatch(r"load-balancer-[0-9a-f]{16}", request.get("CDN-Loop") or "")
     line = balancer.access_line(since=mark, target="/forwarded")
     assert line["request_id"] == request.get("X-Request-Id")
     assert line["client_ip"] == "127.0.0.1"
+
+
+def test_the_id_of_a_request_is_given_back(balancer: Balancer, backend: Backend) -> None:
+    """In the server's answer, where it is ours and no other, and in each of our own."""
+    mark = balancer.log_mark
+    backend.handler = handlers.raw(
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nX-Request-ID: theirs\r\nContent-Length: 0\r\n\r\n"
+    )
+    with balancer.connect() as client:
+        answers = [client.get("/id"), client.request("OPTIONS", "/id", [("Max-Forwards", "0")])]
+    with balancer.connect() as client:
+        answers.append(client.request("TRACE", "/id"))
+    ids = [line["request_id"] for line in balancer.wait_for_access(3, since=mark)]
+
+    assert [answer.status for answer in answers] == [200, 200, 405]
+    assert [answer.get_all("X-Request-Id") for answer in answers] == [[one] for one in ids]
+    assert answers[0].interim[0].get("X-Request-Id") is None
 
 
 FORGED = [
@@ -246,6 +264,11 @@ FORGED = [
     ("X-Forwarded-Host", "bank.example"),
     ("X-Request-Id", "forged-id"),
     ("Via", "1.1 forged"),
+    ("Remote-User", "forged-user"),
+    ("remote_user", "forged-user"),
+    ("Remote.User", "forged-user"),
+    ("X-SSL-Client-S-DN", "CN=forged-user"),
+    ("X-Original-URL", "/forged-path"),
 ]
 
 
@@ -259,7 +282,7 @@ def test_forged_forwarding_fields_are_dropped(balancer: Balancer, backend: Backe
     assert request.get("X-Forwarded-For") == "127.0.0.1"
     assert request.get("X-Forwarded-Proto") == "http"
     assert request.get("X-Forwarded-Host") == request.get("Host")
-    for forged in (b"203.0.113.", b"https", b"bank.example", b"forged-id", b"1.1 forged"):
+    for forged in (b"203.0.113.", b"https", b"bank.example", b"1.1 forged", b"forged-"):
         assert forged not in request.head
     line = balancer.access_line(since=mark, target="/forged")
     assert line["client_ip"] == "127.0.0.1"
@@ -276,6 +299,7 @@ def test_trusted_proxies_are_believed() -> None:
                     ("X-Forwarded-Proto", "https"),
                     ("X-Forwarded-Host", "shop.example"),
                     ("X-Request-Id", "abc-123"),
+                    ("X-SSL-Client-S-DN", "CN=ann"),
                 ]
                 client.get("/", fields)
             line = balancer.access_line()
@@ -285,6 +309,7 @@ def test_trusted_proxies_are_believed() -> None:
         assert addresses == ["198.51.100.1", "203.0.113.9", "10.1.2.3", "127.0.0.1"]
         assert request.get("X-Forwarded-Proto") == "https"
         assert request.get("X-Forwarded-Host") == "shop.example"
+        assert request.get("X-SSL-Client-S-DN") == "CN=ann"
         assert request.get("X-Request-Id") == line["request_id"] == "abc-123"
         assert line["client_ip"] == "203.0.113.9"
 

@@ -33,7 +33,7 @@ def _pair() -> Iterator[tuple[Backend, Backend]]:
         yield one, other
 
 
-def in_front_of(*backends: Backend, **settings: Any) -> Balancer:
+def in_front_of(*backends: Backend | dict[str, Any], **settings: Any) -> Balancer:
     """A balancer that sets nobody aside: each test decides who is asked."""
     return Balancer(backends, **{"outlier_detection": False, **settings})
 
@@ -62,6 +62,22 @@ def after_body(end: Handler) -> Handler:
         end(exchange)
 
     return handler
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_an_answer_that_is_refused_is_not_asked_for_again(
+    pair: tuple[Backend, Backend], method: str
+) -> None:
+    """A length that is none: the request was carried out once, and is not a second time elsewhere."""
+    script(pair, handlers.raw(b"HTTP/1.1 200 OK\r\nContent-Length: two\r\n\r\nok"))
+    with in_front_of(*pair) as balancer, balancer.connect() as client:
+        response = client.request(method, "/once")
+        line = balancer.access_line(target="/once")
+
+    assert (response.status, response.json()["reason"]) == (502, "bad_response")
+    assert [attempt["reason"] for attempt in line["attempts"]] == ["bad_response"]
+    assert line["attempts"][0]["not_retried"] == "bad_response"
+    assert sum(len(backend.requests) for backend in pair) == 1
 
 
 def checksum(body: bytes) -> bytes:
@@ -351,6 +367,51 @@ def test_an_attempt_has_its_own_time(pair: tuple[Backend, Backend]) -> None:
     first, second = line["attempts"]
     assert first["reason"] == "response_timeout"
     assert second["first_byte_ms"] > seconds(0.5) * 1000
+
+
+def test_the_time_for_one_try_fails_nobody_whom_the_budget_denies_another(
+    pair: tuple[Backend, Backend],
+) -> None:
+    """All servers take longer than it: whoever cannot be sent elsewhere is answered all the same."""
+
+    def late(exchange: Exchange) -> None:
+        time.sleep(seconds(0.6))
+        handlers.ok(exchange)
+
+    script(pair, late)
+    retries = {"per_try_timeout": seconds(0.2), "budget": 0, "min_per_second": 0}
+    with in_front_of(*pair, retries=retries) as balancer:
+        assert [balancer.get("/late").status for _ in range(2)] == [200, 200]
+        lines = balancer.wait_for_access(2, target="/late")
+
+    assert [len(line["attempts"]) for line in lines] == [1, 1]
+
+
+def test_a_retry_waits_for_a_place_no_longer_than_the_total(pair: tuple[Backend, Backend]) -> None:
+    """One server fails late, the other one is full: the failure is told when the time is over."""
+    total, has_begun, gate = seconds(1.5), threading.Event(), threading.Event()
+
+    def fail_late(exchange: Exchange) -> None:
+        has_begun.set()
+        time.sleep(0.7 * total)
+        handlers.reset(exchange)
+
+    script(pair, first_then(fail_late, handlers.gated(gate)))
+    servers = [{"url": backend.url, "max_connections": 1} for backend in pair]
+    settings = {"timeouts": {"total": total}, "queue": {"timeout": 10 * total}}
+    with in_front_of(*servers, **settings) as balancer, balancer.connect() as client:
+        client.send_head("GET", "/waits")
+        assert has_begun.wait(seconds(5))
+        time.sleep(0.5 * total)
+        with balancer.connect() as holder:  # it has its place for the whole of its own time
+            holder.send_head("GET", "/holds")
+            assert client.read_response().status == 502
+            line = balancer.access_line(target="/waits")
+            assert holder.read_response().status == 504
+        gate.set()
+
+    assert [attempt["not_retried"] for attempt in line["attempts"]] == ["out_of_time"]
+    assert line["duration_ms"] < 1.4 * total * 1000
 
 
 @pytest.mark.parametrize("workers", [1, 3])

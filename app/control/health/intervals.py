@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-# A check costs some 0.2 ms of CPU: however many servers are in doubt, they are not asked more often in all.
-FAST_CHECKS_PER_SECOND = 500
+from app.shared.check_pace import fast_pause
 
 
 class CheckState(NamedTuple):
@@ -31,7 +30,7 @@ class CheckState(NamedTuple):
 
 def pause(state: CheckState, interval: float, fast: float, crowd: int) -> float:
     """Seconds to the next check. ``crowd``: how many servers, this one among them, are checked sooner."""
-    fast = min(interval, max(fast, crowd / FAST_CHECKS_PER_SECOND))
+    fast = fast_pause(interval, fast, crowd)
     if state.is_open or (state.is_unhealthy and state.nobody_is_healthy):
         return fast
     if state.is_unhealthy:

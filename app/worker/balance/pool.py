@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from _thread import allocate_lock
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Collection, Iterable, Sized
 from time import monotonic
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from app.errors import (
 from app.policies import KeyMissing
 from app.shared import publication
 from app.shared.availability import standing_of
-from app.shared.layout import CHECKED_MS, EPOCH, PUBLISHED, READY, STREAK, WAITING_NS
+from app.shared.layout import CHECKED_MS, EPOCH, PUBLISHED, READY, WAITING_NS
 from app.shared.table import Table
 from app.telemetry import log
 from app.wire.forwarded import Trust
@@ -165,6 +165,14 @@ class Pool:
         snapshot = self.snapshot
         return len(snapshot.backends) + len(snapshot.backups) > len(tried) + 1
 
+    def has_place_besides(self, tried: Collection[Backend]) -> bool:
+        """Whether a pick that leaves out ``tried`` would find a place now, without waiting for one."""
+        snapshot = self.snapshot
+        if snapshot.is_limited and self._queue.is_due():
+            return False
+        every = snapshot.backends + snapshot.backups
+        return any(one not in tried and self.has_room(one) for one in every)
+
     def total(self, cell: int) -> int:
         """The sum of a cell over the slots of all workers, and what this one has where it found no slot."""
         own = self.cells[cell] if self._is_private else 0
@@ -294,12 +302,12 @@ class Pool:
             cells, server = self.table.cells, self.table.server
             starts = ((one, server(one.row)) for one in self.backends)
             checks = (
-                (cells[at + CHECKED_MS], cells[at + STREAK])
+                cells[at + CHECKED_MS]
                 for one, at in starts
                 if standing_of(one.server.state, one.server.backup, cells, at).admin == READY
             )
-            interval, threshold = check.interval, check.healthy_threshold
-            estimate = retry_after.until_healthy(checks, interval, threshold, int(now * 1000))
+            interval, fast = check.interval, check.fast_interval
+            estimate = retry_after.until_healthy(checks, interval, fast, int(now * 1000))
             self._healthy_in = now, estimate
         return estimate
 

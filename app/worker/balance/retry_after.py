@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import ceil
 
+from app.shared.check_pace import fast_pause
+
 # Who was refused together must not come back together: the answers spread over as long as the wait itself,
 # and over this at least, since they are whole seconds (RFC 9110 §10.2.3).
 SPREAD_MIN = 2.0
@@ -22,21 +24,15 @@ def seconds(estimate: float, draw: float) -> int:
     return max(1, ceil(estimate + draw * max(SPREAD_MIN, estimate)))
 
 
-def until_healthy(
-    checks: Iterable[tuple[int, int]], interval: float, threshold: int, now_ms: int
-) -> float:
-    """How soon one of some unhealthy servers can be healthy, if it passes every check from now on.
+def until_healthy(checks: Iterable[int], interval: float, fast: float, now_ms: int) -> float:
+    """How soon one of some servers, of which none is healthy, can be healthy.
 
-    For each the time of its last check (ms, same clock as ``now_ms``; 0: never) and how many it has passed in
-    a row since it was found unhealthy.
+    ``checks``: for each the time of its last check (ms, same clock as ``now_ms``; 0: never). While there is
+    no healthy one all are checked fast, and one pass is enough (app.control.health).
     """
-    return min(
-        (
-            _until_due(checked_ms, interval, now_ms) + max(0, threshold - passed - 1) * interval
-            for checked_ms, passed in checks
-        ),
-        default=interval,
-    )
+    checked = list(checks)
+    pause = fast_pause(interval, fast, len(checked))
+    return min((_until_due(checked_ms, pause, now_ms) for checked_ms in checked), default=pause)
 
 
 def _until_due(checked_ms: int, interval: float, now_ms: int) -> float:

@@ -10,6 +10,7 @@ affair. Runs in workers. Pure: bytes in, bytes out.
 from __future__ import annotations
 
 import hmac
+import re
 from hashlib import sha256
 
 from app.config import Sticky
@@ -23,12 +24,13 @@ VALUE_DIGITS = 32
 class StickyCookie:
     """The cookie of one configuration."""
 
-    __slots__ = ("_attributes", "_name", "_path", "_secret")
+    __slots__ = ("_attributes", "_name", "_path", "_secret", "_value", "_whole")
 
     def __init__(self, settings: Sticky) -> None:
         assert settings.secret is not None  # the master has seen to that
         self._name = settings.cookie.encode("ascii")
         self._secret = settings.secret.encode()
+        self._value, self._whole = hash_key.cookie_pattern(self._name), whole_cookies(self._name)
         self._path = settings.path.encode("ascii")
         age = f"; Max-Age={settings.max_age}" if settings.max_age else ""
         self._attributes = f"; Path={settings.path}{age}; HttpOnly; SameSite=Lax".encode("ascii")
@@ -42,9 +44,9 @@ class StickyCookie:
 
     def take(self, head: RequestHead) -> bytes | None:
         """The cookie's value, if the request has it; it is then no longer among what is forwarded."""
-        value = hash_key.cookie(head, self._name)
+        value = hash_key.cookie(head, self._value)
         if value is not None:
-            head.lines = without_cookie(head.lines, self._name)
+            head.lines = without_cookie(head.lines, self._whole)
         return value
 
     def covers(self, target: bytes) -> bool:
@@ -71,17 +73,21 @@ class StickyCookie:
         )
 
 
-def without_cookie(lines: list[bytes], name: bytes) -> list[bytes]:
-    """``lines`` (flat pieces: name, separator, value, CRLF) less the cookies of that name."""
+def whole_cookies(name: bytes) -> re.Pattern[bytes]:
+    """Finds the cookies of that name in a Cookie field, with what separates them from those before."""
+    return re.compile(rb"(?:^|;)[ \t]*" + re.escape(name) + rb"(?:=[^;]*|[ \t]*)(?=;|$)")
+
+
+def without_cookie(lines: list[bytes], ours: re.Pattern[bytes]) -> list[bytes]:
+    """``lines`` (flat pieces: name, separator, value, CRLF) less the cookies that ``ours`` finds."""
     kept: list[bytes] = []
     for start in range(0, len(lines), 4):
         field = lines[start : start + 4]
         if field[0].lower() == b"cookie":
-            pairs = [pair.strip(b" \t") for pair in field[2].split(b";")]
-            others = [pair for pair in pairs if pair.partition(b"=")[0] != name]
-            if not any(others):
-                continue
-            if len(others) < len(pairs):
-                field[2] = b"; ".join(others)
+            others, count = ours.subn(b"", field[2])
+            if count:
+                field[2] = others = others.strip(b"; \t")
+                if not others:
+                    continue
         kept += field
     return kept

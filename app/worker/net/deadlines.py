@@ -32,14 +32,15 @@ class Deadline:
     """When the greenlet that owns it stops waiting: monotonic seconds, NEVER while it does not wait.
 
     ``request`` is what the greenlet waits for an answer to, as long as nothing of that has come; to this
-    module it is any object. ``outlast(now)`` is asked in the hub when its time is over, where there is such a
-    question: a later time for ``at`` lets the greenlet wait on.
+    module it is any object. ``outlast(now)`` is asked in the hub when its time is over, where there is such
+    a question: a later time for ``at`` lets the greenlet wait on. No wait goes beyond ``limit``, whatever
+    ``at`` says: it is what all waits of a request have together (timeouts.total).
     """
 
-    __slots__ = ("at", "greenlet", "outlast", "request")
+    __slots__ = ("at", "greenlet", "limit", "outlast", "request")
 
     def __init__(self) -> None:
-        self.at = NEVER
+        self.at = self.limit = NEVER
         self.greenlet: Any = getcurrent()
         self.outlast: Callable[[float], float] | None = None
         self.request: Any = None
@@ -101,8 +102,10 @@ class Deadlines:
     def _tick(self) -> None:
         self.now = now = monotonic()
         for deadline in tuple(self._deadlines):  # a thrown-into greenlet changes the set
-            if deadline.at <= now and deadline in self._deadlines:
-                until = 0.0 if deadline.outlast is None else deadline.outlast(now)
+            is_over = deadline.at <= now or (deadline.limit <= now and deadline.at != NEVER)
+            if is_over and deadline in self._deadlines:
+                outlast = deadline.outlast
+                until = 0.0 if outlast is None or deadline.limit <= now else outlast(now)
                 if until > now:
                     deadline.at = until
                 else:

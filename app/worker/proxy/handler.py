@@ -17,7 +17,7 @@ from app.config import Config
 from app.errors import InternalError, LoopDetected, PlainHttp, ProxyError
 from app.shared.layout import INSTANCE
 from app.telemetry.access_log import AccessLog
-from app.wire import via
+from app.wire import fields, via
 from app.wire.forwarded import Trust, trusted_request_id
 from app.worker.balance.pool import Pool
 from app.worker.net.deadlines import NEVER
@@ -43,6 +43,7 @@ class Proxy:
         self, config: Config, pool: Pool, session: Session, access_log: AccessLog | None
     ) -> None:
         """Without ``access_log`` no lines are written."""
+        fields.trust_only(config.trusted_headers)
         trust = Trust(config.trusted_proxies, config.forwarded)
         self.is_trusted = trust.is_trusted
         self.pool = pool
@@ -52,7 +53,7 @@ class Proxy:
         to_client = ToClient(config, pool)
         self.to_backend = ToBackend(config, trust, self._mark)
         self._forwarder = Forwarder(config, pool, session, self.to_backend, to_client)
-        self._forward = self._forwarder.forward
+        self._forward = self._forward_bounded if config.timeouts.total else self._forwarder.forward
         self.may_move = self._forwarder.retrier.may_move
         self._reply = LocalReply(pool.retry_after, to_client.server_field)
         self.access = AccessLine(config, trust, access_log) if access_log is not None else None
@@ -60,6 +61,8 @@ class Proxy:
         # is counted from is random too, so that ids say nothing about how many requests there were.
         self._id_prefix = os.urandom(8).hex()
         self._first_id = self._last_id = int.from_bytes(os.urandom(4), "big")
+        self._not_forwarded = 0  # of the requests that have an id
+        self._forwarded = 0
 
     def handle(self, exchange: Exchange) -> None:
         """Forward one request, answer it whatever happens, and write its line. Never raises a ProxyError.
@@ -82,16 +85,18 @@ class Proxy:
                     head.sticky = self.pool.sticky.take(head)
                 if head.length:
                     self._check_body(exchange)
-                if head.via is not None and via.is_loop(head.via, self._mark):
-                    raise LoopDetected("our own mark in Via")
+                if head.cdn_loop is not None and via.is_loop(head.cdn_loop, self._mark):
+                    raise LoopDetected("our own mark in CDN-Loop, or too many")
                 if head.max_forwards is None or head.max_forwards:
                     expires_at = started + self._total_timeout
                     answer = self._forward(exchange, request_id, expires_at, attempts)
                     status, reason = answer.response.head.status, answer.reason
                 else:
-                    status, reason = self._reply.options(exchange), "max_forwards"
+                    self._not_forwarded += 1
+                    status, reason = self._reply.options(exchange, request_id), "max_forwards"
             except ProxyError as error:
                 answer = attempts[-1] if attempts else None
+                self._not_forwarded += answer is None
                 status, reason = self._reply.fail(exchange, error, request_id), error.reason
         except Exception as error:  # noqa: BLE001 - whatever it is, there is an answer and a line
             answer = attempts[-1] if attempts else None
@@ -117,23 +122,37 @@ class Proxy:
         return self._reply.to(error, request_id, is_text=isinstance(error, PlainHttp))
 
     def tick(self, now: float) -> None:
-        """Tell the retry budget, ten times a second, how many requests this worker has had.
+        """Tell the retry budget, ten times a second, how many requests this worker has sent to backends.
 
-        Those are the ids that were given. ``now`` is monotonic.
+        Those are the ids that were given, less what was refused: nobody can buy retries with bad requests.
+        One that waits is counted already; where it then is refused, another takes its place. ``now`` is
+        monotonic.
         """
-        self._forwarder.tick(now, self.requests)
+        self._forwarded = max(self._forwarded, self.requests - self._not_forwarded)
+        self._forwarder.tick(now, self._forwarded)
 
     @property
     def requests(self) -> int:
         """How many requests this worker has had, refused ones too."""
         return self._last_id - self._first_id
 
-    def _new_id(self) -> str:
-        """An id as ``handle`` makes it too, without a call: 64 bits in hexadecimal digits behind the prefix.
+    def _forward_bounded(
+        self, exchange: Exchange, request_id: str, expires_at: float, attempts: list[Attempt]
+    ) -> Attempt:
+        """As Forwarder.forward, where timeouts.total bounds all that is waited for, the client too."""
+        exchange.deadline.limit = expires_at
+        try:
+            return self._forwarder.forward(exchange, request_id, expires_at, attempts)
+        finally:
+            exchange.deadline.limit = NEVER
 
-        By way of bytes, which takes 0.09 µs; a format takes 0.17.
+    def _new_id(self) -> str:
+        """An id of a request that is not forwarded. ``handle`` makes its own, without a call.
+
+        64 bits in hexadecimal digits behind the prefix, by way of bytes: 0.09 µs; a format takes 0.17.
         """
         self._last_id += 1
+        self._not_forwarded += 1
         return self._id_prefix + self._last_id.to_bytes(8, "big").hex()
 
     def _check_body(self, exchange: Exchange) -> None:

@@ -29,9 +29,10 @@ class LocalReply:
         self._retry_after = retry_after
         self._server_field = server_field
 
-    def options(self, exchange: Exchange) -> int:
+    def options(self, exchange: Exchange, request_id: str) -> int:
         """Answer an OPTIONS that must go no further (RFC 9110 §7.6.2); its status."""
-        exchange.answer(200, [("Allow", ALLOWED_METHODS.decode())], b"")
+        fields = [("Allow", ALLOWED_METHODS.decode()), ("X-Request-Id", request_id)]
+        exchange.answer(200, fields, b"")
         return 200
 
     def fail(self, exchange: Exchange, error: ProxyError, request_id: str) -> int:
@@ -50,8 +51,9 @@ class LocalReply:
         self, error: ProxyError, request_id: str, is_text: bool
     ) -> tuple[list[tuple[str, str]], bytes]:
         """The fields and the body that a client is told an error with."""
-        fields = error_fields(error, self._retry_after, is_text) + self._server_field
-        return fields, error_body(error, request_id, is_text)
+        fields = error_fields(error, self._retry_after, is_text)
+        fields.append(("X-Request-Id", request_id))
+        return fields + self._server_field, error_body(error, request_id, is_text)
 
     def fail_unforeseen(
         self, exchange: Exchange, error: Exception, request_id: str, last: Attempt | None

@@ -9,16 +9,25 @@ is app.worker.proxy.forward's.
 from __future__ import annotations
 
 import random
+from functools import partial
 from time import monotonic
 
 from gevent import sleep
 
 from app.config import Config
-from app.errors import BackendError, ConnectFailed, ConnectTimeout, NoBackend, StaleConnection
+from app.errors import (
+    BackendError,
+    BadResponse,
+    ConnectFailed,
+    ConnectTimeout,
+    NoBackend,
+    StaleConnection,
+)
 from app.shared.layout import ASKED, RETRIES
 from app.telemetry import log
 from app.worker.balance.backend import Backend
 from app.worker.balance.pool import Pool
+from app.worker.net.deadlines import NEVER, Expired
 from app.worker.proxy import retry_rules
 from app.worker.proxy.attempt import Attempt
 from app.worker.proxy.exchange import Exchange
@@ -34,7 +43,7 @@ class RetryState:
     ``last`` is the latest of the ``made`` attempts that brought no answer for the client, ``failure`` the
     latest error, ``held`` the attempt whose answer is held. ``tried`` are the backends not to be asked again
     in this round over all, ``rounds`` how many there were before. ``stale`` and ``refused`` count attempts
-    that may be free (see retry_rules.counted).
+    that may be free (see retry_rules.counted). ``was_unusable``: an answer came that we refuse.
     """
 
     __slots__ = (
@@ -47,6 +56,7 @@ class RetryState:
         "rounds",
         "stale",
         "tried",
+        "was_unusable",
     )
 
     last: Attempt
@@ -55,6 +65,7 @@ class RetryState:
         self.expires_at = expires_at
         self.tried: tuple[Backend, ...] = ()
         self.made = self.stale = self.refused = self.rounds = 0
+        self.was_unusable = False
         self.failure: BackendError | None = None
         self.held: Attempt | None = None
 
@@ -71,6 +82,9 @@ class RetryState:
                 attempt.request.expires_at = self.expires_at
         else:
             self.failure = error
+            self.was_unusable |= isinstance(
+                error, BadResponse
+            )  # of two that ran side by side: of either
             if isinstance(error, StaleConnection):
                 self.stale += 1
                 return  # it says nothing about the backend: the next attempt may go there
@@ -113,7 +127,7 @@ class Retrier:
     def tick(self, now: float, requests: int) -> None:
         """Publish this worker's part of the budget and read the limit of all, ten times a second.
 
-        ``requests`` is how many this worker has had since it began.
+        ``requests`` is how many this worker has forwarded since it began.
         """
         pool = self._pool
         pool.cells[ASKED] = self._asked.observe(now, requests)
@@ -144,29 +158,68 @@ class Retrier:
         self._pool.cells[RETRIES] += 1
 
     def bound(
-        self, request: UpstreamRequest, state: RetryState, exchange: Exchange, now: float
+        self, attempt: Attempt, state: RetryState, exchange: Exchange, attempts: list[Attempt]
     ) -> None:
         """Set whether an attempt that begins now is the last one, and its deadline by per_try_timeout."""
-        made = self._counted(state, state.made + 1)
-        request.is_last_attempt = made >= self._attempts
-        if not self._per_try_timeout:
-            return
-        # Its first byte is waited for so long only if, when it has not come, somebody else would be asked.
-        until = now + self._per_try_timeout
+        request = attempt.request
+        assert request is not None
+        request.is_last_attempt = self._counted(state, state.made + 1) >= self._attempts
+        until = attempt.sent_at + self._per_try_timeout
+        if self._per_try_timeout and not request.is_last_attempt and until < state.expires_at:
+            request.expires_at = until
+            request.deadline.outlast = partial(self._outlast, attempt, state, exchange, attempts)
+
+    def _outlast(
+        self,
+        attempt: Attempt,
+        state: RetryState,
+        exchange: Exchange,
+        attempts: list[Attempt],
+        now: float,
+    ) -> float:
+        """In the hub, when an attempt has waited in vain: until when it waits on (monotonic).
+
+        Where it is per_try_timeout that is over, it is given up only if somebody else would be asked now.
+        Else it has the time that it would have had without: what it waits for may still come.
+        """
+        request = attempt.request
+        assert request is not None
+        if request.expires_at > now or self._would_move(attempt, state, exchange, attempts, now):
+            return 0.0
+        request.expires_at = state.expires_at
+        if not request.sent_at:
+            return min(attempt.sent_at + request.connect_timeout, state.expires_at)
+        return request.next_deadline(request.sent_at)
+
+    def _would_move(
+        self,
+        attempt: Attempt,
+        state: RetryState,
+        exchange: Exchange,
+        attempts: list[Attempt],
+        now: float,
+    ) -> bool:
+        """Whether there would be another attempt if this one, which has no answer yet, were given up now."""
+        request = attempt.request
+        was_sent = request is not None and request.sent_at > 0.0
         facts = Facts(
-            was_sent=True,
-            is_repeatable=retry_rules.is_repeatable(exchange.head.method, exchange.head.fields),
+            was_sent=was_sent,
+            was_unusable=state.was_unusable,
+            is_repeatable=retry_rules.is_repeatable(exchange.head.method, exchange.head.lines),
             # Before all of it is here the client may be the one who takes long.
-            is_replayable=exchange.read_body is None and len(exchange.body) <= self.buffer,
+            is_replayable=not was_sent
+            or (exchange.read_body is None and len(exchange.body) <= self.buffer),
             costs=True,
-            has_budget=True,  # that is asked then
-            counted=made,
+            has_budget=self.has_budget(),
+            counted=self._counted(state, len(attempts)),
             attempts=self._attempts,
-            now=until,
+            now=now,
             expires_at=state.expires_at,
         )
-        is_for_another = not retry_rules.refusal(facts) and self._pool.has_other(state.tried)
-        request.expires_at = until if is_for_another else state.expires_at
+        if retry_rules.refusal(facts):
+            return False
+        going = [one.backend for one in attempts[state.made :]]  # a hedge's too
+        return self._pool.has_place_besides([*state.tried, attempt.backend, *going])
 
     def next(self, state: RetryState, exchange: Exchange, replay: Replay | None) -> Backend | None:
         """The backend for another attempt, with a place there, after a pause if need be.
@@ -177,7 +230,15 @@ class Retrier:
         why_not = retry_rules.refusal(facts)
         if why_not == "over_budget":
             self._denied += 1
-        backend = self._pick(state, exchange) if not why_not else None
+        backend = None
+        if not why_not:
+            exchange.deadline.at = state.expires_at  # the queue's own timeout begins anew
+            try:
+                backend = self._pick(state, exchange)
+            except Expired:
+                why_not = "out_of_time"
+            finally:
+                exchange.deadline.at = NEVER
         if backend is None:
             state.last.not_retried = why_not or "no_other_server"
         elif facts.costs:
@@ -189,7 +250,8 @@ class Retrier:
         was_sent = last.was_sent
         return Facts(
             was_sent=was_sent,
-            is_repeatable=retry_rules.is_repeatable(exchange.head.method, exchange.head.fields),
+            was_unusable=state.was_unusable,
+            is_repeatable=retry_rules.is_repeatable(exchange.head.method, exchange.head.lines),
             is_replayable=self._is_replayable(exchange, last, replay),
             costs=retry_rules.costs(was_sent, _status_of(last)),
             has_budget=self.has_budget(),

@@ -6,7 +6,7 @@ Runs in workers. Never picks a backend, never sends, reads no clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 # RFC 9110 §9.2.2: sending these twice has the effect of sending them once.
@@ -23,12 +23,14 @@ LONGEST_PAUSE = 0.25
 class Facts(NamedTuple):
     """What decides whether there is another attempt, gathered after one that brought no answer.
 
-    ``was_sent``: the backend may have acted on the request. ``is_repeatable``: twice is as good as once.
+    ``was_sent``: the backend may have acted on the request. ``was_unusable``: it has answered, in a way that
+    cannot be passed on. ``is_repeatable``: twice is as good as once.
     ``is_replayable``: its body, if it has one, can be sent (again). ``costs``: see ``costs``. ``counted`` of
     the allowed ``attempts`` were made. ``now`` and ``expires_at`` are monotonic seconds.
     """
 
     was_sent: bool
+    was_unusable: bool
     is_repeatable: bool
     is_replayable: bool
     costs: bool
@@ -43,12 +45,16 @@ def refusal(facts: Facts) -> str:
     """Why there may be no other attempt, as the slug that the access line has; "" if there may.
 
     By what left the building: what no backend's kernel has taken may always be sent again. The rest may have
-    been carried out, so it must be repeatable. A body of which a part is gone cannot be sent again.
+    been carried out, so it must be repeatable. A body of which a part is gone cannot be sent again. An answer
+    that we refuse is one: the request was carried out, and another server, with the same program, would
+    answer alike.
     """
     if facts.counted >= facts.attempts:
         return "attempts_used"
     if facts.now >= facts.expires_at:
         return "out_of_time"
+    if facts.was_unusable:
+        return "bad_response"
     if facts.was_sent and not facts.is_repeatable:
         return "not_repeatable"
     if not facts.is_replayable:
@@ -56,13 +62,14 @@ def refusal(facts: Facts) -> str:
     return "over_budget" if facts.costs and not facts.has_budget else ""
 
 
-def is_repeatable(method: bytes, fields: Iterable[tuple[bytes, bytes]]) -> bool:
+def is_repeatable(method: bytes, lines: Sequence[bytes]) -> bool:
     """Whether a request that was carried out may be sent again: by its method, or because its client says so.
 
     Idempotency-Key (draft-ietf-httpapi-idempotency-key-header): the server knows a second one for what it is.
+    So it must be among the fields that are sent on: ``lines``, as flat pieces (name, separator, value, CRLF).
     """
     return method in IDEMPOTENT or any(
-        value and name.lower() == b"idempotency-key" for name, value in fields
+        lines[at + 2] and lines[at].lower() == b"idempotency-key" for at in range(0, len(lines), 4)
     )
 
 

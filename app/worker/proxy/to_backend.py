@@ -52,12 +52,16 @@ class ToBackend:
         "_server",
         "_upgrades",
         "_via",
+        "_where_from",
     )
 
     def __init__(self, config: Config, trust: Trust, mark: bytes) -> None:
-        """``mark`` is what we call ourselves in Via."""
+        """``mark`` is what we call ourselves in CDN-Loop."""
         self._mark = mark
-        self._via = tuple(via.line(minor, None, mark) for minor in range(3))
+        writes_via = config.via in ("request", "both")
+        self._via = [via.received_by(minor) if writes_via else b"" for minor in range(3)]
+        loop_line = via.loop_line(None, mark)
+        self._where_from = [loop_line + via.line(None, own) for own in self._via]
         self._find_client = trust.client_of
         self._forwarding_lines = lines_writer(trust)
         self._has_own_lines = trust.mode != X_FORWARDED
@@ -72,7 +76,7 @@ class ToBackend:
         self,
         exchange: Exchange,
         backend: Backend,
-        request_id: str,
+        request_id: bytes,
         expires_at: float,
         replay: Replay | None = None,
     ) -> UpstreamRequest:
@@ -93,14 +97,10 @@ class ToBackend:
         if not head.host:
             pieces.append(b"Host: %b\r\n" % backend.authority)
         pieces += head.lines
-        pieces += (
-            head.framing,
-            forwarded,
-            b"X-Request-Id: ",
-            request_id.encode(),
-            b"\r\n",
-            self._via[head.minor] if head.via is None else self._via_line(exchange, head.via),
-        )
+        hops = self._where_from[head.minor]
+        if head.cdn_loop is not None or head.via is not None:
+            hops = self._where_it_was(exchange)
+        pieces += (head.framing, forwarded, b"X-Request-Id: ", request_id, b"\r\n", hops)
         offered = b""
         if head.upgrade is not None and type(backend.adapter) is Adapter:
             offered = offer(head.upgrade, self._upgrades)
@@ -129,10 +129,11 @@ class ToBackend:
             request.on_interim = exchange.interim
         return request
 
-    def _via_line(self, exchange: Exchange, said: bytes) -> bytes:
-        """Our Via line behind what is kept of the client's; of a stranger's, only what finds loops."""
-        kept = said if exchange.is_trusted else b", ".join(via.marks(said))
-        return via.line(exchange.head.minor, kept, self._mark)
+    def _where_it_was(self, exchange: Exchange) -> bytes:
+        """CDN-Loop, and Via where it is written or a trusted proxy has said one: ours behind theirs."""
+        head = exchange.head
+        said = head.via if exchange.is_trusted else None
+        return via.loop_line(head.cdn_loop, self._mark) + via.line(said, self._via[head.minor])
 
     def _announcement(self, exchange: Exchange) -> bytes:
         """What a backend is told of the client before the connection's first request."""

@@ -1,7 +1,8 @@
 """A backend's answer as the client gets it: our fields in its head, its body as it comes, or a tunnel.
 
-Owns what is changed in an answer (the Server field, the cookie of sticky sessions), passing it on, and what
-becomes of one that breaks off. Runs in workers, in the request's greenlet. Never asks for another answer.
+Owns what is changed in an answer (Server, Via, X-Request-Id, the cookie of sticky sessions), passing it on,
+and what becomes of one that breaks off. Runs in workers, in the request's greenlet. Never asks for another
+answer.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from typing import Any, Final
 
 from app.config import Config
 from app.errors import InternalError, ProxyError
-from app.wire import fields
+from app.wire import fields, via
 from app.wire.forwarded import is_https
 from app.wire.response import ResponseHead
 from app.worker.balance.pool import Pool
 from app.worker.balance.sticky import StickyCookie
+from app.worker.net.deadlines import NEVER
 from app.worker.proxy.attempt import Attempt
 from app.worker.proxy.exchange import Exchange
 from app.worker.proxy.tunnel import Tunnel
@@ -28,15 +30,19 @@ class ToClient:
     ``server_field``: the Server field of our own answers as a list of names and values, empty for none.
     """
 
-    __slots__ = ("_pool", "_server", "_tunnel_timeout", "server_field")
+    __slots__ = ("_pool", "_server", "_tunnel_timeout", "_via", "server_field")
 
     def __init__(self, config: Config, pool: Pool) -> None:
         self._pool = pool
         self._tunnel_timeout = config.timeouts.tunnel
         server = self._server = server_header(config.server_header)
+        writes_via = config.via in ("response", "both")
+        self._via = [via.received_by(minor) for minor in range(2)] if writes_via else None
         self.server_field = [("Server", server[2].decode())] if server else []
 
-    def deliver(self, exchange: Exchange, attempt: Attempt, is_counted: bool = False) -> None:
+    def deliver(
+        self, exchange: Exchange, attempt: Attempt, request_id: bytes, is_counted: bool = False
+    ) -> None:
         """Send the attempt's answer as it comes; when its head is out, a failure cuts it and is its reason.
 
         A failure before that is raised. ``is_counted``: the pool knows already of the answer.
@@ -54,6 +60,9 @@ class ToClient:
                 self._bind(pool.sticky, exchange, attempt)
             if self._server is not None:
                 name_server(head, self._server)
+            if self._via is not None:
+                head.lines += (b"Via", b": ", self._via[head.minor], b"\r\n")
+            head.lines += (b"X-Request-Id", b": ", request_id, b"\r\n")
             if status == 101:
                 if backend.is_watched and not is_counted:
                     pool.answered(backend, status, attempt.first_byte_seconds, attempt.asked)
@@ -95,6 +104,7 @@ class ToClient:
     def _tunnel(self, exchange: Exchange, response: Any) -> str | None:
         """Switch to the other protocol and move its bytes until the end; why it ended. Raises ClientGone."""
         client, first = exchange.switch(response.head)
+        exchange.deadline.limit = NEVER  # timeouts.total is over with the handshake
         tunnel = Tunnel(client, response.stream, exchange.deadline, self._tunnel_timeout)
         try:
             tunnel.run(first, response.first)

@@ -250,7 +250,8 @@ def _pass_interim(
     elif request.on_interim is not None:
         request.on_interim(head)
     # Sending has used the same deadline, and a backend that hints begins its time anew.
-    request.deadline.at = request.next_deadline(monotonic())
+    request.sent_at = monotonic()
+    request.deadline.at = request.next_deadline(request.sent_at)
 
 
 def _from_client(upload: Upload | None) -> ProxyError | None:

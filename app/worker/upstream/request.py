@@ -31,7 +31,7 @@ class UpstreamRequest(requests.PreparedRequest):
     ``raw_body`` is the part of the body that is already here, framed if the adapter is ours; ``read_body``
     gives the rest piece by piece, b"" at its end (None: there is no rest), sent chunked when ``is_chunked``.
     ``expects_continue`` holds the rest back until the backend wants it. The timeouts are in seconds, NEVER
-    for none.
+    for none. ``sent_at`` (monotonic): since when its answer is waited for, 0.0 before it has a connection.
     """
 
     # Defaults stand on the class: most requests have no body, fewer one that is still to come.

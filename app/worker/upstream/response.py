@@ -12,7 +12,7 @@ from time import monotonic
 import requests
 from requests.structures import CaseInsensitiveDict
 
-from app.errors import Aborted, BadResponse
+from app.errors import Aborted, BadResponse, OutOfTime
 from app.wire.chunked import AnswerDecoder, ChunkedError
 from app.wire.response import CHUNKED, ResponseHead
 from app.wire.trailers import of_answer
@@ -85,14 +85,20 @@ class UpstreamResponse(requests.Response):
             self.first = data
 
     def read(self) -> bytes:
-        """The next piece of the body, b"" at its end. Raises Aborted when it cannot be finished."""
+        """The next piece of the body, b"" at its end. Raises Aborted, OutOfTime if it cannot be finished."""
         connection = self.connection_
         if connection is None:
             return b""
         request = self.request_
         deadline = request.deadline
         while True:
-            deadline.at = request.next_deadline(monotonic())
+            now = monotonic()
+            if (
+                now >= request.expires_at
+            ):  # the client took the time: of a fast backend nothing is waited for
+                self.close()
+                raise OutOfTime("timeouts.total is over")
+            deadline.at = request.next_deadline(now)
             try:
                 data = connection.stream.read(BODY_READ_SIZE)
             except Expired:

@@ -13,6 +13,7 @@ stream=True, timeout=…, verify=…)`` with ``request.method/url/headers/body``
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import requests
@@ -20,9 +21,10 @@ from requests import exceptions
 from requests.adapters import BaseAdapter
 
 from app.errors import BackendError, BackendReset, BadResponse, ConnectTimeout, ResponseTimeout
-from app.worker.net.deadlines import NEVER
+from app.worker.net.deadlines import NEVER, TICK
 from app.worker.upstream.adapted_response import adapted
 from app.worker.upstream.adapter import Adapter
+from app.worker.upstream.request import UpstreamRequest
 
 # What an adapter other than ours raises, and what it means here: the first that fits.
 _MEANINGS: tuple[tuple[type[Exception], type[BackendError]], ...] = (
@@ -63,7 +65,7 @@ class Session(requests.Session):
         request.check_here()
         options = {
             "stream": True,
-            "timeout": (_limit(request.connect_timeout), _limit(request.read_timeout)),
+            "timeout": _timeouts(request, monotonic()),
             "verify": True,
             "cert": None,
             "proxies": {},
@@ -75,9 +77,14 @@ class Session(requests.Session):
             raise _meaning(error)(str(error)) from error
 
 
-def _limit(timeout: float) -> float | None:
-    """A timeout as requests has it."""
-    return None if timeout == NEVER else timeout
+def _timeouts(request: UpstreamRequest, now: float) -> tuple[float | None, float | None]:
+    """The timeouts of connecting and reading as requests has them: neither longer than what is left of all.
+
+    At least a tick is: an adapter may refuse a timeout of zero.
+    """
+    left = max(request.expires_at - now, TICK)
+    connect, read = min(request.connect_timeout, left), min(request.read_timeout, left)
+    return None if connect == NEVER else connect, None if read == NEVER else read
 
 
 def _meaning(error: exceptions.RequestException) -> type[BackendError]:

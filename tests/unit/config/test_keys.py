@@ -19,6 +19,7 @@ from app.config import (
     parse,
 )
 from app.config.client_keys import SECRETS
+from app.wire import claims
 
 
 def test_an_empty_object_gives_the_documented_defaults() -> None:
@@ -59,8 +60,10 @@ def test_an_empty_object_gives_the_documented_defaults() -> None:
         send_proxy="off",
         mend_responses=(),
         trusted_proxies=(),
+        trusted_headers=claims.DEFAULT,
         proxy_protocol=(),
         forwarded="x-forwarded",
+        via="none",
         server_header="pass",
         upgrade=("websocket",),
         graceful_timeout=30.0,
@@ -167,8 +170,10 @@ def test_every_key_can_be_set() -> None:
             "http2": False,
         },
         "trusted_proxies": ["10.0.0.0/8", "::1"],
+        "trusted_headers": ["Remote-User", "X-SSL-*"],
         "proxy_protocol": ["10.0.0.5"],
         "forwarded": "both",
+        "via": "request",
         "server_header": "Example 1.0",
         "upgrade": ["WebSocket", "tcp"],
         "graceful_timeout": 0.5,
@@ -215,8 +220,10 @@ def test_every_key_can_be_set() -> None:
         send_proxy="v2",
         mend_responses=("obs_fold",),
         trusted_proxies=("10.0.0.0/8", "::1/128"),
+        trusted_headers=("Remote-User", "X-SSL-*"),
         proxy_protocol=("10.0.0.5/32",),
         forwarded="both",
+        via="request",
         server_header="Example 1.0",
         upgrade=("websocket", "tcp"),
         graceful_timeout=0.5,

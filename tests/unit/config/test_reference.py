@@ -29,7 +29,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
     text = describe(
         parse(
             '{"workers": 2, "servers": ["http://a:1"], "health_check": false, '
-            '"logging": {"redact": ["token"]}}'
+            '"logging": {"redact": ["token"]}, "trusted_headers": ["Remote-User"]}'
         )
     )
     assert (
@@ -102,8 +102,10 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
   "send_proxy": "off",
   "mend_responses": [],
   "trusted_proxies": [],
+  "trusted_headers": ["Remote-User"],
   "proxy_protocol": [],
   "forwarded": "x-forwarded",
+  "via": "none",
   "server_header": "pass",
   "upgrade": ["websocket"],
   "graceful_timeout": 30

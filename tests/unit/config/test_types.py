@@ -146,8 +146,9 @@ def test_each_level_is_taken(level: str) -> None:
         ('{"x": 1, "limits": {}, "x": 2}',
          "x: unknown key; there are $schema, host, port, workers, servers, algorithm, "
          "health_check, outlier_detection, sticky, timeouts, retries, queue, slow_start, limits, "
-         "logging, tls, backend_tls, send_proxy, mend_responses, trusted_proxies, proxy_protocol, "
-         "forwarded, server_header, upgrade, graceful_timeout"),
+         "logging, tls, backend_tls, send_proxy, mend_responses, trusted_proxies, "
+         "trusted_headers, proxy_protocol, "
+         "forwarded, via, server_header, upgrade, graceful_timeout"),
         ('{"tls": {"certificate": "a"}}', "tls.key: is required"),
         ('{"tls": {"certificate": "a", "key": "b", "minimum_version": "1.1"}}',
          'tls.minimum_version: must be one of "1.2", "1.3", got "1.1"; did you mean "1.3"?'),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import BadRequest
-from app.wire import fields
+from app.wire import claims, fields
 
 
 @pytest.mark.parametrize("name", [b"Host", b"HOST", b"hOsT"])
@@ -22,6 +22,44 @@ def test_underscores_are_dropped_from_requests(name: bytes) -> None:
     """Two spellings of one CGI variable must not both reach a backend."""
     assert fields.request_kind(name) == fields.DROP
     assert fields.response_kind(name) == fields.PLAIN
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        (b"True-Client-IP", fields.CLAIM),
+        (b"X-SSL-Client-Verify", fields.CLAIM),
+        (b"X.SSL.Client.Verify", fields.DROP),  # the same CGI variable to some servers
+        (b"Remote!User", fields.DROP),
+        (b"X.Forwarded.For", fields.DROP),
+        (b"Content.Length", fields.DROP),
+        (b"X.Other", fields.PLAIN),
+        (b"X-Ssl", fields.PLAIN),
+    ],
+)
+def test_what_only_a_trusted_proxy_may_say(name: bytes, kind: int) -> None:
+    """By the list that there is by default, and in no spelling that a server may take for it."""
+    assert fields.request_kind(name) == kind
+    assert fields.response_kind(name) == fields.PLAIN
+
+
+def test_the_list_can_be_another() -> None:
+    """Known spellings are forgotten with it."""
+    assert fields.request_kind(b"Remote-User") == fields.CLAIM
+    fields.trust_only(["X-Team-*"])
+    try:
+        assert fields.request_kind(b"Remote-User") == fields.PLAIN
+        assert fields.request_kind(b"x-team-a") == fields.CLAIM
+        assert fields.request_kind(b"X-Real-IP") == fields.FORWARDED_OTHER
+    finally:
+        fields.trust_only(claims.DEFAULT)
+
+
+def test_which_names_have_a_meaning() -> None:
+    """They can be in no list."""
+    assert fields.has_meaning(b"host")
+    assert fields.has_meaning(b"x-forwarded-anything")
+    assert not fields.has_meaning(b"remote-user")
 
 
 @pytest.mark.parametrize(
@@ -66,6 +104,15 @@ def test_connection_options() -> None:
     )
     assert (options.close, options.keep_alive, options.te, options.upgrade) == (True,) * 4
     assert options.named == {b"x-a"}
+
+
+def test_what_is_read_of_a_list_has_a_bound() -> None:
+    """What is behind that is one member; of Connection it is known that there was more."""
+    names = fields.options(b",".join(b"x-%d" % number for number in range(5000)))
+    assert len(names) == fields.MEMBERS_READ + 1
+    assert not fields.TOKEN.fullmatch(names[-1])
+    assert not fields.connection_options(b"a," * fields.MEMBERS_READ + b"b").is_whole
+    assert fields.connection_options(b"a," * (fields.MEMBERS_READ - 1) + b"b").is_whole
 
 
 def test_without() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.wire.forwarded_syntax import Element, last, node, written
+from app.wire.forwarded_syntax import Element, last, latest, node, written
 
 
 @pytest.mark.parametrize(
@@ -100,3 +100,26 @@ def test_what_is_written_is_read(address: str, host: bytes) -> None:
     value = written(address, "https", host, b"x")
     assert last(b"anything, " + value) == (Element(address, b"https", host or None), b"anything")
     assert value.endswith(b";by=_x")
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (b"for=1.1.1.1, for=2.2.2.2", b"for=1.1.1.1, for=2.2.2.2"),
+        (b'"', b'"'),
+        (b"for=1.1.1.1, for=2.2.2.2, for=3.3.3.3", b"for=2.2.2.2, for=3.3.3.3"),
+        (b'for=1.1.1.1;host="a,b,c,d", for=3.3.3.3', b'for=1.1.1.1;host="a,b,c,d", for=3.3.3.3'),
+        (b'for=1.1.1.1, for=2.2.2.2;host="a,b", for=3.3.3.3', b'for=2.2.2.2;host="a,b", for=3.3.3.3'),
+        (b'x, ", for=2.2.2.2', b"for=2.2.2.2"),
+        (b",,,", b""),
+    ],
+)  # fmt: skip
+def test_the_latest_two_elements(value: bytes, kept: bytes) -> None:
+    """Never a part of one, whatever is quoted; and nothing from where no element stands."""
+    assert latest(value, 2) == kept
+
+
+def test_commas_in_an_element_have_a_bound() -> None:
+    """A field of nothing else is not matched at each of them; we write no such host ourselves."""
+    assert last(b'for=1.1.1.1;host="%b"' % (b"," * 300)) is None
+    assert written("1.1.1.1", "http", b"," * 300, b"x") == b"for=1.1.1.1;proto=http;by=_x"

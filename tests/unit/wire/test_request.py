@@ -297,3 +297,27 @@ def test_any_bytes_are_read_refused_or_waited_for(data: bytes, start: bytes) -> 
         status = 400
         assert head is None or head.consumed <= len(start + data)
     assert status in (400, 405, 414, 417, 431, 501, 505)
+
+
+def test_a_connection_of_more_options_than_can_be_read_is_refused() -> None:
+    """What it names would be passed on, or taken for something to keep."""
+    options = b",".join(b"x-%d" % number for number in range(100))
+    data = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: %b\r\n\r\n" % options
+    assert refused(data) == (400, "bad_header")
+
+
+@pytest.mark.parametrize(
+    ("method", "framing"),
+    [
+        (b"POST", b"Content-Length: 0\r\n"),
+        (b"PUT", b"Content-Length: 0\r\n"),
+        (b"PATCH", b"Content-Length: 0\r\n"),
+        (b"GET", b""),
+        (b"DELETE", b""),
+        (b"OPTIONS", b""),
+    ],
+)
+def test_where_a_body_would_be_expected_its_absence_is_said(method: bytes, framing: bytes) -> None:
+    """Whoever has left it out, as HTTP/2 may: some servers want a length (411)."""
+    head = read(start=method + b" / HTTP/1.1")
+    assert (head.length, head.framing) == (0, framing)

@@ -201,3 +201,9 @@ def test_any_bytes_are_read_refused_or_waited_for(data: bytes, start: bytes) -> 
     except BadResponse:
         return
     assert head is None or head.consumed <= len(start + data)
+
+
+def test_a_connection_of_more_options_than_can_be_read_is_refused() -> None:
+    """Nobody knows what else it asks for."""
+    with pytest.raises(BadResponse, match="too many options"):
+        read(b"Connection: " + b",".join(b"x-%d" % number for number in range(100)))

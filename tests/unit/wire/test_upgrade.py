@@ -33,6 +33,12 @@ def test_only_allowed_protocols_are_offered(asked: bytes, offered: bytes) -> Non
     assert offer(asked, ALLOWED) == offered
 
 
+def test_an_offer_has_a_bound() -> None:
+    """A server need not switch to any of it."""
+    assert offer(b"websocket," * 3000, ALLOWED) == b", ".join([b"websocket"] * 16)
+    assert not accepts(b"websocket," * 3000 + b"websocket", b"websocket")
+
+
 @pytest.mark.parametrize(
     ("answer", "offered", "is_accepted"),
     [

@@ -76,6 +76,7 @@ def test_a_405_says_what_is_allowed(method: str) -> None:
     assert dict(fields) == {
         "Content-Type": "application/json",
         "Allow": ALLOWED_METHODS.decode(),
+        "X-Request-Id": json.loads(body)["request_id"],
         "Content-Length": str(len(body)),
     }
 

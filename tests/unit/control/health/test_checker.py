@@ -10,10 +10,10 @@ import pytest
 from fakes.world import Entry, World, url
 
 from app.control.health.checker import BUMP_SECONDS, START_PACE_SECONDS, Checker, Watch
-from app.control.health.intervals import FAST_CHECKS_PER_SECOND
 from app.control.health.probe import CheckResult
 from app.control.health.slow_start import SlowStart
 from app.shared import publication
+from app.shared.check_pace import FAST_CHECKS_PER_SECOND
 from app.shared.layout import (
     CHANGED_MS,
     CHECKED,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.control.health.intervals import FAST_CHECKS_PER_SECOND, CheckState, pause
+from app.control.health.intervals import CheckState, pause
+from app.shared.check_pace import FAST_CHECKS_PER_SECOND
 
 
 @pytest.mark.parametrize(

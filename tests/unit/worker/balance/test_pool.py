@@ -24,8 +24,8 @@ from app.shared.layout import (
     DRAIN,
     HEALTHY,
     STATE,
-    STREAK,
     UNHEALTHY,
+    WAITING_NS,
 )
 from app.shared.table import Table, identity_of
 from app.telemetry import log
@@ -204,22 +204,20 @@ def _clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return clock
 
 
-def test_who_was_refused_may_come_back_after_the_checks_that_are_needed(
-    clock: SimpleNamespace,
-) -> None:
+def test_who_was_refused_may_come_back_after_the_next_fast_check(clock: SimpleNamespace) -> None:
     """Of the server that can be healthy first; found out ten times a second at most."""
-    check = {"interval": 10, "healthy_threshold": 2}
+    check = {"interval": 60, "fast_interval": 10, "healthy_threshold": 2}
     bench = PoolBench(1, 2, server(3, state="maint"), health_check=check)
     for port in (1, 2, 3):
         bench.write(port, STATE, UNHEALTHY)
         bench.write(port, CHECKED_MS, int(clock.monotonic * 1000) - 4000)
     assert bench.refusal() == "none_healthy"
-    assert bench.pool.retry_after("none_healthy") == 16
-    bench.write(2, STREAK, 1)
-    bench.write(3, CHECKED_MS, 0)
-    assert bench.pool.retry_after("none_healthy") == 16
-    clock.monotonic += 0.1
     assert bench.pool.retry_after("none_healthy") == 6
+    bench.write(2, CHECKED_MS, clock.wall_ms - 7000)
+    bench.write(3, CHECKED_MS, 0)
+    assert bench.pool.retry_after("none_healthy") == 6
+    clock.monotonic += 0.1
+    assert bench.pool.retry_after("none_healthy") == 3
 
 
 def test_who_found_all_full_may_come_back_when_the_queue_has_moved(clock: SimpleNamespace) -> None:
@@ -244,6 +242,19 @@ def test_what_nobody_knows_is_said_all_the_same(
 
 
 # --- tried ---------------------------------------------------------------------------------------
+
+
+def test_whether_another_would_find_a_place_at_once() -> None:
+    """There is one that was not tried and has room; nobody waits for it already."""
+    bench = PoolBench(server(1, max_connections=1), server(2, max_connections=1), queue=QUEUE)
+    first = bench.pool.pick()
+    assert bench.pool.has_place_besides((first,))
+    assert not bench.pool.has_place_besides(bench.pool.backends)
+    second = bench.pool.pick()
+    assert not bench.pool.has_place_besides((first,))
+    bench.pool.release(second)
+    bench.pool.cells[WAITING_NS] = 1  # somebody waits, who comes first
+    assert not bench.pool.has_place_besides((first,))
 
 
 def test_a_retry_goes_elsewhere() -> None:

@@ -81,6 +81,47 @@ def test_who_may_outlast_a_deadline_is_asked_when_it_is_over(until: float, is_ov
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("at", "limit", "is_over"),
+    [(60.0, -1.0, True), (60.0, 60.0, False), (-1.0, 60.0, True), (NEVER, -1.0, False)],
+)
+def test_no_wait_goes_beyond_the_limit(at: float, limit: float, is_over: bool) -> None:
+    """Whatever it is for; who does not wait is left alone."""
+    deadlines = Deadlines()
+
+    def wait() -> bool:
+        deadline = deadlines.enter()
+        deadline.at, deadline.limit = monotonic() + at, monotonic() + limit
+        try:
+            in_hub(deadlines)
+        except Expired:
+            return True
+        finally:
+            deadlines.leave(deadline)
+        return False
+
+    assert gevent.spawn(wait).get() == is_over
+
+
+def test_who_would_outlast_is_not_asked_when_the_limit_is_over() -> None:
+    """What all waits have together ends a wait that could go on by itself."""
+    deadlines = Deadlines()
+
+    def wait() -> bool:
+        deadline = deadlines.enter()
+        deadline.outlast = lambda now: now + 60
+        deadline.at, deadline.limit = monotonic() + 60, monotonic() - 1
+        try:
+            in_hub(deadlines)
+        except Expired:
+            return True
+        finally:
+            deadlines.leave(deadline)
+        return False
+
+    assert gevent.spawn(wait).get()
+
+
 def test_one_that_waits_in_the_hub_starves_no_other(told: list[str]) -> None:
     """Nothing may wait there; gevent says so by an exception."""
     deadlines = Deadlines()

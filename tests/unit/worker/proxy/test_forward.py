@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import monotonic
+
 import pytest
 from fakes.proxied import forward
 from fakes.session import Answer
@@ -14,6 +16,7 @@ from app.errors import (
     ConnectFailed,
     ResponseTimeout,
 )
+from app.worker.proxy import forward as forward_module
 
 
 def test_a_status_is_passed_on_unless_it_is_listed() -> None:
@@ -90,6 +93,17 @@ def test_a_held_answer_that_breaks_off_is_cut() -> None:
     assert result.sent == [503, "cut"]
     assert (result.line["status"], result.line["reason"]) == (503, "truncated")
     assert result.line["backend"] == "server 0"
+
+
+def test_a_held_answer_for_whose_body_no_time_is_left_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would be cut; one that is all here is passed on."""
+    hang = ResponseTimeout()
+    monkeypatch.setattr(forward_module, "monotonic", lambda: monotonic() + 60)
+    result = forward("GET", Answer(503, b"rest"), hang, total=50)
+    assert (result.sent, result.line["reason"]) == ([504], "total_timeout")
+    assert forward("GET", Answer(503), hang, total=50).sent == [503]
 
 
 def test_a_client_that_leaves_ends_it() -> None:

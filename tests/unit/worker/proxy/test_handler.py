@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from fakes.exchange import ClientSide
 from fakes.proxied import Proxied, forward, request_of
-from fakes.session import Answer
+from fakes.session import Answer, Outcome
 
-from app.errors import BackendReset, BodyTimeout, ClientGone, ConnectFailed
+from app.errors import (
+    BackendReset,
+    BodyTimeout,
+    ClientGone,
+    ConnectFailed,
+    NoBackend,
+    ResponseTimeout,
+)
 from app.shared.layout import ASKED
 from app.wire import via
+
+
+def _no_backend() -> None:
+    raise NoBackend
 
 
 def test_one_request_has_one_attempt_and_one_line() -> None:
@@ -67,14 +80,12 @@ def test_a_body_over_the_limit_is_refused_before_a_server_is_asked() -> None:
 
 
 def test_a_request_that_was_here_before_is_refused() -> None:
-    """By our mark in its Via; what the client said stays in its head."""
+    """By our mark in its CDN-Loop."""
     proxied = Proxied()
-    assert proxied.handle(request_of("GET", "Via: 1.1 other\r\n"))["status"] == 200
-    said = b"1.0 other, 1.1 " + via.mark(0)
-    exchange = request_of("GET", f"Via: {said.decode()}\r\n")
+    assert proxied.handle(request_of("GET", "CDN-Loop: other\r\n"))["status"] == 200
+    exchange = request_of("GET", f"CDN-Loop: other\r\nCDN-Loop: {via.mark(0).decode()}\r\n")
     line = proxied.handle(exchange)
     assert (line["status"], line["reason"]) == (508, "loop")
-    assert exchange.head.via == said
 
 
 def test_options_that_must_go_no_further_are_answered_here() -> None:
@@ -102,17 +113,50 @@ def test_the_limit_for_all_attempts_begins_with_the_request() -> None:
     assert first == second < float("inf")
 
 
-def test_each_tick_counts_the_requests_so_far() -> None:
-    """From the ids that were given out, those of refused requests too."""
-    proxied = Proxied(servers=1)
+@pytest.mark.parametrize("outcome", [200, ResponseTimeout()])
+def test_the_limit_holds_for_whatever_the_client_is_waited_for(outcome: Outcome) -> None:
+    """Until the answer has been passed on, or is one of our own."""
+    proxied = Proxied(outcome, servers=1, timeouts={"total": 60})
+    exchange = request_of("GET")
+    limits: list[float] = []
+
+    def note(*arguments: Any) -> None:
+        limits.append(exchange.deadline.limit)
+        exchange.is_begun = True
+
+    exchange.start = exchange.answer = note  # type: ignore[method-assign]
+    proxied.handle(exchange)
+    expected = proxied.session.expires_at[0] if outcome == 200 else float("inf")
+    assert limits == [expected]
+    assert exchange.deadline.limit == float("inf")
+
+
+def test_each_tick_counts_the_requests_that_were_forwarded() -> None:
+    """Nobody buys retries with requests that are refused, whoever refuses them."""
+    proxied = Proxied(servers=1, limits={"body": 3})
     proxy, cells = proxied.proxy, proxied.pool.cells
     proxy.tick(1.0)
     assert cells[ASKED] == 0
     for _ in range(3):
+        proxied.handle(request_of("GET"))
         proxy.refuse("127.0.0.1", ClientGone(), 0.0)
+        assert proxied.lines.pop()["status"] == 499
+        assert proxied.handle(request_of("PUT", body=b"long"))["status"] == 413
+        proxied.handle(request_of("OPTIONS", "Max-Forwards: 0\r\n"))
     proxy.tick(2.0)
     proxy.tick(3.0)
     assert cells[ASKED] == 3
+
+
+def test_a_request_that_is_refused_after_a_tick_takes_nothing_back() -> None:
+    """The count only grows: the next one takes its place."""
+    proxied = Proxied(servers=0)
+    proxy, cells = proxied.proxy, proxied.pool.cells
+    exchange = request_of("GET")
+    proxied.pool.pick = lambda *_: proxy.tick(1.0) or _no_backend()  # type: ignore[assignment]
+    assert proxied.handle(exchange)["status"] == 503
+    proxy.tick(2.0)
+    assert cells[ASKED] == 1
 
 
 # -- what nobody foresaw: an answer, a line, and no place kept ------------------------------------------

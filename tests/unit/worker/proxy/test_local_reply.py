@@ -51,6 +51,7 @@ def test_an_error_says_what_and_why_by_name() -> None:
         (BadRequest(status=405), "Allow", None),
         (BadRequest(), "Content-Type", "application/json"),
         (BadRequest(), "Server", "ours"),
+        (BadRequest(), "X-Request-Id", "id"),
     ],
 )
 def test_what_a_client_is_told_beside_the_body(

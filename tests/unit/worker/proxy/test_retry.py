@@ -5,14 +5,17 @@ from __future__ import annotations
 from time import monotonic
 from typing import Any
 
+import gevent
 import pytest
 from fakes.pool import Pool
-from fakes.proxied import forward
+from fakes.proxied import Proxied, forward, request_of
+from fakes.session import Later
 
 from app import config as configuration
 from app.errors import (
     BackendError,
     BackendReset,
+    BadResponse,
     ConnectFailed,
     ConnectTimeout,
     ProxyError,
@@ -21,6 +24,7 @@ from app.errors import (
     Stalled,
 )
 from app.shared.layout import RETRIES
+from app.worker.net.deadlines import NEVER, Expired
 from app.worker.proxy.retry import Retrier
 
 
@@ -48,6 +52,9 @@ def test_stale_connections_do_not_go_on_for_ever() -> None:
         ("POST", "", 502),
         ("POST", "Idempotency-Key: 7\r\n", 200),
         ("PATCH", "idempotency-key: 7\r\n", 200),
+        # The server never sees it.
+        ("POST", "Connection: Idempotency-Key\r\nIdempotency-Key: 7\r\n", 502),
+        ("POST", "Idempotency_Key: 7\r\n", 502),
     ],
 )
 def test_what_may_have_been_acted_upon_is_not_sent_twice(
@@ -57,6 +64,15 @@ def test_what_may_have_been_acted_upon_is_not_sent_twice(
     result = forward(method, BackendReset(), fields=fields)
     assert result.status == status
     assert result.attempts[0].get("not_retried") == ("not_repeatable" if status == 502 else None)
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PUT"])
+def test_an_answer_that_is_refused_is_not_asked_for_again(method: str) -> None:
+    """The request was carried out, and the next server would answer alike."""
+    result = forward(method, BadResponse())
+    assert (result.status, result.tried) == (502, ["server 0"])
+    assert result.why_not == "bad_response"
+    assert result.pool.told == [("server 0", "bad_response")]
 
 
 def test_what_was_never_taken_is_sent_again_whatever_the_method() -> None:
@@ -177,6 +193,25 @@ def test_what_never_left_is_not_charged() -> None:
     assert forward("POST", taken(BackendReset(), False), others=30).status == 200
 
 
+def test_a_retry_waits_for_a_place_no_longer_than_the_total() -> None:
+    """The queue's own timeout begins anew with each wait."""
+    proxied = Proxied(BackendReset(), timeouts={"total": 60})
+    exchange = request_of("GET")
+    first, untils = proxied.pool.pick, list[float]()
+
+    def pick(tried: tuple[Any, ...], of: Any = None) -> Any:
+        untils.append(exchange.deadline.at)
+        if tried:
+            raise Expired
+        return first(tried, of)
+
+    proxied.pool.pick = pick  # type: ignore[method-assign]
+    line = proxied.handle(exchange)
+    assert untils == [NEVER, proxied.session.expires_at[0]]
+    assert exchange.deadline.at == NEVER
+    assert (line["status"], line["attempts"][0]["not_retried"]) == (502, "out_of_time")
+
+
 def test_the_time_for_one_try_bounds_all_but_the_last() -> None:
     """The first attempt ends early, for there is another server; the second has the read timeout."""
     result = forward("GET", ResponseTimeout(), per_try_timeout=1, total=5)
@@ -195,7 +230,48 @@ def test_the_time_for_one_try_never_ends_the_only_one(
     settings: dict[str, Any] = {"per_try_timeout": 0.5, "total": 60, "buffer": 3}
     result = forward(method, servers=servers, attempts=attempts, body=body, **settings)
     plain = forward(method, body=body, total=60)
-    assert result.session.expires_at == pytest.approx(plain.session.expires_at, abs=1)
+    request = result.session.requests[0]
+    if attempts > 1:  # asked when the time is over, it has what is left of the read timeout
+        assert result.session.outlasted == [request.sent_at + 9]
+        assert request.deadline.outlast is None
+    assert request.expires_at == pytest.approx(plain.session.requests[0].expires_at, abs=1)
+
+
+def test_the_time_for_one_try_ends_none_when_the_budget_is_spent() -> None:
+    """That is asked when it is over: what all servers take longer for is answered all the same."""
+    assert forward("GET", per_try_timeout=0.5).session.outlasted == [0.0]
+    spent = forward("GET", per_try_timeout=0.5, others=30)
+    assert spent.session.outlasted == [spent.session.requests[0].sent_at + 9]
+
+
+def test_the_time_for_one_try_ends_none_that_would_wait_for_a_place() -> None:
+    """The others are full: the server that is asked may answer before they have room."""
+    proxied = Proxied(retries={"per_try_timeout": 0.5}, timeouts={"read": 9})
+    proxied.pool.has_places = False
+    proxied.handle(request_of("GET"))
+    assert proxied.session.outlasted == [proxied.session.requests[0].sent_at + 9]
+
+
+@pytest.mark.parametrize(("others", "wait"), [(0, 0.0), (30, 3.0)])
+def test_the_time_for_one_try_counts_from_before_the_connection(others: int, wait: float) -> None:
+    """Nothing was sent: any request may go elsewhere. Else it has the connect timeout that there is."""
+    proxied = Proxied(others=others, retries={"per_try_timeout": 0.5}, timeouts={"connect": 3})
+    proxied.session.is_connecting = True
+    proxied.handle(request_of("POST", body=b"123456789"))
+    [until] = proxied.session.outlasted
+    begun = proxied.session.expires_at[0] - 0.5
+    assert until == pytest.approx(begun + wait if wait else 0.0)
+
+
+def test_a_timeout_that_is_not_the_one_for_a_try_stands() -> None:
+    """The read timeout, say, that is shorter: nothing is asked then."""
+    proxied = Proxied(Later(), others=30, retries={"per_try_timeout": 5})
+    exchange = request_of("GET")
+    greenlet = gevent.spawn(proxied.handle, exchange)
+    gevent.idle()
+    assert exchange.deadline.outlast is not None
+    assert exchange.deadline.outlast(monotonic()) == 0.0
+    greenlet.kill()
 
 
 def test_what_may_be_moved_from_a_stalled_server() -> None:

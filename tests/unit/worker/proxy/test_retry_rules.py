@@ -11,6 +11,7 @@ from app.worker.proxy.retry_rules import Facts
 
 FINE: dict[str, Any] = {
     "was_sent": False,
+    "was_unusable": False,
     "is_repeatable": False,
     "is_replayable": True,
     "costs": True,
@@ -22,12 +23,18 @@ FINE: dict[str, Any] = {
 }
 
 
+def line(name: bytes, value: bytes) -> list[bytes]:
+    """A field as it is sent on."""
+    return [name, b": ", value, b"\r\n"]
+
+
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
         ({}, ""),
         ({"was_sent": True}, "not_repeatable"),
         ({"was_sent": True, "is_repeatable": True}, ""),
+        ({"was_sent": True, "was_unusable": True, "is_repeatable": True}, "bad_response"),
         ({"is_replayable": False}, "body_gone"),
         ({"was_sent": True, "is_repeatable": True, "is_replayable": False}, "body_gone"),
         ({"counted": 2}, "attempts_used"),
@@ -52,9 +59,9 @@ def test_idempotent_methods_may_be_repeated(method: bytes) -> None:
 @pytest.mark.parametrize("method", [b"POST", b"PATCH", b"get", b"CONNECT", b"PROPFIND"])
 def test_other_methods_may_not_unless_the_client_says_so(method: bytes) -> None:
     """Idempotency-Key in any spelling, with a value."""
-    assert not retry_rules.is_repeatable(method, [(b"Content-Type", b"a/b")])
-    assert not retry_rules.is_repeatable(method, [(b"Idempotency-Key", b"")])
-    assert retry_rules.is_repeatable(method, [(b"a", b"b"), (b"IDEMPOTENCY-key", b'"8e03"')])
+    assert not retry_rules.is_repeatable(method, line(b"Content-Type", b"a/b"))
+    assert not retry_rules.is_repeatable(method, line(b"Idempotency-Key", b""))
+    assert retry_rules.is_repeatable(method, line(b"a", b"b") + line(b"IDEMPOTENCY-key", b'"8e03"'))
 
 
 @pytest.mark.parametrize(

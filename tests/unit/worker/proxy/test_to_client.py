@@ -31,7 +31,7 @@ def deliver(
     attempt = Attempt(pool, pool.pick(()))  # type: ignore[arg-type]
     attempt.response = answer
     try:
-        to_client(pool, **settings).deliver(exchange, attempt)  # type: ignore[arg-type]
+        to_client(pool, **settings).deliver(exchange, attempt, b"id-1")  # type: ignore[arg-type]
     finally:
         assert pool.in_flight() == [0]
     return exchange, attempt, pool
@@ -99,7 +99,30 @@ def test_the_server_field(setting: str, expected: list[bytes]) -> None:
     answer = Answer(200)
     answer.head.lines = [b"server", b": ", b"theirs", b"\r\n"]
     exchange, _, _ = deliver(answer, server_header=setting)
-    assert exchange.lines[2::4] == expected
+    assert exchange.lines[2::4] == [*expected, b"id-1"]
+
+
+def test_the_client_is_told_the_id_that_is_in_the_log() -> None:
+    """Of an answer that a server gave."""
+    assert deliver(Answer(200))[0].lines[-4:] == [b"X-Request-Id", b": ", b"id-1", b"\r\n"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "minor", "expected"),
+    [
+        ("request", 1, []),
+        ("response", 1, [b"1.1 theirs", b"1.1 load-balancer"]),
+        ("both", 0, [b"1.1 theirs", b"1.0 load-balancer"]),
+    ],
+)
+def test_via(setting: str, minor: int, expected: list[bytes]) -> None:
+    """Ours behind the backend's, with the version that it spoke."""
+    answer = Answer(200)
+    answer.head.minor = minor
+    if expected:
+        answer.head.lines = [b"Via", b": ", b"1.1 theirs", b"\r\n"]
+    lines = deliver(answer, via=setting)[0].lines
+    assert [lines[at + 2] for at in range(0, len(lines), 4) if lines[at] == b"Via"] == expected
 
 
 def test_our_own_answers_have_the_field_too() -> None:

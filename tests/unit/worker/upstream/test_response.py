@@ -9,7 +9,7 @@ import pytest
 from fakes.stream import END, RESET, SILENCE, Turn
 from fakes.upstream import connection, request_to, stream
 
-from app.errors import Aborted, BadResponse
+from app.errors import Aborted, BadResponse, OutOfTime
 from app.wire.response import read_head
 from app.worker.net.deadlines import NEVER
 from app.worker.upstream.connections import Connection, ConnectionCache
@@ -256,6 +256,17 @@ def test_each_wait_has_the_read_timeout_and_the_total_bounds_all() -> None:
     assert 99 < waits[0] <= 100
     assert 49 < waits[1] <= 50
     assert answered.request.deadline.at == NEVER
+
+
+def test_nothing_is_read_when_the_total_is_over() -> None:
+    """A fast server is never waited for: it is the client that took the time."""
+    answered = Answered(length(2), then=(b"a", b"b"))
+    answered.request.expires_at = monotonic() + 1000
+    assert answered.answer.read() == b"a"
+    answered.request.expires_at = monotonic()
+    with pytest.raises(OutOfTime):
+        answered.answer.read()
+    assert answered.answer.complete
 
 
 # --- given up ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from requests import exceptions
 from requests.adapters import BaseAdapter
 
 from app.errors import BackendReset, BadRequest, BadResponse, ConnectTimeout, ResponseTimeout
-from app.worker.net.deadlines import NEVER
+from app.worker.net.deadlines import NEVER, TICK
 from app.worker.upstream.adapter import Adapter
 from app.worker.upstream.request import UpstreamRequest
 from app.worker.upstream.session import Session
@@ -86,6 +87,17 @@ def test_it_is_called_as_requests_calls_it() -> None:
         "cert": None,
         "proxies": {},
     }
+
+
+def test_it_is_given_no_longer_than_what_is_left_of_the_total() -> None:
+    """For either; a tick at least, since zero is no timeout to many."""
+    adapter = Mounted(exceptions.Timeout())
+    for left, timeouts in ((4.0, (3.0, 4.0)), (-1.0, (TICK, TICK))):
+        request = request_by(adapter, connect=3.0, read=9.0)
+        request.expires_at = monotonic() + left
+        with pytest.raises(ResponseTimeout):
+            Session().send(request)
+        assert adapter.options["timeout"] == pytest.approx(timeouts, abs=1)
 
 
 def test_a_body_that_was_not_announced_reaches_no_adapter() -> None:
