@@ -223,9 +223,6 @@ MALFORMED: dict[str, Callable[[Http2Client], bytes]] = {
     "a status in trailers": lambda client: (
         head(client, end=False) + block(client, [(":status", "100")])
     ),
-    "a length in trailers": lambda client: (
-        head(client, end=False) + block(client, [("content-length", "0")])
-    ),
     "a status": lambda client: block(client, [(":status", "200"), *_lone]),
     "an interim status": lambda client: block(client, [(":status", "100"), *_lone]),
     "an interim status, unended": lambda client: block(client, [(":status", "103")], end=False),
