@@ -21,6 +21,9 @@ TIMEOUTS = section(Timeouts, (
     Key("client", Number(0, DAY_S), 60.0,
         "For a client to send its request head, if `head` is 0, to send more of its body, and to take more "
         "of its response (0 = none); over it, 408."),
+    Key("half_close", Number(0, DAY_S), 0.0,
+        "For the answer to a client of HTTP/1.1 that has closed its sending side, as `nc` does (0 = such a "
+        "client has gone, and its request ends at once); over it, 499 in the log."),
     Key("keepalive", Number(0, DAY_S), 75.0,
         "An idle connection of a client is closed after this time (0 = none)."),
     Key("backend_keepalive", Number(0, DAY_S), 1.5,

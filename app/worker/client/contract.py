@@ -98,7 +98,8 @@ class ConnectionContext:
     """What every connection of a worker is given.
 
     Seconds, NEVER for any number of them: ``client_timeout`` for each piece that a client sends or takes,
-    ``head_timeout`` for a request's head, ``idle_timeout`` between two requests.
+    ``head_timeout`` for a request's head, ``idle_timeout`` between two requests. ``half_close`` is for the
+    answer to a client that has ended its side, 0 for none: it has gone.
     """
 
     proxy: Proxy
@@ -107,5 +108,6 @@ class ConnectionContext:
     client_timeout: float
     head_timeout: float
     idle_timeout: float
+    half_close: float
     drain: DrainState
     parking: Parking

@@ -15,10 +15,13 @@ from collections.abc import Callable
 
 from gevent import ssl as gevent_ssl
 
+from app.worker.net.hang_up import has_hung_up
 from app.worker.net.stream import READ_SIZE, RawSocket, Stream, reset_at_close
 
 # A record holds at most 16 KiB; so much is encrypted in memory before it is sent.
 WRITE_SIZE = 65536
+# How many are decrypted at once to find out whether close_notify is behind them.
+_RECORDS_AHEAD = 16
 
 
 class TlsStream:
@@ -132,6 +135,31 @@ class TlsStream:
         """As Stream.watch; what only TLS itself has to say is no event."""
         self._stream.on_event = self._look
         self._stream.watch()
+
+    def watch_end(self) -> None:
+        """As Stream.watch_end, by close_notify too where that comes within what is read ahead."""
+        if self._has_room_ahead():
+            self.watch()
+        self._stream.watch_end()
+
+    def has_ended(self) -> bool:
+        """As Stream.has_ended; in the hub, so that what is read ahead for it has a bound."""
+        if self._has_ended or self._stream.has_ended():
+            return True
+        try:
+            if self._has_room_ahead() and (piece := self._stream.read_now()):
+                self._incoming.write(piece)
+            for _ in range(_RECORDS_AHEAD):
+                data = self._decrypt(READ_SIZE)
+                if not data:
+                    break
+                self._ahead += data
+        except OSError:
+            return True
+        return self._has_ended
+
+    def _has_room_ahead(self) -> bool:
+        return len(self._ahead) + self._incoming.pending < READ_SIZE
 
     def peek(self) -> bytes | None:
         """As Stream.peek, of what the peer has said inside TLS."""
@@ -289,6 +317,13 @@ class TlsSocketStream:
             return None
         except OSError:
             return b""
+
+    def watch_end(self) -> None:
+        """Nothing to do either: ``has_ended`` is asked before what was pipelined is begun."""
+
+    def has_ended(self) -> bool:
+        """As Stream.has_ended, below TLS."""
+        return bool(has_hung_up(self._socket.fileno()))
 
     def is_silent(self) -> bool:
         """As Stream.is_silent."""

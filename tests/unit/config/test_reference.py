@@ -57,6 +57,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
     "total": 0,
     "head": 0,
     "client": 60,
+    "half_close": 0,
     "keepalive": 75,
     "backend_keepalive": 1.5,
     "tunnel": 3600

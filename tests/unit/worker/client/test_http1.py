@@ -14,7 +14,7 @@ from fakes.stream import END, ENDS, RESET, SILENCE, ScriptedStream, Turn
 from app.errors import ClientGone, NoBackend, ProxyError, ShuttingDown, TooManyConnections
 from app.wire.response import read_head
 from app.worker.client.contract import PARK_SECONDS
-from app.worker.client.http1 import HALF_CLOSE_SECONDS, Http1Connection
+from app.worker.client.http1 import Http1Connection
 from app.worker.net.deadlines import NEVER, deadlines
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -402,13 +402,62 @@ def test_a_request_whose_client_does_not_take_the_answer_before_is_dropped() -> 
 # -- a client that goes while it waits -------------------------------------------------------------
 
 
-def test_who_closes_while_it_waits_has_a_moment_to_have_only_half_closed() -> None:
-    """After it the request is given up; an answer within it is sent."""
+def waiting(client: Client, then: Callable[[], None]) -> None:
+    """In a request's greenlet: wait for an answer that does not come, while the hub does ``then``."""
+    gevent.get_hub().loop.run_callback(then)
+    gevent.sleep(5)
+
+
+def served(client: Client) -> Client:
+    """Run it in a greenlet that can be thrown into."""
+    greenlet = gevent.spawn(client.run)
+    greenlet.join(2)
+    assert greenlet.successful()
+    return client
+
+
+@pytest.mark.parametrize("early", [b"", b"\r\n", GET])
+def test_who_hangs_up_while_it_waits_has_gone_at_once(early: bytes) -> None:
+    """Whatever it has said before that nobody has read: that is watched no more, its end is."""
+
+    def hang_up() -> None:
+        if early:
+            client.stream.say(early)
+            client.stream.event()
+            assert client.stream.is_end_watched
+        client.stream.say(END)
+        client.stream.event()
+        client.stream.event()
+
+    client = Client(GET, handle=lambda exchange: waiting(client, hang_up))
+    served(client)
+    assert [type(error) for error in client.front.proxy.failures] == [ClientGone]
+    assert client.targets == [b"/"], "what was pipelined is for nobody"
+    assert client.stream.output == b""
+    assert client.stream.is_closed
+
+
+def test_what_is_pipelined_behind_an_answer_is_not_begun_for_who_has_gone() -> None:
+    """It has its line; what follows it on the connection is not read."""
+
+    def handle(exchange: Any) -> None:
+        exchange.answer(200, [], b"ok")
+        client.stream.has_hung_up = True
+
+    client = Client(GET + get("/2") + get("/3"), handle=handle)
+    client.run()
+    assert client.targets == [b"/"]
+    assert [type(error) for error in client.front.proxy.dropped] == [ClientGone]
+    assert client.stream.did == ["close"]
+
+
+def test_a_half_closed_client_has_its_time_where_it_is_given_some() -> None:
+    """``timeouts.half_close``: an answer within it is sent, also to what was pipelined."""
     timers: list[Any] = []
 
     class Loop:
         def timer(self, seconds: float) -> Any:
-            assert seconds == HALF_CLOSE_SECONDS
+            assert seconds == 7
             timers.append(Timer())
             return timers[-1]
 
@@ -427,12 +476,24 @@ def test_who_closes_while_it_waits_has_a_moment_to_have_only_half_closed() -> No
         client.stream.event()
         answer(exchange)
 
-    client = Client(GET, handle=handle)
+    client = Client(GET + GET, handle=handle, half_close=7.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gevent, "get_hub", lambda: type("Hub", (), {"loop": Loop()}))
         client.run()
-    assert client.statuses == [200]
-    assert [timer.is_closed for timer in timers] == [True]
+    assert client.statuses == [200, 200]
+    assert [timer.is_closed for timer in timers] == [True, True]
+
+
+def test_a_half_closed_client_whose_time_is_over_has_gone() -> None:
+    """As one that has no time at all."""
+
+    def hang_up() -> None:
+        client.stream.say(END)
+        client.stream.event()
+
+    client = Client(GET, handle=lambda exchange: waiting(client, hang_up), half_close=0.001)
+    served(client)
+    assert [type(error) for error in client.front.proxy.failures] == [ClientGone]
 
 
 # -- the worker goes -------------------------------------------------------------------------------
