@@ -58,6 +58,7 @@ MODULES = (
     "worker.net.splice",
     "worker.net.stream",
     "worker.net.tls_stream",
+    "worker.net.turns",
     "worker.proxy.access",
     "worker.proxy.attempt",
     "worker.proxy.body_limit",

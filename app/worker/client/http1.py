@@ -9,6 +9,7 @@ the worker's class: nothing here may import requests. Must never know the worker
 from __future__ import annotations
 
 from time import monotonic
+from typing import Final
 
 import gevent
 
@@ -27,6 +28,11 @@ from app.worker.client.http1_body import Http1Body
 from app.worker.client.linger import linger
 from app.worker.net.deadlines import NEVER, Expired, deadlines
 from app.worker.net.tls_stream import AnyStream
+from app.worker.net.turns import turns
+
+# Requests that were read together, and are answered here, before others are looked at: 0.3 ms (a read of
+# 64 KiB holds 1,300 of them: 45 ms).
+PIPELINED_A_TURN: Final = 8
 
 
 class Http1Connection(Http1Body):
@@ -47,6 +53,7 @@ class Http1Connection(Http1Body):
         "_is_parked",
         "_is_running",
         "_parking",
+        "_pipelined",
         "_place",
         "_requests_left",
         "forwarded",
@@ -80,6 +87,7 @@ class Http1Connection(Http1Body):
         self._half_close: float = context.half_close
         self._is_running = self._is_parked = False
         self._is_new = True
+        self._pipelined = 0
         self.is_idle = True  # until its first whole head
 
     def run(self) -> None:
@@ -215,7 +223,10 @@ class Http1Connection(Http1Body):
             raise
 
     def _begin_pipelined(self) -> None:
-        """Drop a request that was read with the one before, if its client has hung up since."""
+        """Let others have their turn, and drop a request whose client has hung up since it was read."""
+        self._pipelined += 1
+        if self._pipelined % PIPELINED_A_TURN == 0:
+            turns.next()
         if not self._half_close and self.stream.has_ended():
             gone = ClientGone("connection closed before the request was begun")
             self._proxy.drop(self, gone)

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, Final
 
 from app.errors import BadRequest, BodyTimeout, ClientGone, ProxyError
-from app.wire.chunked import ChunkedDecoder, ChunkedError
+from app.wire.chunked import CHUNKS_A_TURN, ChunkedDecoder, ChunkedError
 from app.wire.proxy_protocol import Ends
 from app.wire.request import CHUNKED
 from app.worker.client.body_timeout import patience, too_slow
@@ -23,6 +23,7 @@ from app.worker.net.splice import SPLICE_MIN, Moved, SourceExpired, SourceFailed
 from app.worker.net.splice import is_available as splice_is_available
 from app.worker.net.stream import BODY_READ_SIZE, Stream
 from app.worker.net.tls_stream import AnyStream
+from app.worker.net.turns import turns
 from app.worker.proxy.body_limit import check_size
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -66,7 +67,7 @@ class Http1Body(Http1Writer):
         """Set up for a body of ``length``, of which ``rest`` is here or belongs to what follows it."""
         self.failure = None
         if length == CHUNKED:
-            self._decoder = ChunkedDecoder()
+            self._decoder = ChunkedDecoder(CHUNKS_A_TURN)
             self._left = CHUNKED
             self.bytes_in = 0
             try:
@@ -92,6 +93,11 @@ class Http1Body(Http1Writer):
         self._continue(deadline)
         rate = self._body_rate
         while self._left:
+            if self._left < 0 and self._has_more():
+                turns.next()
+                if piece := self._decode(b""):
+                    return piece
+                continue
             began = monotonic()
             seconds = patience(self._timeout, self.bytes_in, self._waited, rate)
             deadline.at = began + seconds
@@ -161,6 +167,10 @@ class Http1Body(Http1Writer):
             self._left = 0
             self._buffer = decoder.rest
         return piece
+
+    def _has_more(self) -> bool:
+        """Whether chunks are here that were not decoded yet."""
+        return self._decoder is not None and self._decoder.has_more
 
     def request_trailers(self) -> list[tuple[bytes, bytes]]:
         """Trailer fields of the request body."""

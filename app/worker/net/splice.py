@@ -16,6 +16,7 @@ from typing import Final
 
 from app.worker.net.deadlines import NEVER, TICK, Deadline, Expired
 from app.worker.net.stream import Stream
+from app.worker.net.turns import turns
 
 # The kernel's bound for unprivileged users (fs.pipe-max-size); with 64 KiB it is no faster than copying.
 PIPE_SIZE: Final = 1 << 20
@@ -27,6 +28,8 @@ _PIPES_KEPT: Final = 16
 GATHERED_BYTES: Final = 512 * 1024
 _FAST_BYTES: Final = 4 << 20
 _FAST_SECONDS: Final = 0.1
+# As much is moved, in some 0.6 ms, before others are looked at: a fast source and a fast sink never wait.
+_BYTES_A_TURN: Final = 2 << 20
 
 is_available = hasattr(os, "splice")
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK if is_available else 0
@@ -75,12 +78,17 @@ def splice(
     is_clean = False
     source_fd = source.raw.fileno()
     gathering = _Gathering(source.raw)
+    in_turn = 0
     try:
         while count:
+            if in_turn >= _BYTES_A_TURN:
+                in_turn = 0
+                turns.next()
             try:
                 filled = os.splice(source_fd, writer, min(count, PIPE_SIZE), flags=_FLAGS)
             except BlockingIOError:
                 try:
+                    in_turn = 0
                     deadline.at = gathering.before_wait(count, read_until)
                     source.wait_readable()
                 except Expired:
@@ -94,6 +102,7 @@ def splice(
             if not filled:
                 raise SourceFailed(f"ended {count} bytes early")
             count -= filled
+            in_turn += filled
             gathering.count(filled)
             _empty(reader, filled, sink, deadline, write_until, moved)
         is_clean = True

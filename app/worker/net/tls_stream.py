@@ -17,11 +17,14 @@ from gevent import ssl as gevent_ssl
 
 from app.worker.net.hang_up import has_hung_up
 from app.worker.net.stream import READ_SIZE, RawSocket, Stream, reset_at_close
+from app.worker.net.turns import turns
 
 # A record holds at most 16 KiB; so much is encrypted in memory before it is sent.
 WRITE_SIZE = 65536
 # How many are decrypted at once to find out whether close_notify is behind them.
 _RECORDS_AHEAD = 16
+# Records that are read together before others are looked at: 0.6 ms (64 KiB hold 2,850 of one byte: 7 ms).
+_RECORDS_A_TURN = 256
 
 
 class TlsStream:
@@ -31,6 +34,7 @@ class TlsStream:
         "_ahead",
         "_has_ended",
         "_incoming",
+        "_is_behind",
         "_is_writing",
         "_outgoing",
         "_stream",
@@ -60,6 +64,7 @@ class TlsStream:
         self._ahead = b""  # decrypted by a look, not read yet
         self._has_ended = False  # by close_notify
         self._is_writing = False
+        self._is_behind = False  # records are here that were left for another turn
         self.on_event: Callable[[], None] | None = None
 
     @property
@@ -94,6 +99,9 @@ class TlsStream:
 
     def read(self, size: int = READ_SIZE) -> bytes:
         """As Stream.read. An end without close_notify raises: it may be a truncation (RFC 8446 §6.1)."""
+        if self._is_behind:
+            self._is_behind = False
+            turns.next()
         if self._ahead:
             data, self._ahead = self._ahead[:size], self._ahead[size:]
             return data
@@ -241,6 +249,9 @@ class TlsStream:
         pieces = [first]
         left = size - len(first)
         while left > 0 and self._incoming.pending:
+            if len(pieces) == _RECORDS_A_TURN:
+                self._is_behind = True
+                break
             piece = self._decrypt(left)
             if not piece:  # part of a record, or the end, which the next read gives
                 break

@@ -13,13 +13,14 @@ import requests
 from requests.structures import CaseInsensitiveDict
 
 from app.errors import Aborted, BadResponse
-from app.wire.chunked import ChunkedDecoder, ChunkedError
+from app.wire.chunked import CHUNKS_A_TURN, ChunkedDecoder, ChunkedError
 from app.wire.response import CHUNKED, ResponseHead
 from app.worker.net.deadlines import NEVER, Expired
 from app.worker.net.splice import SPLICE_MIN, Moved, SourceExpired, SourceFailed, Until, splice
 from app.worker.net.splice import is_available as splice_is_available
 from app.worker.net.stream import BODY_READ_SIZE, Stream
 from app.worker.net.tls_stream import AnyStream
+from app.worker.net.turns import turns
 from app.worker.upstream.connections import Connection
 from app.worker.upstream.request import UpstreamRequest
 from app.worker.upstream.upload import Upload
@@ -72,7 +73,7 @@ class UpstreamResponse(requests.Response):
                 self.first = data
                 self._remaining = length - len(data)
         elif length == CHUNKED:
-            self._decoder = ChunkedDecoder()
+            self._decoder = ChunkedDecoder(CHUNKS_A_TURN)
             try:
                 self.first = self._decoder.feed(data) if data else b""
             except ChunkedError as error:
@@ -91,17 +92,21 @@ class UpstreamResponse(requests.Response):
         request = self.request_
         deadline = request.deadline
         while True:
-            deadline.at = request.next_deadline(monotonic())
-            try:
-                data = connection.stream.read(BODY_READ_SIZE)
-            except Expired:
-                raise self._abort("read timeout in the body", "read_timeout") from None
-            except OSError as error:
-                raise self._abort(str(error), "reset_in_body") from None
-            finally:
-                deadline.at = NEVER
+            if self._decoder is not None and self._decoder.has_more:
+                turns.next()
+                data = b""
+            else:
+                deadline.at = request.next_deadline(monotonic())
+                try:
+                    data = connection.stream.read(BODY_READ_SIZE)
+                except Expired:
+                    raise self._abort("read timeout in the body", "read_timeout") from None
+                except OSError as error:
+                    raise self._abort(str(error), "reset_in_body") from None
+                finally:
+                    deadline.at = NEVER
             if self._decoder is not None:
-                if not data:
+                if not data and not self._decoder.has_more:
                     raise self._abort("chunked body ended early", "truncated")
                 try:
                     piece = self._decoder.feed(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -12,7 +13,9 @@ from fakes.front import Front
 from fakes.stream import END, ENDS, RESET, SILENCE, ScriptedStream, Turn
 
 from app.errors import ClientGone, NoBackend, ProxyError, ShuttingDown, TooManyConnections
+from app.wire.chunked import CHUNKS_A_TURN
 from app.wire.response import read_head
+from app.worker.client import http1, http1_body
 from app.worker.client.contract import PARK_SECONDS
 from app.worker.client.http1 import Http1Connection
 from app.worker.net.deadlines import NEVER, deadlines
@@ -397,6 +400,41 @@ def test_a_request_whose_client_does_not_take_the_answer_before_is_dropped() -> 
     client.run()
     assert len(client.targets) == 1
     assert [type(error) for error in client.front.proxy.dropped] == [ClientGone]
+
+
+# -- much at once ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="turns")
+def _turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many requests were served by each turn that was left to others."""
+    taken: list[int] = []
+    counter = SimpleNamespace(next=lambda: taken.append(len(taken)))
+    for module in (http1, http1_body):
+        monkeypatch.setattr(module, "turns", counter)
+    return taken
+
+
+def test_pipelined_requests_let_others_have_their_turn(turns: list[int]) -> None:
+    """A read of 64 KiB holds 1,300 that are answered without a wait."""
+    assert Client(GET * 80).run().statuses == [200] * 80
+    assert len(turns) == 79 // http1.PIPELINED_A_TURN
+
+
+def test_requests_that_come_one_by_one_need_none(turns: list[int]) -> None:
+    """Each has waited for its client."""
+    Client(*[GET] * 80).run()
+    assert turns == []
+
+
+def test_tiny_chunks_let_others_have_their_turn(turns: list[int]) -> None:
+    """Those that came with the head, and those that were read later."""
+    chunks = b"1\r\na\r\n" * 2000
+    head = post("Transfer-Encoding: chunked", body=chunks)
+    client = Client(head, chunks + b"0\r\n\r\n" + GET, handle=echo).run()
+    assert client.statuses == [200, 200]
+    assert b"Content-Length: 4000\r\n" in client.stream.output
+    assert len(turns) == pytest.approx(4000 / CHUNKS_A_TURN, abs=2)
 
 
 # -- a client that goes while it waits -------------------------------------------------------------

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trustme
 
+from app.worker.net import tls_stream
 from app.worker.net.tls_stream import WRITE_SIZE, TlsStream
 
 AUTHORITY = trustme.CA()
@@ -138,6 +140,16 @@ def test_records_that_are_here_are_read_together(pair: Pair) -> None:
         pair.client.write(b"x" * 16384)
     pair.client.close()
     assert [len(pair.server.read(40000)) for _ in range(3)] == [40000, 3 * 16384 - 40000, 0]
+
+
+def test_tiny_records_are_read_by_turns(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read of 64 KiB holds thousands: some of them, then others are looked at, then the next."""
+    taken: list[int] = []
+    monkeypatch.setattr(tls_stream, "turns", SimpleNamespace(next=lambda: taken.append(1)))
+    for _ in range(600):
+        pair.client.write(b"x")
+    assert [len(pair.server.read()) for _ in range(3)] == [256, 256, 88]
+    assert len(taken) == 2
 
 
 def test_a_long_message_is_encrypted_piece_by_piece(pair: Pair) -> None:
