@@ -11,7 +11,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import Any, Final
 
-from app.errors import BadRequest, BodyTimeout, ClientGone, ProxyError
+from app.errors import BadRequest, ClientGone, ProxyError
 from app.wire.chunked import CHUNKS_A_TURN, ChunkedDecoder, ChunkedError
 from app.wire.proxy_protocol import Ends
 from app.wire.request import CHUNKED
@@ -38,7 +38,9 @@ class Http1Body(Http1Writer):
     __slots__ = (
         "_body_rate",
         "_decoder",
+        "_patience",
         "_sent_continue",
+        "_wait_began",
         "_waited",
         "body",
         "bytes_in",
@@ -59,7 +61,7 @@ class Http1Body(Http1Writer):
         self.read_body: Any = None
         self.splice_body: Any = None
         self._body_rate: int = context.limits.body_rate
-        self._waited = 0.0
+        self._waited = self._wait_began = self._patience = 0.0
         self._decoder: ChunkedDecoder | None = None
         self._sent_continue = False
 
@@ -81,8 +83,7 @@ class Http1Body(Http1Writer):
             self.bytes_in = len(self.body)
         if self._left:
             self.read_body = self._read_body
-            is_large = self._left >= SPLICE_MIN and splice_is_available
-            may_splice = is_large and not self._body_rate
+            may_splice = self._left >= SPLICE_MIN and splice_is_available
             self.splice_body = (
                 self._splice_body if may_splice and isinstance(self.stream, Stream) else None
             )
@@ -91,28 +92,24 @@ class Http1Body(Http1Writer):
     def _read_body(self, deadline: Deadline) -> bytes:
         """The next piece of the body; b"" at its end. Runs in whichever greenlet sends it on."""
         self._continue(deadline)
-        rate = self._body_rate
         while self._left:
             if self._left < 0 and self._has_more():
                 turns.next()
                 if piece := self._decode(b""):
                     return piece
                 continue
-            began = monotonic()
-            seconds = patience(self._timeout, self.bytes_in, self._waited, rate)
-            deadline.at = began + seconds
+            deadline.at = self._wait_until()
             try:
                 data = self.stream.read(
                     BODY_READ_SIZE if self._left < 0 else min(self._left, BODY_READ_SIZE)
                 )
             except Expired:
-                raise too_slow(seconds, self._timeout) from None
+                raise too_slow(self._patience, self._timeout) from None
             except OSError as error:
                 raise ClientGone(str(error)) from None
             finally:
                 deadline.at = NEVER
-            if rate:
-                self._waited += monotonic() - began
+            self._has_waited()
             if not data:
                 raise ClientGone("connection closed in the request body")
             if self._left < 0:
@@ -137,11 +134,30 @@ class Http1Body(Http1Writer):
             moved(count)
 
         try:
-            splice(self.stream, sink, self._left, deadline, self._until, write_until, moved_in)
+            splice(
+                self.stream,
+                sink,
+                self._left,
+                deadline,
+                self._wait_until,
+                write_until,
+                moved_in,
+                self._has_waited,
+            )
         except SourceExpired:
-            raise BodyTimeout("request body not complete in time") from None
+            raise too_slow(self._patience, self._timeout) from None
         except SourceFailed as error:
             raise ClientGone(str(error)) from None
+
+    def _wait_until(self) -> float:
+        """When a wait for the client that begins now is over."""
+        self._wait_began = now = monotonic()
+        self._patience = patience(self._timeout, self.bytes_in, self._waited, self._body_rate)
+        return now + self._patience
+
+    def _has_waited(self) -> None:
+        """That wait has ended: the client has sent something."""
+        self._waited += monotonic() - self._wait_began
 
     def _continue(self, deadline: Deadline) -> None:
         """Ask for the body, once, if the client waits to be asked (RFC 9110 §10.1.1)."""

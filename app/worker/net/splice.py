@@ -67,11 +67,13 @@ def splice(
     read_until: Until,
     write_until: Until,
     moved: Moved,
+    waited: Callable[[], None] | None = None,
 ) -> None:
     """Move ``count`` bytes from ``source`` to ``sink``, waiting for either.
 
-    ``read_until`` and ``write_until`` give the deadline of a wait that begins; ``moved`` is told of every
-    piece that reached the sink. Raises SourceFailed or SinkFailed.
+    ``read_until`` and ``write_until`` give the deadline of a wait that begins, ``waited`` is told when one
+    for the source has ended; ``moved`` is told of every piece that reached the sink. Raises SourceFailed or
+    SinkFailed.
     """
     pipe = _pipes.pop() if _pipes else _open_pipe()
     reader, writer = pipe
@@ -96,6 +98,8 @@ def splice(
                         raise SourceExpired("nothing came in time") from None
                 finally:
                     deadline.at = NEVER
+                if waited is not None:
+                    waited()
                 continue
             except OSError as error:
                 raise SourceFailed(str(error)) from None

@@ -52,7 +52,7 @@ def test_an_empty_object_gives_the_documented_defaults() -> None:
         retries=configuration.Retries(2, (500, 502, 503, 504), 65_536, 0.0, 20.0, 3.0, 0.0),
         queue=configuration.Queue(1024, 3.0),
         slow_start=0.0,
-        limits=configuration.Limits(0, 0, 8190, 100, 8190, 32_768, 0, 0, 0),
+        limits=configuration.Limits(0, 0, 8190, 100, 8190, 32_768, 100, 0, 0),
         logging=configuration.Logging("info", True, SECRETS),
         tls=None,
         backend_tls=configuration.BackendTls(True, None, None, None, None, "1.2"),

@@ -80,7 +80,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
     "header_count": 100,
     "header_size": 8190,
     "headers_size": 32768,
-    "body_rate": 0,
+    "body_rate": 100,
     "requests_per_connection": 0,
     "connections_per_client": 0
   },
