@@ -23,6 +23,7 @@ from app.worker.client.contract import ConnectionContext
 from app.worker.client.http1 import Http1Connection
 from app.worker.client.proxy_header import receive_header
 from app.worker.gunicorn_handler import GunicornHandler, seconds_until
+from app.worker.net.deadlines import NEVER, Expired, deadlines
 from app.worker.net.stream import Stream
 from app.worker.net.tls_stream import AnyStream, TlsStream
 
@@ -92,7 +93,10 @@ class Acceptor:
         """The connection, and why it is turned away if it is; (None, None) if it came to nothing."""
         by = opened_at + self._context.head_timeout
         ends: Ends | None = None
-        if self._sends_header is not None and self._sends_header(peer):
+        has_header = self._sends_header is not None and self._sends_header(peer)
+        if has_header or self._certificates is not None or self._gunicorn_handler is not None:
+            _listen(plain, place, by)
+        if has_header:
             header = self._header_of(plain, peer, by)
             if header is None:
                 return None, None
@@ -131,6 +135,20 @@ class Acceptor:
         if self._gunicorn_handler is not None:
             return self._gunicorn_handler.secure(plain, place, listener, address, by)
         return plain
+
+
+def _listen(stream: Stream, place: Place, by: float) -> None:
+    """Wait for the client's first byte: from then on a drain waits for it as for who has made a request."""
+    deadline = deadlines.enter()
+    deadline.at = by
+    try:
+        stream.wait_readable()
+        place.has_spoken = True
+    except Expired:
+        pass  # what is waited for next ends at once
+    finally:
+        deadline.at = NEVER
+        deadlines.leave(deadline)
 
 
 def _agree(stream: TlsStream, by: float) -> TlsStream | None:

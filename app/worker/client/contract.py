@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from app.worker.net.tls_stream import AnyStream
     from app.worker.proxy.handler import Proxy
 
+# A client whose handshake ended in a drain has this long to begin its request.
+LATE_REQUEST_SECONDS: Final = 2.0
 # In a drain an idle connection looks this often whether it may stay.
 DRAIN_LOOK_SECONDS: Final = 0.1
 # An idle connection is parked after this long: its greenlet and stack cost several KiB.

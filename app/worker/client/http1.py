@@ -19,6 +19,7 @@ from app.wire.proxy_protocol import Ends
 from app.wire.request import HeadLimits, RequestHead, read_head
 from app.worker.client.contract import (
     DRAIN_LOOK_SECONDS,
+    LATE_REQUEST_SECONDS,
     PARK_SECONDS,
     ConnectionContext,
     Parking,
@@ -49,6 +50,7 @@ class Http1Connection(Http1Body):
         "_head_limits",
         "_head_timeout",
         "_idle_timeout",
+        "_is_late",
         "_is_new",
         "_is_parked",
         "_is_running",
@@ -87,6 +89,7 @@ class Http1Connection(Http1Body):
         self._half_close: float = context.half_close
         self._is_running = self._is_parked = False
         self._is_new = True
+        self._is_late = False  # it came while the worker had to go
         self._pipelined = 0
         self.is_idle = True  # until its first whole head
 
@@ -95,6 +98,9 @@ class Http1Connection(Http1Body):
         self._place.begin(self)
         self.deadline = deadlines.enter()
         self._is_running, self._is_parked = True, False
+        if self._is_new and self._drain.is_on:
+            self._is_late = True
+            self._first_head_by = min(self._first_head_by, monotonic() + LATE_REQUEST_SECONDS)
         try:
             while True:
                 was_read = self._buffer
@@ -178,7 +184,7 @@ class Http1Connection(Http1Body):
                     )
                 seen = len(data)
             else:
-                self.is_idle = True
+                self.is_idle = not self._is_late
                 deadline.at = self._idle_deadline()
             try:
                 piece = stream.read()

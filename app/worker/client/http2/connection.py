@@ -25,7 +25,12 @@ from app.wire.h2_guard import FrameGuard, Refused, TokenBucket
 from app.wire.proxy_protocol import Ends
 from app.wire.request import HeadLimits
 from app.worker.client.addresses import addresses_of
-from app.worker.client.contract import ConnectionContext, DrainState, Place
+from app.worker.client.contract import (
+    LATE_REQUEST_SECONDS,
+    ConnectionContext,
+    DrainState,
+    Place,
+)
 from app.worker.client.http2.patience import Patience
 from app.worker.client.http2.protocol import (
     CONNECTION_WINDOW,
@@ -88,13 +93,14 @@ class Http2Connection:
         self._last = 0  # the highest stream that was taken on
         self._unacknowledged = 0
         self.sender = Sender(self._h2, stream, self.timeout, self._guard.moved, self._lost)
+        self._late_until = 0.0
         self._done = Signal()
         self._is_reading = False
 
     @property
     def is_idle(self) -> bool:
         """Whether no request goes on."""
-        return not self.streams
+        return not self.streams and monotonic() >= self._late_until
 
     def addresses(self) -> tuple[object, object]:
         """As Exchange.addresses."""
@@ -110,6 +116,8 @@ class Http2Connection:
             self._greet()
             if self._drain.is_on:  # it was shaking hands when the others were told
                 self.drain()
+                self._late_until = monotonic() + LATE_REQUEST_SECONDS
+                self._patience.refuses_after = max(self._patience.refuses_after, self._late_until)
             must_linger = self._read()
         finally:
             try:

@@ -16,7 +16,7 @@ from app.errors import ClientGone, NoBackend, ProxyError, ShuttingDown, TooManyC
 from app.wire.chunked import CHUNKS_A_TURN
 from app.wire.response import read_head
 from app.worker.client import http1, http1_body
-from app.worker.client.contract import PARK_SECONDS
+from app.worker.client.contract import LATE_REQUEST_SECONDS, PARK_SECONDS
 from app.worker.client.http1 import Http1Connection
 from app.worker.net.deadlines import NEVER, deadlines
 
@@ -547,6 +547,22 @@ def test_a_drain_makes_the_next_answer_the_last() -> None:
 
     client = Client(GET, GET, handle=handle)
     client.run()
+    assert client.statuses == [200]
+    assert b"Connection: close" in client.stream.output
+
+
+def test_who_comes_in_a_drain_may_ask_once() -> None:
+    """Its handshake was under way when the others were told: it has a moment, and is not idle in it."""
+    seen: list[tuple[bool, float]] = []
+
+    def look() -> None:
+        left = client.connection.deadline.at - monotonic()
+        seen.append((client.connection.is_idle, left))
+
+    client = Client(look, GET, GET)
+    client.front.drain.is_on = True
+    client.run()
+    assert seen == [(False, pytest.approx(LATE_REQUEST_SECONDS, abs=0.5))]
     assert client.statuses == [200]
     assert b"Connection: close" in client.stream.output
 
