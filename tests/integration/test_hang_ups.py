@@ -196,3 +196,64 @@ def test_a_half_closed_client_is_served_where_that_is_asked_for(server: Backend)
             client.socket.shutdown(socket.SHUT_WR)
             assert client.is_closed(seconds(3))
         assert balancer.access_line(target="/hangs")["status"] == 499
+
+
+def test_who_is_answered_early_may_finish_its_body(plain: Balancer, server: Backend) -> None:
+    """Until it hangs up: the answer stands, and is whole although the body went on behind it."""
+    server.clear()
+
+    def refuse(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+        exchange.keep = False
+
+    server.handler = refuse
+    mark = plain.log_mark
+    with plain.connect() as client:
+        client.send_head("POST", "/", [("Content-Length", "200000")])
+        client.send(bytes(1000))
+        plain.access_line(since=mark)
+        client.send(bytes(100_000))
+        client.socket.shutdown(socket.SHUT_WR)
+        response = client.read_response("POST")
+        assert (response.status, response.body) == (413, b"no")
+        assert client.is_closed()
+    line = plain.access_line(since=mark)
+    assert (line["status"], line["reason"]) == (413, None)
+
+
+@pytest.mark.parametrize("is_agreed", [True, False])
+def test_what_is_sent_behind_an_upgrade(plain: Balancer, server: Backend, is_agreed: bool) -> None:
+    """It is the tunnel's, or the next request; an end behind it while the server thinks is a hang-up."""
+    server.clear()
+    server.handler = handlers.hang
+    upgrade = [("Connection", "Upgrade"), ("Upgrade", "websocket")]
+    mark = plain.log_mark
+    with plain.connect() as client:
+        client.send_head("GET", "/", upgrade)
+        server.wait_for_request()
+        client.send(b"GET /behind HTTP/1.1\r\nHost: a\r\n\r\n")
+    is_noticed(plain, server, mark, status=499)
+
+    def switch(exchange: Exchange) -> None:
+        if exchange.request.get("Upgrade") is None:
+            exchange.reply(body=b"next")
+        elif is_agreed:
+            exchange.send(
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+            )
+            exchange.send(exchange.connection.socket.recv(65536))
+            exchange.close()
+        else:
+            exchange.reply(body=b"no")
+
+    server.handler = switch
+    behind = b"GET /behind HTTP/1.1\r\nHost: a\r\n\r\n"
+    with plain.connect() as client:
+        client.send_head("GET", "/", upgrade)
+        client.send(behind)
+        if is_agreed:
+            assert client.read_head().status == 101
+            assert client.read_some() == behind
+        else:
+            assert [client.read_response().text for _ in range(2)] == ["no", "next"]
+    plain.access_line(since=mark, target="/", status=101 if is_agreed else 200)
