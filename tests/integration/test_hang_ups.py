@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import trustme
-from harness import PROMPT, Backend, Balancer, Client, handlers, seconds, streams
+from harness import GUNICORN, PROMPT, Backend, Balancer, Client, handlers, seconds, streams
 from harness.backend import Exchange, reset
 
 AUTHORITY = trustme.CA()
@@ -53,13 +53,17 @@ def _plain(server: Backend) -> Iterator[Balancer]:
         yield balancer
 
 
-@pytest.fixture(name="secure", scope="module")
-def _secure(server: Backend, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balancer]:
+@pytest.fixture(name="pem", scope="module")
+def _pem(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder: Path = tmp_path_factory.mktemp("tls")
     leaf = AUTHORITY.issue_cert("127.0.0.1")
     leaf.private_key_and_cert_chain_pem.write_to_path(folder / "pem")
-    tls = {"certificate": str(folder / "pem"), "key": str(folder / "pem")}
-    with Balancer([server], tls=tls) as balancer:
+    return str(folder / "pem")
+
+
+@pytest.fixture(name="secure", scope="module")
+def _secure(server: Backend, pem: str) -> Iterator[Balancer]:
+    with Balancer([server], tls={"certificate": pem, "key": pem}) as balancer:
         yield balancer
 
 
@@ -105,6 +109,21 @@ def test_over_tls_too(secure: Balancer, server: Backend, early: str, way: str) -
             is_noticed(secure, server, mark, status=499)
     if way == "closed":
         is_noticed(secure, server, mark, status=499)
+
+
+@pytest.mark.parametrize("early", ["nothing", "a stray line end"])
+def test_over_gunicorn_s_tls(server: Backend, pem: str, early: str) -> None:
+    """By --certfile: the end of the connection, not that of TLS alone."""
+    server.clear()
+    server.handler = handlers.hang
+    command = (*GUNICORN[:-1], "--certfile", pem, "--keyfile", pem, GUNICORN[-1])
+    with Balancer([server], command=command) as balancer:
+        mark = balancer.log_mark
+        with TlsClient(balancer.address) as client:
+            client.send_head("GET", "/")
+            server.wait_for_request()
+            client.send(EARLY[early])
+        is_noticed(balancer, server, mark, status=499)
 
 
 @pytest.mark.parametrize("early", ["nothing", "a stray line end"])

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from gevent import ssl as gevent_ssl
 
-from app.worker.net.hang_up import has_hung_up
+from app.worker.net.hang_up import hang_ups, has_hung_up
 from app.worker.net.stream import READ_SIZE, RawSocket, Stream, reset_at_close
 from app.worker.net.turns import turns
 
@@ -285,15 +285,16 @@ class TlsStream:
 
 
 class TlsSocketStream:
-    """The same over an SSL socket that somebody else has made. The end of an idle connection is no event."""
+    """The same over an SSL socket that somebody else has made. Only an end below TLS is an event."""
 
-    __slots__ = ("_socket", "on_event", "raw")
+    __slots__ = ("_is_end_watched", "_socket", "on_event", "raw")
     has_events = False
     posted = b""
 
     def __init__(self, tls_socket: gevent_ssl.SSLSocket) -> None:
         self._socket = tls_socket
         self.raw = tls_socket
+        self._is_end_watched = False
         self.on_event: Callable[[], None] | None = None
 
     def read(self, size: int = READ_SIZE) -> bytes:
@@ -313,7 +314,8 @@ class TlsSocketStream:
         """As Stream.flush: nothing is ever posted."""
 
     def watch(self) -> None:
-        """Nothing to do: ``peek`` is asked before a connection is used again."""
+        """As ``watch_end``: bytes are no event, ``peek`` is asked before a connection is used again."""
+        self.watch_end()
 
     def peek(self) -> bytes | None:
         """As Stream.peek; bytes of the TLS layer count as the peer having closed."""
@@ -330,7 +332,10 @@ class TlsSocketStream:
             return b""
 
     def watch_end(self) -> None:
-        """Nothing to do either: ``has_ended`` is asked before what was pipelined is begun."""
+        """As Stream.watch_end, below TLS."""
+        if not self._is_end_watched:
+            self._is_end_watched = True
+            hang_ups.watch(self._socket.fileno(), self._on_end)
 
     def has_ended(self) -> bool:
         """As Stream.has_ended, below TLS."""
@@ -364,6 +369,7 @@ class TlsSocketStream:
 
     def reset(self) -> None:
         """As Stream.reset."""
+        self._forget()
         reset_at_close(self._socket)
         self._socket.close()
 
@@ -372,7 +378,18 @@ class TlsSocketStream:
         try:
             self.shutdown_write()
         finally:
+            self._forget()
             self._socket.close()
+
+    def _on_end(self) -> None:
+        self._is_end_watched = False
+        if self.on_event is not None:
+            self.on_event()
+
+    def _forget(self) -> None:
+        if self._is_end_watched:
+            self._is_end_watched = False
+            hang_ups.forget(self._socket.fileno())
 
 
 AnyStream = Stream | TlsStream | TlsSocketStream
