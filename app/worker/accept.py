@@ -94,8 +94,9 @@ class Acceptor:
         by = opened_at + self._context.head_timeout
         ends: Ends | None = None
         has_header = self._sends_header is not None and self._sends_header(peer)
-        if has_header or self._certificates is not None or self._gunicorn_handler is not None:
-            _listen(plain, place, by)
+        speaks_first = has_header or self._certificates is not None
+        if (speaks_first or self._gunicorn_handler is not None) and not _listen(plain, place, by):
+            return None, None
         if has_header:
             header = self._header_of(plain, peer, by)
             if header is None:
@@ -137,8 +138,11 @@ class Acceptor:
         return plain
 
 
-def _listen(stream: Stream, place: Place, by: float) -> None:
-    """Wait for the client's first byte: from then on a drain waits for it as for who has made a request."""
+def _listen(stream: Stream, place: Place, by: float) -> bool:
+    """Wait for the client's first byte: from then on a drain waits for it as for who has made a request.
+
+    False from who leaves without one, as checks do that only connect: it is counted in no limit.
+    """
     deadline = deadlines.enter()
     deadline.at = by
     try:
@@ -149,6 +153,7 @@ def _listen(stream: Stream, place: Place, by: float) -> None:
     finally:
         deadline.at = NEVER
         deadlines.leave(deadline)
+    return stream.peek() != b""
 
 
 def _agree(stream: TlsStream, by: float) -> TlsStream | None:
