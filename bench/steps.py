@@ -313,6 +313,7 @@ def _client(data: bytes) -> Any:
         client_timeout=config.timeouts.client,
         head_timeout=config.timeouts.client,
         idle_timeout=config.timeouts.keepalive,
+        half_close=config.timeouts.half_close,
         drain=DrainState(),
         parking=Parking(config.timeouts.keepalive),
     )

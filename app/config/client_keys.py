@@ -21,6 +21,9 @@ TIMEOUTS = section(Timeouts, (
     Key("client", Number(0, DAY_S), 60.0,
         "For a client to send its request head, if `head` is 0, to send more of its body, and to take more "
         "of its response (0 = none); over it, 408."),
+    Key("half_close", Number(0, DAY_S), 0.0,
+        "For the answer to a client of HTTP/1.1 that has closed its sending side, as `nc` does (0 = such a "
+        "client has gone, and its request ends at once); over it, 499 in the log."),
     Key("keepalive", Number(0, DAY_S), 75.0,
         "An idle connection of a client is closed after this time (0 = none)."),
     Key("backend_keepalive", Number(0, DAY_S), 1.5,
@@ -45,9 +48,10 @@ LIMITS = section(Limits, (
         "Longest header field, its name and line end included; over it, 431."),
     Key("headers_size", Whole(256, 2**20, "bytes"), 32_768,
         "All header fields of a request together; over it, 431."),
-    Key("body_rate", Whole(0, 2**30, "bytes a second"), 0,
-        "Slowest request body, on average after its first five seconds; only time in which the client is "
-        "waited for counts (0 = any); below it, 408."),
+    Key("body_rate", Whole(0, 2**30, "bytes a second"), 100,
+        "Slowest request body, on average; only time in which the client is waited for counts, and not the "
+        "first of it: what 6,000 bytes may take at that rate, between 5 s and a minute (0 = any rate); below "
+        "it, 408."),
     Key("requests_per_connection", Whole(0, 2**31), 0,
         "Requests on one connection of a client; the last answer says `Connection: close` (0 = unlimited)."),
     Key("connections_per_client", Whole(0, 1_000_000), 0,

@@ -127,6 +127,7 @@ class Timeouts:
     total: float
     head: float
     client: float
+    half_close: float
     keepalive: float
     backend_keepalive: float
     tunnel: float

@@ -13,6 +13,8 @@ from app.wire.fields import QUOTED_STRING, TOKEN, VALUE
 from app.wire.trailers import is_safe
 
 LAST_CHUNK = b"0\r\n\r\n"
+# What a worker decodes before it looks at others: 0.3 ms of tiny ones (256 KiB hold 43,000: 27 ms).
+CHUNKS_A_TURN = 256
 
 # A size line is a few digits; extensions have no use here and get 256 bytes before they are refused
 # (llhttp and nginx bound them likewise), and together little more than the data they come with:
@@ -43,12 +45,25 @@ class ChunkedDecoder:
     """Decodes one chunked body fed in pieces of any size.
 
     After ``done`` is true ``rest`` holds the bytes that follow the body and ``trailers`` its trailer fields
-    that may be passed on.
+    that may be passed on. With ``most`` no call decodes more chunks than that: ``has_more`` says that it
+    stopped there, and feeding nothing goes on.
     """
 
-    __slots__ = ("_buffer", "_excess", "_in_trailers", "_remaining", "done", "rest", "trailers")
+    __slots__ = (
+        "_buffer",
+        "_excess",
+        "_in_trailers",
+        "_most",
+        "_remaining",
+        "done",
+        "has_more",
+        "rest",
+        "trailers",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = -1) -> None:
+        self._most = most
+        self.has_more = False
         self._buffer = b""
         self._remaining = 0  # bytes of the current chunk and its CRLF still to come
         self._excess = 0  # bytes of size lines beyond what their data justifies
@@ -67,7 +82,8 @@ class ChunkedDecoder:
             data = self._buffer + data
             self._buffer = b""
         pieces = []
-        position, size = 0, len(data)
+        position, size, chunks = 0, len(data), 0
+        self.has_more = False
         while not self.done:
             if self._in_trailers:
                 self._read_trailers(data[position:])
@@ -87,6 +103,11 @@ class ChunkedDecoder:
                     raise ChunkedError("chunk data does not end with CRLF")
                 position += 2
                 self._remaining = 0
+            if chunks == self._most:
+                self._buffer = data[position:]
+                self.has_more = bool(self._buffer)
+                break
+            chunks += 1
             end = data.find(b"\r\n", position, position + _MAX_SIZE_LINE + 2)
             if end < 0:
                 if size - position > _MAX_SIZE_LINE:

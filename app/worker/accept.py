@@ -24,6 +24,7 @@ from app.worker.client.contract import ConnectionContext
 from app.worker.client.http1 import Http1Connection
 from app.worker.client.proxy_header import receive_header
 from app.worker.gunicorn_handler import GunicornHandler, seconds_until
+from app.worker.net.deadlines import NEVER, Expired, deadlines
 from app.worker.net.stream import Stream
 from app.worker.net.tls_stream import SILENT, AnyStream, TlsStream
 
@@ -95,7 +96,11 @@ class Acceptor:
         """The connection, and why it is turned away if it is; (None, None) if it came to nothing."""
         by = opened_at + self._context.head_timeout
         ends: Ends | None = None
-        if self._sends_header is not None and self._sends_header(peer):
+        has_header = self._sends_header is not None and self._sends_header(peer)
+        speaks_first = has_header or self._tls is not None
+        if (speaks_first or self._gunicorn_handler is not None) and not _listen(plain, place, by):
+            return None, None
+        if has_header:
             header = self._header_of(plain, peer, by)
             if header is None:
                 return None, None
@@ -158,3 +163,21 @@ class Acceptor:
                 self._failures.count(reason, peer, detail)
             return None
         return stream
+
+
+def _listen(stream: Stream, place: Place, by: float) -> bool:
+    """Wait for the client's first byte: from then on a drain waits for it as for who has made a request.
+
+    False from who leaves without one, as checks do that only connect: it is counted in no limit.
+    """
+    deadline = deadlines.enter()
+    deadline.at = by
+    try:
+        stream.wait_readable()
+        place.has_spoken = True
+    except Expired:
+        pass  # what is waited for next ends at once
+    finally:
+        deadline.at = NEVER
+        deadlines.leave(deadline)
+    return stream.peek() != b""

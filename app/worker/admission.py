@@ -71,8 +71,8 @@ class Admission:
         return [place.connection for place in self._places if place.connection is not None]
 
     def only_arriving(self) -> bool:
-        """Whether nobody is here but clients that have not come to their first request."""
-        return all(place.is_arriving for place in self._places)
+        """Whether nobody is here but clients that have said nothing yet."""
+        return all(place.is_arriving and not place.has_spoken for place in self._places)
 
     def _leave(self, place: Place) -> None:
         self._places.discard(place)
@@ -83,18 +83,20 @@ class Admission:
 class Place:
     """One socket from accept to close.
 
-    ``is_arriving``: its PROXY header or TLS handshake is under way. ``connection``: what is served in a
+    ``is_arriving``: its PROXY header or TLS handshake is under way, or awaited until it ``has_spoken``.
+    ``connection``: what is served in a
     greenlet of ours; None while it is arriving, is parked, or is gunicorn's. ``client``: whose limit it is
     counted in, if in one.
     """
 
-    __slots__ = ("_admission", "client", "connection", "is_arriving")
+    __slots__ = ("_admission", "client", "connection", "has_spoken", "is_arriving")
 
     def __init__(self, admission: Admission) -> None:
         self._admission: Admission | None = admission
         self.client: bytes | None = None
         self.connection: OpenConnection | None = None
         self.is_arriving = True
+        self.has_spoken = False
 
     def begin(self, connection: OpenConnection) -> None:
         """It is served by a greenlet of ours from now on."""

@@ -177,6 +177,7 @@ class Worker(GeventWorker):
             client_timeout=timeouts.client or NEVER,
             head_timeout=timeouts.head or timeouts.client or NEVER,
             idle_timeout=timeouts.keepalive or NEVER,
+            half_close=timeouts.half_close,
             drain=self._drain_state,
             parking=parking,
         )

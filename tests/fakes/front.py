@@ -62,9 +62,15 @@ class Front:
     """
 
     def __init__(
-        self, handle: Callable[[Any], None], *, keepalive: float = 75.0, **limits: int
+        self,
+        handle: Callable[[Any], None],
+        *,
+        keepalive: float = 75.0,
+        half_close: float = 0.0,
+        **limits: int,
     ) -> None:
-        settings = {"limits": limits, "timeouts": {"client": 60, "keepalive": keepalive}}
+        timeouts = {"client": 60, "keepalive": keepalive, "half_close": half_close}
+        settings = {"limits": limits, "timeouts": timeouts}
         self.config = config.parse(json.dumps(settings))
         self.proxy = PlayedProxy(handle, self.config.limits.body)
         self.admission = Admission()
@@ -78,6 +84,7 @@ class Front:
             client_timeout=self.config.timeouts.client,
             head_timeout=self.config.timeouts.client,
             idle_timeout=keepalive,
+            half_close=self.config.timeouts.half_close,
             drain=self.drain,
             parking=self.parking,
         )

@@ -36,7 +36,7 @@ class ScriptedStream:
     ``live``: reads then wait for what ``say`` gives, in a greenlet of their own. ``sent`` are the pieces the
     peer got, in order; ``takes``: clear it, and a write waits until it is set again. ``takes_posts``: while
     it is not, what is posted stays ``posted`` until something waits for it. ``did`` names what else was
-    done: "shutdown_write", "shutdown", "reset", "close".
+    done: "shutdown_write", "shutdown", "reset", "close". ``has_hung_up``: it has said its end.
     """
 
     def __init__(
@@ -52,7 +52,8 @@ class ScriptedStream:
         self.takes.set()
         self.sent: list[bytes] = []
         self.did: list[str] = []
-        self.is_watched = False
+        self.is_watched = self.is_end_watched = False
+        self.has_hung_up = False
         self._script: deque[Turn] = deque(script)
         self._live = live
         self._said = Event()
@@ -65,6 +66,7 @@ class ScriptedStream:
     def say(self, turn: Turn) -> None:
         """One turn more; who waits for it reads it when the hub comes by."""
         self._script.append(turn)
+        self.has_hung_up |= turn == END or isinstance(turn, OSError)
         self._said.set()
 
     def event(self) -> None:
@@ -112,6 +114,12 @@ class ScriptedStream:
         if isinstance(turn, bytes):
             return turn[:1]
         return END if isinstance(turn, OSError) else None
+
+    def has_ended(self) -> bool:
+        return self.has_hung_up
+
+    def watch_end(self) -> None:
+        self.is_end_watched = True
 
     def is_silent(self) -> bool:
         return self.peek() is None

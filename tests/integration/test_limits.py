@@ -215,7 +215,8 @@ def test_the_time_for_a_head_is_its_own() -> None:
             assert client.read_response("POST").status == 200
 
 
-def test_body_rate() -> None:
+@pytest.mark.parametrize("length", [100_000, 1 << 20], ids=["read", "spliced"])
+def test_body_rate(length: int) -> None:
     """A body that drips is given up after its grace; a backend that reads slowly is no slow client."""
     with (
         Backend(handlers.echo) as backend,
@@ -223,7 +224,7 @@ def test_body_rate() -> None:
         balancer.connect() as client,
     ):
         mark, started = balancer.log_mark, time.monotonic()
-        client.send_head("POST", "/drip", [("Content-Length", "100000")])
+        client.send_head("POST", "/drip", [("Content-Length", str(length))])
         while not client.has_input() and time.monotonic() - started < 15:
             client.send(b"x" * 5)
             time.sleep(0.05)

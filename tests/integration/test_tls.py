@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import h2.connection
 import pytest
 import trustme
 from harness import (
@@ -236,6 +237,49 @@ def test_a_handshake_takes_no_longer_than_the_client_timeout(folder: Path) -> No
             assert client.get("/meanwhile").status == 200
         assert silent.is_closed(seconds(3))
         assert slow.is_closed(seconds(3))
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_who_shakes_hands_when_a_worker_goes_is_served(folder: Path, http2: bool) -> None:
+    """A handshake that has begun is waited for, as a request is; who has said nothing is not."""
+    with (
+        Backend() as backend,
+        Balancer([backend], tls={**settings(folder), "http2": http2}) as balancer,
+        balancer.connect(),
+        balancer.connect() as slow,
+    ):
+        context, incoming, outgoing = trusting(), ssl.MemoryBIO(), ssl.MemoryBIO()
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        hello = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+        with pytest.raises(ssl.SSLWantReadError):
+            hello.do_handshake()
+        said = outgoing.read()
+        slow.send(said[:20])
+        time.sleep(0.3)
+        balancer.signal(signal.SIGTERM)
+        time.sleep(2.5)  # more than what idle clients have
+        slow.send(said[20:])
+        while True:
+            reply = slow.read_some()
+            assert reply, "cut in its handshake"
+            incoming.write(reply)
+            try:
+                hello.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                continue
+        if http2:
+            protocol = h2.connection.H2Connection()
+            protocol.initiate_connection()
+            asked = [(":method", "GET"), (":path", "/"), (":scheme", "https"), (":authority", "a")]
+            protocol.send_headers(1, asked, end_stream=True)
+            hello.write(protocol.data_to_send())
+        else:
+            hello.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        slow.send(outgoing.read())
+        assert backend.wait_for_request().target == "/"
+        assert balancer.wait_for_exit() == 0
+        assert balancer.access_line(target="/")["status"] == 200
 
 
 def test_replaced_certificates_are_used_without_a_reload(tmp_path: Path) -> None:

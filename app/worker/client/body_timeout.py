@@ -12,8 +12,12 @@ from typing import Final
 
 from app.errors import BodyTimeout
 
-# Slow start and a lost packet or two are no attack (Apache's mod_reqtimeout gives a body 20 s at first).
+# Slow start and a lost packet or two are no attack (Kestrel gives a body 5 s at first, mod_reqtimeout 20).
+# The lower a rate the longer it is taken over: at the default of 100 bytes a second a client may be silent
+# for a minute before it has sent any.
 GRACE_SECONDS: Final = 5.0
+GRACE_BYTES: Final = 6000
+LONGEST_GRACE_SECONDS: Final = 60.0
 
 
 def patience(timeout: float, received: int, waited: float, rate: int) -> float:
@@ -24,7 +28,8 @@ def patience(timeout: float, received: int, waited: float, rate: int) -> float:
     """
     if not rate:
         return timeout
-    return min(timeout, GRACE_SECONDS + received / rate - waited)
+    grace = min(max(GRACE_SECONDS, GRACE_BYTES / rate), LONGEST_GRACE_SECONDS)
+    return min(timeout, grace + received / rate - waited)
 
 
 def too_slow(patience: float, timeout: float) -> BodyTimeout:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from app.worker.net.tls_stream import AnyStream
     from app.worker.proxy.handler import Proxy
 
-# A client that was told of the drain has this long for a request that was on its way then. It is more than a
-# round trip, which RFC 9113 §6.8 wants between the two GOAWAY frames.
+# A client that was told of the drain has this long for a request that was on its way then, and one whose
+# handshake ended in a drain to begin its first. It is more than a round trip, which RFC 9113 §6.8 wants
+# between the two GOAWAY frames.
 DRAIN_IDLE_SECONDS: Final = 2.0
 # In a drain an idle connection looks this often whether it may stay.
 DRAIN_LOOK_SECONDS: Final = 0.1
@@ -102,7 +103,8 @@ class ConnectionContext:
     """What every connection of a worker is given.
 
     Seconds, NEVER for any number of them: ``client_timeout`` for each piece that a client sends or takes,
-    ``head_timeout`` for a request's head, ``idle_timeout`` between two requests.
+    ``head_timeout`` for a request's head, ``idle_timeout`` between two requests. ``half_close`` is for the
+    answer to a client that has ended its side, 0 for none: it has gone.
     """
 
     proxy: Proxy
@@ -111,5 +113,6 @@ class ConnectionContext:
     client_timeout: float
     head_timeout: float
     idle_timeout: float
+    half_close: float
     drain: DrainState
     parking: Parking

@@ -22,6 +22,7 @@ from gevent import monkey
 from greenlet import getcurrent
 
 from app.telemetry import log
+from app.worker.net.hang_up import hang_ups, has_hung_up
 from app.worker.net.progress import acknowledged
 
 # The interpreter's own class: the patched one adds a Python call to every recv and send.
@@ -84,6 +85,7 @@ class Stream:
     __slots__ = (
         "_hub_switch",
         "_io",
+        "_is_end_watched",
         "_is_watched",
         "_is_writing",
         "_loop",
@@ -108,7 +110,7 @@ class Stream:
         self._recv = raw.recv
         self._send = raw.send
         self._io: Any = None
-        self._is_watched = False
+        self._is_watched = self._is_end_watched = False
         self._is_writing = False
         self._out: Any = None
         self._poll: Callable[[int], list[Any]] | None = None
@@ -228,6 +230,17 @@ class Stream:
         if not self._is_watched:
             self._start_watching()
 
+    def watch_end(self) -> None:
+        """Have ``on_event`` called when the peer ends, whatever it has sent before and nobody has read."""
+        if not self._is_end_watched:
+            self._is_end_watched = True
+            hang_ups.watch(self.raw.fileno(), self._on_end)
+
+    def has_ended(self) -> bool:
+        """Whether the peer has closed its side or broken the connection, whatever is unread before that."""
+        has_ended = has_hung_up(self.raw.fileno())
+        return self.peek() == b"" if has_ended is None else has_ended
+
     def peek(self) -> bytes | None:
         """A byte that is already here, b"" if the peer has closed, None if neither."""
         try:
@@ -287,6 +300,9 @@ class Stream:
 
     def _stop_watching(self) -> None:
         self.on_event = None
+        if self._is_end_watched:
+            self._is_end_watched = False
+            hang_ups.forget(self.raw.fileno())
         for watcher in (self._io, self._out):
             if watcher is not None:
                 watcher.stop()
@@ -320,6 +336,13 @@ class Stream:
         self._io.stop()
         self._is_watched = False
         if self.on_event is not None:
+            self.on_event()
+
+    def _on_end(self) -> None:
+        self._is_end_watched = False
+        if (
+            self._waiter is None and self.on_event is not None
+        ):  # who reads comes to the end by itself
             self.on_event()
 
     def _wait_writable(self) -> None:

@@ -17,10 +17,16 @@ from gevent import ssl as gevent_ssl
 
 from app.tls.handshake import NoCommonProtocol, ServerSide, SpeaksHttp
 from app.wire.client_hello import NO_APPLICATION_PROTOCOL, is_http
+from app.worker.net.hang_up import hang_ups, has_hung_up
 from app.worker.net.stream import READ_SIZE, RawSocket, Stream, reset_at_close
+from app.worker.net.turns import turns
 
 # A record holds at most 16 KiB; so much is encrypted in memory before it is sent.
 WRITE_SIZE = 65536
+# How many are decrypted at once to find out whether close_notify is behind them.
+_RECORDS_AHEAD = 16
+# Records that are read together before others are looked at: 0.6 ms (64 KiB hold 2,850 of one byte: 7 ms).
+_RECORDS_A_TURN = 256
 
 
 # Of a client that ends in its handshake: having begun one, or having said nothing at all, as probes do.
@@ -34,6 +40,7 @@ class TlsStream:
         "_ahead",
         "_has_ended",
         "_incoming",
+        "_is_behind",
         "_is_writing",
         "_outgoing",
         "_stream",
@@ -63,6 +70,7 @@ class TlsStream:
         self._ahead = b""  # decrypted by a look, not read yet
         self._has_ended = False  # by close_notify
         self._is_writing = False
+        self._is_behind = False  # records are here that were left for another turn
         self.on_event: Callable[[], None] | None = None
 
     @property
@@ -138,6 +146,9 @@ class TlsStream:
 
     def read(self, size: int = READ_SIZE) -> bytes:
         """As Stream.read. An end without close_notify raises: it may be a truncation (RFC 8446 §6.1)."""
+        if self._is_behind:
+            self._is_behind = False
+            turns.next()
         if self._ahead:
             data, self._ahead = self._ahead[:size], self._ahead[size:]
             return data
@@ -179,6 +190,31 @@ class TlsStream:
         """As Stream.watch; what only TLS itself has to say is no event."""
         self._stream.on_event = self._look
         self._stream.watch()
+
+    def watch_end(self) -> None:
+        """As Stream.watch_end, by close_notify too where that comes within what is read ahead."""
+        if self._has_room_ahead():
+            self.watch()
+        self._stream.watch_end()
+
+    def has_ended(self) -> bool:
+        """As Stream.has_ended; in the hub, so that what is read ahead for it has a bound."""
+        if self._has_ended or self._stream.has_ended():
+            return True
+        try:
+            if self._has_room_ahead() and (piece := self._stream.read_now()):
+                self._incoming.write(piece)
+            for _ in range(_RECORDS_AHEAD):
+                data = self._decrypt(READ_SIZE)
+                if not data:
+                    break
+                self._ahead += data
+        except OSError:
+            return True
+        return self._has_ended
+
+    def _has_room_ahead(self) -> bool:
+        return len(self._ahead) + self._incoming.pending < READ_SIZE
 
     def peek(self) -> bytes | None:
         """As Stream.peek, of what the peer has said inside TLS."""
@@ -260,6 +296,9 @@ class TlsStream:
         pieces = [first]
         left = size - len(first)
         while left > 0 and self._incoming.pending:
+            if len(pieces) == _RECORDS_A_TURN:
+                self._is_behind = True
+                break
             piece = self._decrypt(left)
             if not piece:  # part of a record, or the end, which the next read gives
                 break
@@ -293,15 +332,16 @@ class TlsStream:
 
 
 class TlsSocketStream:
-    """The same over an SSL socket that somebody else has made. The end of an idle connection is no event."""
+    """The same over an SSL socket that somebody else has made. Only an end below TLS is an event."""
 
-    __slots__ = ("_socket", "on_event", "raw")
+    __slots__ = ("_is_end_watched", "_socket", "on_event", "raw")
     has_events = False
     posted = b""
 
     def __init__(self, tls_socket: gevent_ssl.SSLSocket) -> None:
         self._socket = tls_socket
         self.raw = tls_socket
+        self._is_end_watched = False
         self.on_event: Callable[[], None] | None = None
 
     def read(self, size: int = READ_SIZE) -> bytes:
@@ -321,7 +361,8 @@ class TlsSocketStream:
         """As Stream.flush: nothing is ever posted."""
 
     def watch(self) -> None:
-        """Nothing to do: ``peek`` is asked before a connection is used again."""
+        """As ``watch_end``: bytes are no event, ``peek`` is asked before a connection is used again."""
+        self.watch_end()
 
     def peek(self) -> bytes | None:
         """As Stream.peek; bytes of the TLS layer count as the peer having closed."""
@@ -336,6 +377,16 @@ class TlsSocketStream:
             return None
         except OSError:
             return b""
+
+    def watch_end(self) -> None:
+        """As Stream.watch_end, below TLS."""
+        if not self._is_end_watched:
+            self._is_end_watched = True
+            hang_ups.watch(self._socket.fileno(), self._on_end)
+
+    def has_ended(self) -> bool:
+        """As Stream.has_ended, below TLS."""
+        return bool(has_hung_up(self._socket.fileno()))
 
     def is_silent(self) -> bool:
         """As Stream.is_silent."""
@@ -365,6 +416,7 @@ class TlsSocketStream:
 
     def reset(self) -> None:
         """As Stream.reset."""
+        self._forget()
         reset_at_close(self._socket)
         self._socket.close()
 
@@ -373,7 +425,18 @@ class TlsSocketStream:
         try:
             self.shutdown_write()
         finally:
+            self._forget()
             self._socket.close()
+
+    def _on_end(self) -> None:
+        self._is_end_watched = False
+        if self.on_event is not None:
+            self.on_event()
+
+    def _forget(self) -> None:
+        if self._is_end_watched:
+            self._is_end_watched = False
+            hang_ups.forget(self._socket.fileno())
 
 
 AnyStream = Stream | TlsStream | TlsSocketStream

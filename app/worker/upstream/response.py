@@ -13,7 +13,7 @@ import requests
 from requests.structures import CaseInsensitiveDict
 
 from app.errors import Aborted, BadResponse, OutOfTime
-from app.wire.chunked import AnswerDecoder, ChunkedError
+from app.wire.chunked import CHUNKS_A_TURN, AnswerDecoder, ChunkedError
 from app.wire.response import CHUNKED, ResponseHead
 from app.wire.trailers import of_answer
 from app.worker.net.deadlines import NEVER, Expired
@@ -21,6 +21,7 @@ from app.worker.net.splice import SPLICE_MIN, Moved, SourceExpired, SourceFailed
 from app.worker.net.splice import is_available as splice_is_available
 from app.worker.net.stream import BODY_READ_SIZE, Stream
 from app.worker.net.tls_stream import AnyStream
+from app.worker.net.turns import turns
 from app.worker.upstream.connections import Connection
 from app.worker.upstream.request import UpstreamRequest
 from app.worker.upstream.upload import Upload
@@ -73,7 +74,7 @@ class UpstreamResponse(requests.Response):
                 self.first = data
                 self._remaining = length - len(data)
         elif length == CHUNKED:
-            self._decoder = AnswerDecoder()
+            self._decoder = AnswerDecoder(CHUNKS_A_TURN)
             try:
                 self.first = self._decoder.feed(data) if data else b""
             except ChunkedError as error:
@@ -98,17 +99,21 @@ class UpstreamResponse(requests.Response):
             ):  # the client took the time: of a fast backend nothing is waited for
                 self.close()
                 raise OutOfTime("timeouts.total is over")
-            deadline.at = request.next_deadline(now)
-            try:
-                data = connection.stream.read(BODY_READ_SIZE)
-            except Expired:
-                raise self._abort("read timeout in the body", "read_timeout") from None
-            except OSError as error:
-                raise self._abort(str(error), "reset_in_body") from None
-            finally:
-                deadline.at = NEVER
+            if self._decoder is not None and self._decoder.has_more:
+                turns.next()
+                data = b""
+            else:
+                deadline.at = request.next_deadline(now)
+                try:
+                    data = connection.stream.read(BODY_READ_SIZE)
+                except Expired:
+                    raise self._abort("read timeout in the body", "read_timeout") from None
+                except OSError as error:
+                    raise self._abort(str(error), "reset_in_body") from None
+                finally:
+                    deadline.at = NEVER
             if self._decoder is not None:
-                if not data:
+                if not data and not self._decoder.has_more:
                     raise self._abort("chunked body ended early", "truncated")
                 try:
                     piece = self._decoder.feed(data)

@@ -61,6 +61,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
     "total": 0,
     "head": 0,
     "client": 60,
+    "half_close": 0,
     "keepalive": 75,
     "backend_keepalive": 1.5,
     "tunnel": 3600
@@ -83,7 +84,7 @@ def test_describe_has_every_key_in_the_documented_order() -> None:
     "header_count": 100,
     "header_size": 8190,
     "headers_size": 32768,
-    "body_rate": 0,
+    "body_rate": 100,
     "requests_per_connection": 0,
     "connections_per_client": 0
   },

@@ -163,3 +163,33 @@ def test_where_the_trailers_of_an_answer_end_is_no_guess(line: bytes) -> None:
     """A bare CR or LF may end a line to one reader and not to another."""
     with pytest.raises(ChunkedError):
         AnswerDecoder().feed(b"0\r\n" + line + b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("cut", [1, 7, 4096])
+def test_no_more_chunks_are_decoded_at_once_than_was_said(cut: int) -> None:
+    """The rest by feeding nothing, or more; it is the same body however it was cut."""
+    data = b"1\r\na\r\n" * 50 + b"0\r\nX-A: b\r\n\r\nrest"
+    decoder = ChunkedDecoder(8)
+    pieces: list[bytes] = []
+    for at in range(0, len(data), cut):
+        if not decoder.done:
+            pieces.append(decoder.feed(data[at : at + cut]))
+    while decoder.has_more:
+        pieces.append(decoder.feed(b""))
+    assert max(map(len, pieces)) <= 8
+    assert b"".join(pieces) == b"a" * 50
+    assert (decoder.done, decoder.trailers) == (True, [(b"X-A", b"b")])
+    assert b"rest".startswith(decoder.rest)
+
+
+def test_a_body_whose_chunks_are_all_decoded_has_no_more() -> None:
+    """Also at the very number, and with a part of the next one here."""
+    decoder = ChunkedDecoder(2)
+    assert decoder.feed(b"1\r\na\r\n1\r\nb\r\n") == b"ab"
+    assert not decoder.has_more
+    assert decoder.feed(b"1\r\nc\r\n1\r\nd\r\n1") == b"cd"
+    assert decoder.has_more
+    assert decoder.feed(b"") == b""
+    assert not decoder.has_more
+    assert decoder.feed(b"\r\ne\r\n0\r\n\r\n") == b"e"
+    assert decoder.done

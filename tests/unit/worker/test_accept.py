@@ -100,12 +100,15 @@ def test_a_socket_is_counted_from_its_accept_to_its_close(make: Callable[..., Do
 
 
 def test_who_awaits_its_header_is_counted(make: Callable[..., Door]) -> None:
-    """A drain gives it the time that it gives to handshakes; the client is the one in the header."""
+    """A drain waits for it once it has begun to speak; the client is the one in the header."""
     door = make(sends_header=lambda peer: peer == "")
     near, greenlet = door.connect()
     assert (door.admission.count, door.admission.only_arriving()) == (1, True)
     header = b"PROXY TCP4 203.0.113.7 192.0.2.1 1000 80\r\n"
-    assert ask(near, greenlet, header + GET).startswith(b"HTTP/1.1 200 ")
+    near.sendall(header[:5])
+    gevent.sleep(0.001)
+    assert (door.admission.count, door.admission.only_arriving()) == (1, False)
+    assert ask(near, greenlet, header[5:] + GET).startswith(b"HTTP/1.1 200 ")
     assert door.peers == ["203.0.113.7"]
     assert door.admission.count == 0
 

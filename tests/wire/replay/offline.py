@@ -126,6 +126,7 @@ def replay(case: Case, cut_request: Cut, cut_response: Cut) -> Transcript:
         client_timeout=_TIMEOUTS.client,
         head_timeout=_TIMEOUTS.client,
         idle_timeout=_TIMEOUTS.keepalive,
+        half_close=_TIMEOUTS.half_close,
         drain=DrainState(),
         parking=Parking(_TIMEOUTS.keepalive),
     )

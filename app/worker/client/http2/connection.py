@@ -25,7 +25,12 @@ from app.wire.h2_guard import FrameGuard, Refused
 from app.wire.proxy_protocol import Ends
 from app.wire.request import HeadLimits
 from app.worker.client.addresses import addresses_of
-from app.worker.client.contract import ConnectionContext, DrainState, Place
+from app.worker.client.contract import (
+    DRAIN_IDLE_SECONDS,
+    ConnectionContext,
+    DrainState,
+    Place,
+)
 from app.worker.client.http2.patience import Patience
 from app.worker.client.http2.protocol import (
     CONNECTION_WINDOW,
@@ -40,13 +45,10 @@ from app.worker.client.http2.stream import Http2Stream
 from app.worker.client.linger import linger
 from app.worker.net.deadlines import NEVER, Deadline, Expired, deadlines
 from app.worker.net.tls_stream import AnyStream
+from app.worker.net.turns import turns
 
 if TYPE_CHECKING:
     from app.worker.proxy.handler import Proxy
-
-# A timer that is over at once: the loop looks at every socket first. After a sleep of 0 it need not, for
-# gevent goes on with what was put off for 5 ms.
-_TURN = 1e-9
 
 
 class Http2Connection:
@@ -86,13 +88,14 @@ class Http2Connection:
         self._last = 0  # the highest stream that was taken on
         self._unacknowledged = 0
         self.sender = Sender(self._h2, stream, self.timeout, self._guard.sent, self._lost)
+        self._late_until = 0.0
         self._done = Signal()
         self._is_reading = False
 
     @property
     def is_idle(self) -> bool:
         """Whether no request goes on."""
-        return not self.streams
+        return not self.streams and monotonic() >= self._late_until
 
     def addresses(self) -> tuple[object, object]:
         """As Exchange.addresses."""
@@ -108,6 +111,8 @@ class Http2Connection:
             self._greet()
             if self._drain.is_on:  # it was shaking hands when the others were told
                 self.drain()
+                self._late_until = monotonic() + DRAIN_IDLE_SECONDS
+                self._patience.refuses_after = max(self._patience.refuses_after, self._late_until)
             must_linger = self._read()
         finally:
             try:
@@ -160,7 +165,7 @@ class Http2Connection:
                     if self.sender.wait_for_room():
                         continue
                     if self._guard.has_more:
-                        gevent.sleep(_TURN)
+                        turns.next()
                         data = b""
                     else:
                         data = self.stream.read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -12,9 +13,11 @@ from fakes.front import Front
 from fakes.stream import END, ENDS, RESET, SILENCE, ScriptedStream, Turn
 
 from app.errors import ClientGone, NoBackend, ProxyError, ShuttingDown, TooManyConnections
+from app.wire.chunked import CHUNKS_A_TURN
 from app.wire.response import read_head
-from app.worker.client.contract import PARK_SECONDS
-from app.worker.client.http1 import HALF_CLOSE_SECONDS, Http1Connection
+from app.worker.client import http1, http1_body
+from app.worker.client.contract import DRAIN_IDLE_SECONDS, PARK_SECONDS
+from app.worker.client.http1 import Http1Connection
 from app.worker.net.deadlines import NEVER, deadlines
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -304,12 +307,12 @@ def test_a_body_that_is_too_slow_is_408() -> None:
         lambda: seen.append(client.connection.deadline.at - monotonic()),
         SILENCE,
         handle=echo,
-        body_rate=1,
+        body_rate=1000,
     )
     client.run()
     assert client.statuses == [408]
     assert client.front.proxy.failures[0].reason == "body_too_slow"
-    assert seen[0] == pytest.approx(7, abs=1)
+    assert seen[0] == pytest.approx(6, abs=1)
 
 
 @pytest.mark.parametrize("turn", [END, RESET])
@@ -413,16 +416,100 @@ def test_a_request_whose_client_does_not_take_the_answer_before_is_dropped() -> 
     assert [type(error) for error in client.front.proxy.dropped] == [ClientGone]
 
 
+# -- much at once ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="turns")
+def _turns(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many requests were served by each turn that was left to others."""
+    taken: list[int] = []
+    counter = SimpleNamespace(next=lambda: taken.append(len(taken)))
+    for module in (http1, http1_body):
+        monkeypatch.setattr(module, "turns", counter)
+    return taken
+
+
+def test_pipelined_requests_let_others_have_their_turn(turns: list[int]) -> None:
+    """A read of 64 KiB holds 1,300 that are answered without a wait."""
+    assert Client(GET * 80).run().statuses == [200] * 80
+    assert len(turns) == 79 // http1.PIPELINED_A_TURN
+
+
+def test_requests_that_come_one_by_one_need_none(turns: list[int]) -> None:
+    """Each has waited for its client."""
+    Client(*[GET] * 80).run()
+    assert turns == []
+
+
+def test_tiny_chunks_let_others_have_their_turn(turns: list[int]) -> None:
+    """Those that came with the head, and those that were read later."""
+    chunks = b"1\r\na\r\n" * 2000
+    head = post("Transfer-Encoding: chunked", body=chunks)
+    client = Client(head, chunks + b"0\r\n\r\n" + GET, handle=echo).run()
+    assert client.statuses == [200, 200]
+    assert b"Content-Length: 4000\r\n" in client.stream.output
+    assert len(turns) == pytest.approx(4000 / CHUNKS_A_TURN, abs=2)
+
+
 # -- a client that goes while it waits -------------------------------------------------------------
 
 
-def test_who_closes_while_it_waits_has_a_moment_to_have_only_half_closed() -> None:
-    """After it the request is given up; an answer within it is sent."""
+def waiting(client: Client, then: Callable[[], None]) -> None:
+    """In a request's greenlet: wait for an answer that does not come, while the hub does ``then``."""
+    gevent.get_hub().loop.run_callback(then)
+    gevent.sleep(5)
+
+
+def served(client: Client) -> Client:
+    """Run it in a greenlet that can be thrown into."""
+    greenlet = gevent.spawn(client.run)
+    greenlet.join(2)
+    assert greenlet.successful()
+    return client
+
+
+@pytest.mark.parametrize("early", [b"", b"\r\n", GET])
+def test_who_hangs_up_while_it_waits_has_gone_at_once(early: bytes) -> None:
+    """Whatever it has said before that nobody has read: that is watched no more, its end is."""
+
+    def hang_up() -> None:
+        if early:
+            client.stream.say(early)
+            client.stream.event()
+            assert client.stream.is_end_watched
+        client.stream.say(END)
+        client.stream.event()
+        client.stream.event()
+
+    client = Client(GET, handle=lambda exchange: waiting(client, hang_up))
+    served(client)
+    assert [type(error) for error in client.front.proxy.failures] == [ClientGone]
+    assert client.targets == [b"/"], "what was pipelined is for nobody"
+    assert client.stream.output == b""
+    assert client.stream.is_closed
+
+
+def test_what_is_pipelined_behind_an_answer_is_not_begun_for_who_has_gone() -> None:
+    """It has its line; what follows it on the connection is not read."""
+
+    def handle(exchange: Any) -> None:
+        exchange.answer(200, [], b"ok")
+        client.stream.has_hung_up = True
+
+    client = Client(GET + get("/2") + get("/3"), handle=handle)
+    client.run()
+    assert client.targets == [b"/"]
+    assert [type(error) for error in client.front.proxy.dropped] == [ClientGone]
+    assert client.stream.did == ["close"]
+
+
+def test_a_half_closed_client_has_its_time_where_it_is_given_some() -> None:
+    """``timeouts.half_close``: an answer within it is sent, also to what was pipelined."""
     timers: list[Any] = []
 
     class Loop:
         def timer(self, seconds: float) -> Any:
-            assert seconds == HALF_CLOSE_SECONDS
+            assert seconds == 7
             timers.append(Timer())
             return timers[-1]
 
@@ -441,12 +528,24 @@ def test_who_closes_while_it_waits_has_a_moment_to_have_only_half_closed() -> No
         client.stream.event()
         answer(exchange)
 
-    client = Client(GET, handle=handle)
+    client = Client(GET + GET, handle=handle, half_close=7.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gevent, "get_hub", lambda: type("Hub", (), {"loop": Loop()}))
         client.run()
-    assert client.statuses == [200]
-    assert [timer.is_closed for timer in timers] == [True]
+    assert client.statuses == [200, 200]
+    assert [timer.is_closed for timer in timers] == [True, True]
+
+
+def test_a_half_closed_client_whose_time_is_over_has_gone() -> None:
+    """As one that has no time at all."""
+
+    def hang_up() -> None:
+        client.stream.say(END)
+        client.stream.event()
+
+    client = Client(GET, handle=lambda exchange: waiting(client, hang_up), half_close=0.001)
+    served(client)
+    assert [type(error) for error in client.front.proxy.failures] == [ClientGone]
 
 
 # -- the worker goes -------------------------------------------------------------------------------
@@ -462,6 +561,22 @@ def test_a_drain_makes_the_next_answer_the_last() -> None:
 
     client = Client(GET, GET, handle=handle)
     client.run()
+    assert client.statuses == [200]
+    assert b"Connection: close" in client.stream.output
+
+
+def test_who_comes_in_a_drain_may_ask_once() -> None:
+    """Its handshake was under way when the others were told: it has a moment, and is not idle in it."""
+    seen: list[tuple[bool, float]] = []
+
+    def look() -> None:
+        left = client.connection.deadline.at - monotonic()
+        seen.append((client.connection.is_idle, left))
+
+    client = Client(look, GET, GET)
+    client.front.drain.is_on = True
+    client.run()
+    assert seen == [(False, pytest.approx(DRAIN_IDLE_SECONDS, abs=0.5))]
     assert client.statuses == [200]
     assert b"Connection: close" in client.stream.output
 

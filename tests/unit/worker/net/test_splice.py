@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -108,3 +110,16 @@ def test_socket_is_left_as_it_was(clock: Clock) -> None:
     gathering.before_wait(100 * MIB, never)
     gathering.end()
     assert raw.low == 1
+
+
+def test_what_never_waits_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source and a sink that are both fast move their 10 MiB in five turns."""
+    taken: list[int] = []
+    monkeypatch.setattr(splice, "turns", SimpleNamespace(next=lambda: taken.append(1)))
+    monkeypatch.setattr(os, "splice", lambda source, sink, count, flags: min(count, MIB))
+    end: Any = SimpleNamespace(raw=SimpleNamespace(fileno=lambda: -1, setsockopt=lambda *_: None))
+    moved: list[int] = []
+    deadline: Any = SimpleNamespace(at=NEVER)
+    splice.splice(end, end, 10 * MIB, deadline, never, never, moved.append)
+    assert sum(moved) == 10 * MIB
+    assert len(taken) == 4

@@ -12,6 +12,7 @@ import gevent
 import pytest
 
 from app.telemetry import log
+from app.worker.net.hang_up import hang_ups
 from app.worker.net.stream import Outbox, RawSocket, Stream, connect, reset_at_close
 
 SOME = b"x" * 4096
@@ -361,3 +362,36 @@ def turn(count: int) -> None:
             hub.wait(always_writable)
     ours.close()
     theirs.close()
+
+
+def test_an_end_is_an_event_behind_what_nobody_reads(pair: Pair) -> None:
+    """The bytes are one event, then the end is; who reads has all of them."""
+    heard: list[bool] = []
+
+    def hear() -> None:
+        heard.append(pair.stream.has_ended())
+        if not heard[-1]:
+            pair.stream.watch_end()
+
+    pair.stream.on_event = hear
+    pair.stream.watch()
+    pair.peer.sendall(b"early")
+    gevent.sleep(0.001)
+    pair.peer.sendall(b" bytes")
+    gevent.sleep(0.001)
+    pair.peer.shutdown(socket.SHUT_WR)
+    gevent.sleep(0.001)
+    assert heard == [False, True]
+    assert [pair.stream.read(), pair.stream.read()] == [b"early bytes", b""]
+
+
+def test_the_end_is_no_event_for_who_has_closed(pair: Pair) -> None:
+    """Nor for whoever gets its descriptor's number next."""
+    heard: list[str] = []
+    pair.stream.on_event = lambda: heard.append("event")
+    pair.stream.watch_end()
+    pair.stream.close()
+    pair.peer.close()
+    gevent.sleep(0.001)
+    assert heard == []
+    assert not hang_ups._callbacks

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trustme
 
+from app.worker.net import tls_stream
 from app.worker.net.tls_stream import WRITE_SIZE, TlsStream
 
 AUTHORITY = trustme.CA()
@@ -24,7 +26,7 @@ class End:
         self.is_over = False
         self.writes = 0
         self.posts = 0
-        self.is_watched = False
+        self.is_watched = self.is_end_watched = False
         self.on_event: Callable[[], None] | None = None
         self.wants: Callable[[], None] | None = None  # what a read that would wait does first
 
@@ -53,6 +55,12 @@ class End:
 
     def watch(self) -> None:
         self.is_watched = True
+
+    def watch_end(self) -> None:
+        self.is_end_watched = True
+
+    def has_ended(self) -> bool:
+        return self.is_over
 
     def send_posted(self) -> None:
         """Nothing waits here."""
@@ -134,6 +142,16 @@ def test_records_that_are_here_are_read_together(pair: Pair) -> None:
     assert [len(pair.server.read(40000)) for _ in range(3)] == [40000, 3 * 16384 - 40000, 0]
 
 
+def test_tiny_records_are_read_by_turns(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read of 64 KiB holds thousands: some of them, then others are looked at, then the next."""
+    taken: list[int] = []
+    monkeypatch.setattr(tls_stream, "turns", SimpleNamespace(next=lambda: taken.append(1)))
+    for _ in range(600):
+        pair.client.write(b"x")
+    assert [len(pair.server.read()) for _ in range(3)] == [256, 256, 88]
+    assert len(taken) == 2
+
+
 def test_a_long_message_is_encrypted_piece_by_piece(pair: Pair) -> None:
     """Memory holds one piece of it in ciphertext, however long it is."""
     data = bytes(range(256)) * 1024
@@ -168,6 +186,44 @@ def test_peek_shows_what_was_said_inside(pair: Pair) -> None:
     assert pair.server.read() == b"hello"
     pair.client.shutdown_write()
     assert pair.server.peek() == b""
+
+
+def test_an_end_is_heard_behind_what_is_unread(pair: Pair) -> None:
+    """close_notify, or the end of what is below; all that came before is still read."""
+    heard: list[bool] = []
+
+    def hear() -> None:
+        heard.append(pair.server.has_ended())
+        if not heard[-1]:
+            pair.server.watch_end()
+
+    pair.server.on_event = hear
+    pair.server.watch()
+    pair.client.write(b"early")
+    pair.client.write(b" bytes")
+    pair.client.shutdown_write()
+    assert heard == [False, False, True]
+    assert [pair.server.read(), pair.server.read()] == [b"early bytes", b""]
+
+
+def test_an_end_below_is_heard_without_a_look_inside(pair: Pair) -> None:
+    """However much is unread."""
+    pair.below_server.is_over = True
+    assert pair.server.has_ended()
+
+
+def test_no_more_is_read_ahead_than_the_bound(pair: Pair) -> None:
+    """Else who sends what nobody reads would fill the memory; the end below is watched all the same."""
+    pair.server.on_event = lambda: pair.server.has_ended() or pair.server.watch_end()
+    pair.server.watch()
+    for _ in range(40):
+        pair.client.write(b"x" * 16384)
+    assert not pair.below_server.is_watched
+    assert pair.below_server.is_end_watched
+    assert len(pair.server._ahead) + pair.server._incoming.pending < 3 * 65536
+    received = 0
+    while received < 40 * 16384:
+        received += len(pair.server.read())
 
 
 @pytest.mark.parametrize("size", [10, 40_000])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from fakes.stream import END, RESET, SILENCE, Turn
 from fakes.upstream import connection, request_to, stream
 
 from app.errors import Aborted, BadResponse, OutOfTime
+from app.wire.chunked import CHUNKS_A_TURN
 from app.wire.response import read_head
 from app.worker.net.deadlines import NEVER
+from app.worker.upstream import response
 from app.worker.upstream.connections import Connection, ConnectionCache
 from app.worker.upstream.response import UpstreamResponse
 
@@ -267,6 +270,17 @@ def test_nothing_is_read_when_the_total_is_over() -> None:
     with pytest.raises(OutOfTime):
         answered.answer.read()
     assert answered.answer.complete
+
+
+def test_tiny_chunks_are_read_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a server that sends thousands at once some are decoded, then others are looked at."""
+    taken: list[int] = []
+    monkeypatch.setattr(response, "turns", SimpleNamespace(next=lambda: taken.append(1)))
+    chunks = b"1\r\na\r\n" * 2000
+    answered = Answered(CHUNKED, here=chunks, then=(chunks, LAST))
+    assert answered.body() == b"a" * 4000
+    assert answered.is_kept
+    assert len(taken) == pytest.approx(4000 / CHUNKS_A_TURN, abs=2)
 
 
 # --- given up ------------------------------------------------------------------------------------
