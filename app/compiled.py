@@ -60,6 +60,7 @@ MODULES = (
     "worker.net.progress",
     "worker.net.splice",
     "worker.net.stream",
+    "worker.net.tls_socket_stream",
     "worker.net.tls_stream",
     "worker.net.turns",
     "worker.proxy.access",

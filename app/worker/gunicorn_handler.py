@@ -23,7 +23,7 @@ from app.tls.failures import HandshakeFailures, reason_of
 from app.worker.admission import Admission, Place
 from app.worker.net.deadlines import NEVER
 from app.worker.net.stream import RawSocket, Stream
-from app.worker.net.tls_stream import TlsSocketStream
+from app.worker.net.tls_socket_stream import TlsSocketStream
 
 
 class GunicornHandler:

@@ -32,7 +32,8 @@ from app.worker.net.deadlines import NEVER, Deadline, Expired
 from app.worker.net.progress import taken
 from app.worker.net.splice import SpliceBody, SpliceTo
 from app.worker.net.stream import BODY_READ_SIZE, RawSocket, Stream, reset_at_close
-from app.worker.net.tls_stream import AnyStream, TlsSocketStream
+from app.worker.net.tls_socket_stream import TlsSocketStream
+from app.worker.net.tls_stream import AnyStream
 from app.worker.proxy.body_limit import check_size
 from app.worker.upstream.request import ReadBody
 
