@@ -199,5 +199,6 @@ def test_a_bad_class_is_refused_at_start(
     done = run(command, path, **package)
 
     assert done.returncode == EX_CONFIG
-    assert f"algorithm: {name}" in done.stderr
-    assert why in done.stderr
+    said = done.stdout + done.stderr  # a start says it in the log
+    assert f"algorithm: {name}" in said
+    assert why in said

@@ -330,12 +330,12 @@ def test_sigterm_waits_no_longer_than_it_should(origin: Backend) -> None:
 
 def test_sigint_and_sigquit_stop_at_once(origin: Backend) -> None:
     """Control-C, and SIGQUIT, end it with status 0 and leave nothing; what is cut is told, and logged."""
-    for number in (signal.SIGINT, signal.SIGQUIT):
+    for asked, number in enumerate((signal.SIGINT, signal.SIGQUIT), 1):
         with Balancer([origin], workers=2, health_check=health_check()) as balancer:
             client = balancer.connect()
             origin.handler = handlers.hang
             client.send_head("GET", "/cut")
-            origin.wait_for_request()
+            origin.wait_for_request(asked)
             balancer.signal(number)
             assert client.read_response().json()["reason"] == "shutting_down"
             assert balancer.wait_for_exit(PROMPT) == 0

@@ -99,12 +99,13 @@ class _Connections:
         self.opened: list[ReplayedBackend] = []
         self.idle: list[Connection] = []
         self.heard_at = self.slowest = 0.0
+        self.era = 0
         self._case, self._cut = case, cut
 
     def take(self) -> Connection | None:
         return self.idle.pop() if self.idle else None
 
-    def open(self) -> Connection:
+    def open(self, within: float) -> Connection:
         stream = ReplayedBackend(self._case, self._cut)
         self.opened.append(stream)
         return Connection(stream, self)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from app import config as configuration
+from app.control.names import FixedPlace
 from app.errors import ProxyError
 from app.wire import lenient, python_parser
 
@@ -117,7 +118,8 @@ class _Pieces:
 @cache
 def _check(probe: ModuleType) -> Any:
     config = configuration.parse('{"servers": ["http://a.example"], "health_check": {}}')
-    return probe.ProbeRequest(config.servers[0], config.health_check, None, "off", ())
+    server = config.servers[0]
+    return probe.ProbeRequest(server, FixedPlace(server), config.health_check, None, "off", ())
 
 
 def probed(probe: ModuleType, pieces: list[bytes], method: bytes) -> object:

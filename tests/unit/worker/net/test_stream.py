@@ -364,6 +364,13 @@ def turn(count: int) -> None:
     theirs.close()
 
 
+def _wait_for(heard: list[bool], count: int) -> None:
+    """Let the loop turn until so much was heard."""
+    with gevent.Timeout(10):
+        while len(heard) < count:
+            gevent.sleep(0.001)
+
+
 def test_an_end_is_an_event_behind_what_nobody_reads(pair: Pair) -> None:
     """The bytes are one event, then the end is; who reads has all of them."""
     heard: list[bool] = []
@@ -376,11 +383,10 @@ def test_an_end_is_an_event_behind_what_nobody_reads(pair: Pair) -> None:
     pair.stream.on_event = hear
     pair.stream.watch()
     pair.peer.sendall(b"early")
-    gevent.sleep(0.001)
+    _wait_for(heard, 1)
     pair.peer.sendall(b" bytes")
-    gevent.sleep(0.001)
     pair.peer.shutdown(socket.SHUT_WR)
-    gevent.sleep(0.001)
+    _wait_for(heard, 2)
     assert heard == [False, True]
     assert [pair.stream.read(), pair.stream.read()] == [b"early bytes", b""]
 
