@@ -83,3 +83,15 @@ def test_a_master_that_was_asleep_kills_no_control_process(
     monkeypatch.setattr(time, "monotonic", lambda: 145.5)
     arbiter.manage_workers()
     assert killed == [STRANGER]
+
+
+def test_a_child_that_ends_before_there_is_a_control_process_does_no_harm(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is in a master after USR2 for as long as its predecessor's control process judges."""
+    monkeypatch.setattr(Table, "controller", lambda _: STRANGER)
+    monkeypatch.setattr(Master, "_wait_for_sweep", lambda *_: True)
+    arbiter = bench.start()
+    arbiter.reap_workers()
+    assert bench.forks == 0
+    assert arbiter.calls.count("reap_workers") == 1
