@@ -236,9 +236,12 @@ class Names:
 
     def seconds_to_next(self, name: Name) -> float:
         """Seconds from a look-up's end to the next one, before jitter."""
-        if not all(place.addresses for place in name.places):
-            return HURRY_SECONDS
-        return max(REFRESH_SECONDS, len(self._names) / LOOK_UPS_PER_SECOND)
+        is_known = all(place.addresses for place in name.places)
+        return max(REFRESH_SECONDS if is_known else HURRY_SECONDS, self.least_seconds())
+
+    def least_seconds(self) -> float:
+        """Seconds from a look-up's end to the next one of that name, whatever happens."""
+        return max(HURRY_SECONDS, len(self._names) / LOOK_UPS_PER_SECOND)
 
     def _name(self, host: str) -> Name:
         name = self._names.get(host)
@@ -261,7 +264,7 @@ class Names:
             name.soon.wait(self.seconds_to_next(name) * random.uniform(0.8, 1.2))
             if not name.places:
                 break
-            gevent.sleep(max(0.0, asked_at + HURRY_SECONDS - time.monotonic()))
+            gevent.sleep(max(0.0, asked_at + self.least_seconds() - time.monotonic()))
         del self._names[name.host]
 
     def _take(self, name: Name, found: list[Address]) -> None:
