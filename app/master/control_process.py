@@ -63,6 +63,7 @@ class ControlProcess:
                     os.kill(holder, signal.SIGKILL)
         elif now - self._forked_at >= FORK_GAP_SECONDS:
             self._forked_at = now
+            self.note_end()  # in a wait for first checks nobody has reaped it yet
             self._fork()
 
     def note_end(self) -> None:
