@@ -36,9 +36,11 @@ HURRY_SECONDS = 1.0
 LOOK_UPS_PER_SECOND = 200
 # So long the first checks wait for new names. A look-up that takes longer counts as one that hangs.
 PATIENCE_SECONDS = 2.0
-# Look-ups at once. One that hangs is not counted among them: it has a thread more, and only one, since a
-# name is not asked for again before there is an answer.
+# Look-ups at once. One that takes longer than SLOW_SECONDS is not counted among them: it has a thread more,
+# and only one, since a name is not asked for again before there is an answer. That is far less than
+# PATIENCE_SECONDS: hundreds of names that hang do not use up the time of a well one behind them.
 LOOK_UPS = 64
+SLOW_SECONDS = 0.2
 
 LookUp = Callable[[bytes], "list[Address] | OSError"]
 
@@ -218,12 +220,14 @@ class Names:
     def look_up(self, name: Name) -> None:
         """Ask for a name once, for as long as that takes, and put what is found into the table."""
         result = self._threads.spawn(self._look_up, name.host.encode("ascii"))
-        result.wait(PATIENCE_SECONDS)
+        result.wait(SLOW_SECONDS)
         if not result.ready():
-            self._fail(name, "the resolver does not answer")
             self._threads.maxsize += 1
             try:
-                result.wait()
+                result.wait(PATIENCE_SECONDS - SLOW_SECONDS)
+                if not result.ready():
+                    self._fail(name, "the resolver does not answer")
+                    result.wait()
             finally:
                 self._threads.maxsize -= 1
         found = result.get()
@@ -236,9 +240,12 @@ class Names:
 
     def seconds_to_next(self, name: Name) -> float:
         """Seconds from a look-up's end to the next one, before jitter."""
-        if not all(place.addresses for place in name.places):
-            return HURRY_SECONDS
-        return max(REFRESH_SECONDS, len(self._names) / LOOK_UPS_PER_SECOND)
+        is_known = all(place.addresses for place in name.places)
+        return max(REFRESH_SECONDS if is_known else HURRY_SECONDS, self.least_seconds())
+
+    def least_seconds(self) -> float:
+        """Seconds from a look-up's end to the next one of that name, whatever happens."""
+        return max(HURRY_SECONDS, len(self._names) / LOOK_UPS_PER_SECOND)
 
     def _name(self, host: str) -> Name:
         name = self._names.get(host)
@@ -261,7 +268,7 @@ class Names:
             name.soon.wait(self.seconds_to_next(name) * random.uniform(0.8, 1.2))
             if not name.places:
                 break
-            gevent.sleep(max(0.0, asked_at + HURRY_SECONDS - time.monotonic()))
+            gevent.sleep(max(0.0, asked_at + self.least_seconds() - time.monotonic()))
         del self._names[name.host]
 
     def _take(self, name: Name, found: list[Address]) -> None:

@@ -63,13 +63,16 @@ class ControlProcess:
                     os.kill(holder, signal.SIGKILL)
         elif now - self._forked_at >= FORK_GAP_SECONDS:
             self._forked_at = now
+            self.note_end()  # in a wait for first checks nobody has reaped it yet
             self._fork()
 
     def note_end(self) -> None:
         """Before gunicorn reaps its children: say it where somebody has killed the control process."""
+        if not self._pid:  # none was forked yet: waitid would refuse the question
+            return
         try:
             end = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:  # also with no pid yet: a child of pid 0 there is none
+        except ChildProcessError:
             return
         if end is not None and end.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
             name = signal.Signals(end.si_status).name

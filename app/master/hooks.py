@@ -160,5 +160,6 @@ def _say_what_workers_cannot_read(arbiter: Any, config: Config) -> None:
     uid, gid = arbiter.cfg.uid, arbiter.cfg.gid
     if uid == os.geteuid():
         return
-    for problem in file_modes.unreadable(config, uid, (gid,)):
+    groups = privileges.groups_of_workers(uid, gid, arbiter.cfg.initgroups)
+    for problem in file_modes.unreadable(config, uid, groups):
         log.event("privileges", "error", str(problem), path=problem.path, problem=problem.message)

@@ -1,13 +1,14 @@
 """What the processes may do, and whether that is more or less than they need.
 
-Owns the two questions of a start: may we listen on this port, and do workers have root's rights. Ports below
-1,024 need a privilege, everything else none; what a client can make a worker do should never be done as root.
-Runs in the master. Decisions are functions over values.
+Owns the questions of a start: may we listen on this port, do workers have root's rights, and whose group's.
+Ports below 1,024 need a privilege, everything else none; what a client can make a worker do should never be
+done as root. Runs in the master. Decisions are functions over values.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
 
 _FIRST_FREE_PORT = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 _CAP_NET_BIND_SERVICE = 1 << 10  # capabilities(7), linux/capability.h
@@ -23,6 +24,16 @@ REMEDY_FOR_ROOT = (
 def are_workers_root(effective_uid: int, worker_uid: int) -> bool:
     """Whether workers have root's rights: ours, unless gunicorn was told to give them up (--user)."""
     return effective_uid == 0 and worker_uid == 0
+
+
+def groups_of_workers(uid: int, gid: int, initgroups: bool) -> frozenset[int]:
+    """The groups of workers that gunicorn gives these ids: with --initgroups the user's, else ours stay."""
+    try:
+        if initgroups and uid and gid:
+            return frozenset(os.getgrouplist(pwd.getpwuid(uid).pw_name, gid))
+    except KeyError:  # a number without a name: gunicorn leaves the groups alone then
+        pass
+    return frozenset((gid, *os.getgroups()))
 
 
 def is_refused(port: int, first_free: int, effective_uid: int, capabilities: int) -> bool:

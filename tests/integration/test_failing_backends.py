@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 import trustme
@@ -129,6 +129,21 @@ def test_an_answer_that_is_not_taken_is_cut_at_the_total_limit(
         line = impatient.access_line(since=mark, target="/not-taken")
         assert time.monotonic() - started < BOUND
     assert (line["status"], line["reason"]) == (200, "client_timeout")
+
+
+def test_an_answer_that_is_taken_slowly_is_cut_at_the_total_limit(
+    impatient: Balancer, impatient_backend: Backend
+) -> None:
+    """A client that takes something all the time is never silent, and has no more time for that."""
+    mark, started = impatient.log_mark, time.monotonic()
+    impatient_backend.handler = handlers.stream(400_000_000)
+    with Client(impatient.address) as client:
+        client.send_head("GET", "/taken-slowly")
+        while not impatient.access_lines(since=mark, target="/taken-slowly"):
+            assert time.monotonic() - started < BOUND
+            with suppress(OSError):
+                client.socket.recv(100_000)
+            time.sleep(0.02)
 
 
 def test_backend_silent_inside_the_body(impatient: Balancer, impatient_backend: Backend) -> None:

@@ -57,7 +57,7 @@ class SinkFailed(Exception):
 
 
 class SinkExpired(SinkFailed):
-    """The connection that is written took nothing for too long."""
+    """The connection that is written took nothing for too long, or not all within the deadline's limit."""
 
 
 def splice(
@@ -131,10 +131,12 @@ def _empty(
         except BlockingIOError:
             before = taken(sink.raw)
             try:
-                deadline.at = until()
+                # A time, where there is a limit: who has none for the wait alone is bound by that.
+                deadline.at = min(until(), deadline.limit)
                 sink.wait_writable()
             except Expired:
-                if taken(sink.raw) == before:  # not slow: silent
+                # Not slow: silent. Or nobody has any time left, and a byte puts that off no more.
+                if deadline.limit <= monotonic() or taken(sink.raw) == before:
                     raise SinkExpired("nothing was taken in time") from None
             finally:
                 deadline.at = NEVER

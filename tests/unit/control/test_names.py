@@ -294,11 +294,26 @@ def test_a_name_is_looked_up_again_and_sooner_where_nothing_is_known(bench: Name
     assert bench.names.seconds_to_next(name) > 2 * REFRESH_SECONDS
 
 
+def test_names_that_cannot_be_looked_up_are_not_asked_for_more_often_in_all(
+    bench: NamesBench,
+) -> None:
+    """Nor those whose servers fail their checks: a thousand of them are no reason for a flood."""
+    bench.adopt(APP)
+    (name,) = bench.followed.values()
+    assert bench.names.least_seconds() == HURRY_SECONDS
+    bench.names._names |= {f"more{number}": Name("more") for number in range(1999)}
+    assert bench.names.seconds_to_next(name) == bench.names.least_seconds() == 10.0
+
+
 def test_names_that_hang_leave_others_their_threads(
     bench: NamesBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More of them than there are look-ups at once; none is asked twice, and all come back."""
-    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.001)
+    """More of them than there are look-ups at once; none is asked twice, and all come back.
+
+    They have their threads long before they count as hanging: others wait to be asked for.
+    """
+    monkeypatch.setattr(module, "SLOW_SECONDS", 0.001)
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 600.0)
     gate = threading.Event()
     asked: list[bytes] = []
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
+from app.master import hooks
 from app.master.supervisor import Master
 from app.shared.layout import HEARTBEAT
 from app.shared.table import Table
@@ -83,3 +86,29 @@ def test_a_master_that_was_asleep_kills_no_control_process(
     monkeypatch.setattr(time, "monotonic", lambda: 145.5)
     arbiter.manage_workers()
     assert killed == [STRANGER]
+
+
+def test_a_child_that_ends_before_there_is_a_control_process_does_no_harm(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is in a master after USR2 for as long as its predecessor's control process judges."""
+    monkeypatch.setattr(Table, "controller", lambda _: STRANGER)
+    monkeypatch.setattr(Master, "_wait_for_sweep", lambda *_: True)
+    arbiter = bench.start()
+    arbiter.reap_workers()
+    assert bench.forks == 0
+    assert arbiter.calls.count("reap_workers") == 1
+
+
+def test_one_that_was_killed_is_named_before_another_has_its_place(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a reload that waits for first checks another one is forked before the dead one is reaped."""
+    manage_workers = supervised(bench, monkeypatch, holder=0)
+    assert hooks._master is not None
+    hooks._master._control._pid = STRANGER
+    end = SimpleNamespace(si_code=os.CLD_KILLED, si_status=signal.SIGKILL)
+    monkeypatch.setattr(os, "waitid", lambda *_: end)
+    manage_workers()
+    assert bench.forks == 1
+    assert ("warning", "control process was killed") in bench.events

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+from types import SimpleNamespace
+
 import pytest
 
-from app.master.privileges import are_workers_root, is_refused
+from app.master.privileges import are_workers_root, groups_of_workers, is_refused
 
 BIND, OTHER = 1 << 10, 1 << 9
 
@@ -36,3 +40,23 @@ def test_ports(port: int, uid: int, capabilities: int, expected: bool) -> None:
 def test_a_system_may_free_all_ports() -> None:
     """net.ipv4.ip_unprivileged_port_start, as containers have it."""
     assert not is_refused(80, 0, 33, 0)
+
+
+@pytest.mark.parametrize(
+    ("uid", "gid", "initgroups", "expected"),
+    [
+        (33, 33, False, {33, 0, 101}),
+        (33, 33, True, {33, 44}),
+        (77, 33, True, {33, 0, 101}),
+        (0, 33, True, {33, 0, 101}),
+    ],
+)
+def test_the_groups_of_workers(
+    uid: int, gid: int, initgroups: bool, expected: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ours stay with them, as gunicorn does it, but for --initgroups and a user that has a name."""
+    names = {33: "www"}
+    monkeypatch.setattr(os, "getgroups", lambda: [0, 101])
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: SimpleNamespace(pw_name=names[uid]))
+    monkeypatch.setattr(os, "getgrouplist", lambda name, gid: {"www": [gid, 44]}[name])
+    assert groups_of_workers(uid, gid, initgroups) == expected

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from app.worker.net import splice
-from app.worker.net.deadlines import NEVER, TICK
-from app.worker.net.splice import GATHERED_BYTES, _Gathering
+from app.worker.net.deadlines import NEVER, TICK, Expired
+from app.worker.net.splice import GATHERED_BYTES, SinkExpired, _Gathering
 
 MIB = 1 << 20
 
@@ -119,7 +119,33 @@ def test_what_never_waits_lets_others_have_their_turn(monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "splice", lambda source, sink, count, flags: min(count, MIB))
     end: Any = SimpleNamespace(raw=SimpleNamespace(fileno=lambda: -1, setsockopt=lambda *_: None))
     moved: list[int] = []
-    deadline: Any = SimpleNamespace(at=NEVER)
+    deadline: Any = SimpleNamespace(at=NEVER, limit=NEVER)
     splice.splice(end, end, 10 * MIB, deadline, never, never, moved.append)
     assert sum(moved) == 10 * MIB
     assert len(taken) == 4
+
+
+@pytest.mark.parametrize("patience", [5.0, NEVER])
+def test_a_sink_that_takes_byte_by_byte_has_no_longer_than_the_limit(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    """Of timeouts.total; also where there is no timeouts.client."""
+    took = iter(range(100))
+    monkeypatch.setattr(splice, "taken", lambda _: next(took))
+    deadline: Any = SimpleNamespace(at=NEVER, limit=clock.now + 2)
+    waits: list[float] = []
+
+    def wait() -> None:
+        """Until the tick behind the wait's end; a byte was taken, but there is no room for more."""
+        waits.append(deadline.at)
+        clock.now = min(deadline.at, clock.now + 1)
+        raise Expired
+
+    def full(*_: Any, **__: Any) -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "splice", full)
+    sink: Any = SimpleNamespace(raw=SimpleNamespace(fileno=lambda: -1), wait_writable=wait)
+    with pytest.raises(SinkExpired):
+        splice._empty(-1, 1, sink, deadline, lambda: clock.now + patience, lambda _: None)
+    assert waits == [102.0, 102.0]
