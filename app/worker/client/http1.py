@@ -228,12 +228,14 @@ class Http1Connection(Http1Body):
     def _begin_pipelined(self) -> None:
         """Let others have their turn, and drop a request whose client has hung up since it was read."""
         self._pipelined += 1
-        if self._pipelined % PIPELINED_A_TURN == 0:
-            turns.next()
-        if not self._half_close and self.stream.has_ended():
-            gone = ClientGone("connection closed before the request was begun")
-            self._proxy.drop(self, gone)
-            raise gone
+        try:
+            if self._pipelined % PIPELINED_A_TURN == 0:
+                turns.next()
+            if not self._half_close and self.stream.has_ended():
+                raise ClientGone("connection closed before the request was begun")
+        except ProxyError as error:
+            self._proxy.drop(self, error)
+            raise
 
     def _begin(self, head: RequestHead) -> None:
         """Set up for one exchange: what of the body is here, and how to get the rest."""

@@ -435,6 +435,19 @@ def test_pipelined_requests_let_others_have_their_turn(turns: list[int]) -> None
     assert len(turns) == 79 // http1.PIPELINED_A_TURN
 
 
+def test_a_request_that_is_cut_before_its_turn_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was read: it has its line, as one whose client has gone."""
+
+    def cut() -> None:
+        raise ShuttingDown
+
+    monkeypatch.setattr(http1, "turns", SimpleNamespace(next=cut))
+    client = Client(GET * 20).run()
+    assert len(client.targets) == http1.PIPELINED_A_TURN
+    assert [type(error) for error in client.front.proxy.dropped] == [ShuttingDown]
+    assert client.stream.is_closed
+
+
 def test_requests_that_come_one_by_one_need_none(turns: list[int]) -> None:
     """Each has waited for its client."""
     Client(*[GET] * 80).run()
