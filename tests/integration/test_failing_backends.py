@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 import trustme
@@ -128,6 +128,21 @@ def test_an_answer_that_is_not_taken_is_cut_at_the_total_limit(
         client.send_head("GET", "/not-taken")
         line = impatient.access_line(since=mark, target="/not-taken")
         assert time.monotonic() - started < BOUND
+    assert (line["status"], line["reason"]) == (200, "client_timeout")
+
+
+def test_an_answer_that_is_taken_slowly_is_cut_at_the_total_limit(
+    impatient: Balancer, impatient_backend: Backend
+) -> None:
+    """A client that takes a little all the time has no longer than one that takes nothing."""
+    mark, started = impatient.log_mark, time.monotonic()
+    impatient_backend.handler = handlers.stream(200_000_000)
+    with Client(impatient.address) as client:
+        client.send_head("GET", "/taken-slowly")
+        with suppress(ConnectionResetError):
+            while client.read_some(40_000) and time.monotonic() - started < BOUND:
+                time.sleep(0.01)
+        line = impatient.access_line(since=mark, target="/taken-slowly")
     assert (line["status"], line["reason"]) == (200, "client_timeout")
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from app.worker.net import splice
-from app.worker.net.deadlines import NEVER, TICK
-from app.worker.net.splice import GATHERED_BYTES, _Gathering
+from app.worker.net.deadlines import NEVER, TICK, Expired
+from app.worker.net.splice import GATHERED_BYTES, SinkExpired, _Gathering
 
 MIB = 1 << 20
 
@@ -123,3 +124,34 @@ def test_what_never_waits_lets_others_have_their_turn(monkeypatch: pytest.Monkey
     splice.splice(end, end, 10 * MIB, deadline, never, never, moved.append)
     assert sum(moved) == 10 * MIB
     assert len(taken) == 4
+
+
+@pytest.mark.parametrize(("limit", "waits"), [(NEVER, 3), (99.0, 1)])
+def test_a_slow_sink_has_time_up_to_the_limit_of_all_waits(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, limit: float, waits: int
+) -> None:
+    """It takes a little whenever it is looked at, and nothing fits yet: that is no silence."""
+    waited: list[int] = []
+
+    def wait() -> None:
+        waited.append(len(waited))
+        if len(waited) < 3:
+            raise Expired
+
+    def move(source: int, sink: int, count: int, flags: int) -> int:
+        if sink == 2 and len(waited) < 3:
+            raise BlockingIOError
+        return count
+
+    monkeypatch.setattr(os, "splice", move)
+    monkeypatch.setattr(splice, "_open_pipe", lambda: (os.dup(0), os.dup(0)))
+    monkeypatch.setattr(splice, "_pipes", [])
+    monkeypatch.setattr(splice, "taken", lambda raw: len(waited))
+    raw = SimpleNamespace(fileno=lambda: 2, setsockopt=lambda *_: None)
+    end: Any = SimpleNamespace(raw=raw, wait_writable=wait)
+    deadline: Any = SimpleNamespace(at=NEVER, limit=limit)
+    moved: list[int] = []
+    with nullcontext() if limit == NEVER else pytest.raises(SinkExpired):
+        splice.splice(end, end, MIB, deadline, never, never, moved.append)
+    assert len(waited) == waits
+    assert sum(moved) == (MIB if limit == NEVER else 0)
