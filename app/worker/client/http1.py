@@ -195,8 +195,8 @@ class Http1Connection(Http1Body):
                 elif not self._is_new and stream.has_events:
                     if stream.posted:
                         self._flush()
-                        if stream.peek() is not None:
-                            continue  # it came meanwhile: inside TLS it will be no event any more
+                    if stream.peek() is not None:
+                        continue  # it came meanwhile: inside TLS it will be no event any more
                     self._is_parked = True
                     self._parking.park(self)
                 return None

@@ -365,6 +365,13 @@ def test_an_idle_connection_is_parked_and_unparked() -> None:
     assert client.front.admission.count == 0
 
 
+def test_a_connection_whose_next_request_is_here_is_not_parked() -> None:
+    """In TLS it may lie behind records that were read before, and a turn may take long."""
+    client = Client(GET, SILENCE, GET).run()
+    assert client.statuses == [200, 200]
+    assert client.is_parked
+
+
 def test_a_parked_connection_is_closed_when_its_time_is_over() -> None:
     """``timeouts.keepalive`` in all, of which it was idle for a second before."""
     client = Client(GET, keepalive=10).run()
