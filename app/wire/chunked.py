@@ -159,7 +159,7 @@ class ChunkedDecoder:
             name, colon, value = line.partition(b":")
             value = value.strip(b" \t")
             if not colon or not TOKEN.fullmatch(name) or not VALUE.fullmatch(value):
-                self._malformed_trailer(line)
+                self._malformed_trailers(lines)
                 self.trailers.clear()
                 break
             if self._passes(name):
@@ -172,7 +172,7 @@ class ChunkedDecoder:
     def _other_size(self, data: bytes, start: int, end: int) -> re.Match[bytes]:
         raise ChunkedError("malformed chunk size")
 
-    def _malformed_trailer(self, line: bytes) -> None:
+    def _malformed_trailers(self, lines: list[bytes]) -> None:
         raise ChunkedError("malformed trailer field")
 
 
@@ -194,8 +194,9 @@ class AnswerDecoder(ChunkedDecoder):
             raise ChunkedError("malformed chunk size")
         return match
 
-    def _malformed_trailer(self, line: bytes) -> None:
-        if b"\r" in line or b"\n" in line:  # where the section ends would be a guess
+    def _malformed_trailers(self, lines: list[bytes]) -> None:
+        # Where the section ends would be a guess.
+        if any(b"\r" in line or b"\n" in line for line in lines):
             raise ChunkedError("bare CR or LF in the trailer section")
 
 

@@ -84,9 +84,8 @@ class Place:
     """One socket from accept to close.
 
     ``is_arriving``: its PROXY header or TLS handshake is under way, or awaited until it ``has_spoken``.
-    ``connection``: what is served in a
-    greenlet of ours; None while it is arriving, is parked, or is gunicorn's. ``client``: whose limit it is
-    counted in, if in one.
+    ``connection``: what is served in a greenlet of ours; None while it is arriving, is parked, or is
+    gunicorn's. ``client``: whose limit it is counted in, if in one.
     """
 
     __slots__ = ("_admission", "client", "connection", "has_spoken", "is_arriving")

@@ -48,6 +48,9 @@ class GunicornHandler:
         """The greenlet of a new connection: all of it is gunicorn's, which has no time for a handshake."""
         place = self._admission.enter()
         try:
+            if self._context() is not None:
+                gevent_socket.wait_read(raw.fileno())
+                place.has_spoken = True  # a drain waits for a handshake that has begun
             client = self._shake_hands(raw, address, NEVER)
             if client is not None:
                 self._hand_over(place, listener, client, address)

@@ -195,8 +195,8 @@ class Http1Connection(Http1Body):
                 elif not self._is_new and stream.has_events:
                     if stream.posted:
                         self._flush()
-                        if stream.peek() is not None:
-                            continue  # it came meanwhile: inside TLS it will be no event any more
+                    if stream.peek() is not None:
+                        continue  # it came meanwhile: inside TLS it will be no event any more
                     self._is_parked = True
                     self._parking.park(self)
                 return None
@@ -228,12 +228,14 @@ class Http1Connection(Http1Body):
     def _begin_pipelined(self) -> None:
         """Let others have their turn, and drop a request whose client has hung up since it was read."""
         self._pipelined += 1
-        if self._pipelined % PIPELINED_A_TURN == 0:
-            turns.next()
-        if not self._half_close and self.stream.has_ended():
-            gone = ClientGone("connection closed before the request was begun")
-            self._proxy.drop(self, gone)
-            raise gone
+        try:
+            if self._pipelined % PIPELINED_A_TURN == 0:
+                turns.next()
+            if not self._half_close and self.stream.has_ended():
+                raise ClientGone("connection closed before the request was begun")
+        except ProxyError as error:
+            self._proxy.drop(self, error)
+            raise
 
     def _begin(self, head: RequestHead) -> None:
         """Set up for one exchange: what of the body is here, and how to get the rest."""

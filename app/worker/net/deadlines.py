@@ -104,14 +104,25 @@ class Deadlines:
         for deadline in tuple(self._deadlines):  # a thrown-into greenlet changes the set
             is_over = deadline.at <= now or (deadline.limit <= now and deadline.at != NEVER)
             if is_over and deadline in self._deadlines:
-                outlast = deadline.outlast
-                until = 0.0 if outlast is None or deadline.limit <= now else outlast(now)
+                until = _until(deadline, now)
                 if until > now:
                     deadline.at = until
                 else:
                     deadline.at = NEVER
                     self.throw(deadline, Expired)
         self._ticks.run(now)
+
+
+def _until(deadline: Deadline, now: float) -> float:
+    """When a wait that is over by itself ends after all."""
+    outlast = deadline.outlast
+    if outlast is None or deadline.limit <= now:
+        return 0.0
+    try:
+        return outlast(now)
+    except Exception as error:  # noqa: BLE001 - all other waits end by the same tick
+        log.uncaught("deadlines", "uncaught exception in a question of a deadline", error)
+        return 0.0
 
 
 # One for the process: whatever waits in a worker shares its timer.

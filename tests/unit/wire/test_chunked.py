@@ -158,7 +158,7 @@ def test_a_trailer_of_an_answer_that_is_no_field_costs_the_section(line: bytes) 
     assert (decoder.done, decoder.trailers, decoder.rest) == (True, [], b"rest")
 
 
-@pytest.mark.parametrize("line", [b"A\nB: 1", b"A: 1\rB", b"A: 1\n"])
+@pytest.mark.parametrize("line", [b"A\nB: 1", b"A: 1\rB", b"A: 1\n", b"nonsense\r\nA: 1\n"])
 def test_where_the_trailers_of_an_answer_end_is_no_guess(line: bytes) -> None:
     """A bare CR or LF may end a line to one reader and not to another."""
     with pytest.raises(ChunkedError):

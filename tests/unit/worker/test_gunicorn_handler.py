@@ -87,6 +87,26 @@ def test_a_handshake_is_counted_and_one_that_fails_handed_to_nobody(
     assert failures.counted == counted
 
 
+def test_a_drain_waits_for_a_handshake_that_has_begun() -> None:
+    """As for those that our loop makes: who has said nothing yet is waited for no longer."""
+    admission = Admission()
+    worker: Any = Gunicorn(admission)
+    context = gevent_ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    near, far = pair()
+    handler = GunicornHandler(worker, admission, lambda: context, HandshakeFailures())
+    greenlet = gevent.spawn(handler.accepted, None, far, ("192.0.2.1", 1000))
+    with near:
+        gevent.sleep(0)
+        assert admission.only_arriving()
+        near.sendall(bytes((22, 3, 1)))
+        with gevent.Timeout(5):
+            while admission.only_arriving():
+                gevent.sleep(0)
+        assert admission.count == 1
+    greenlet.join(5)
+    assert greenlet.successful()
+
+
 @pytest.mark.parametrize(("protocol", "is_served_by_it"), [("h2", True), ("http/1.1", False)])
 def test_http2_by_its_own_tls_is_gunicorn_s(
     monkeypatch: pytest.MonkeyPatch, protocol: str, is_served_by_it: bool

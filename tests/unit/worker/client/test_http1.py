@@ -365,6 +365,13 @@ def test_an_idle_connection_is_parked_and_unparked() -> None:
     assert client.front.admission.count == 0
 
 
+def test_a_connection_whose_next_request_is_here_is_not_parked() -> None:
+    """In TLS it may lie behind records that were read before, and a turn may take long."""
+    client = Client(GET, SILENCE, GET).run()
+    assert client.statuses == [200, 200]
+    assert client.is_parked
+
+
 def test_a_parked_connection_is_closed_when_its_time_is_over() -> None:
     """``timeouts.keepalive`` in all, of which it was idle for a second before."""
     client = Client(GET, keepalive=10).run()
@@ -433,6 +440,19 @@ def test_pipelined_requests_let_others_have_their_turn(turns: list[int]) -> None
     """A read of 64 KiB holds 1,300 that are answered without a wait."""
     assert Client(GET * 80).run().statuses == [200] * 80
     assert len(turns) == 79 // http1.PIPELINED_A_TURN
+
+
+def test_a_request_that_is_cut_before_its_turn_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was read: it has its line, as one whose client has gone."""
+
+    def cut() -> None:
+        raise ShuttingDown
+
+    monkeypatch.setattr(http1, "turns", SimpleNamespace(next=cut))
+    client = Client(GET * 20).run()
+    assert len(client.targets) == http1.PIPELINED_A_TURN
+    assert [type(error) for error in client.front.proxy.dropped] == [ShuttingDown]
+    assert client.stream.is_closed
 
 
 def test_requests_that_come_one_by_one_need_none(turns: list[int]) -> None:

@@ -158,6 +158,31 @@ def test_a_greenlet_that_fails_when_its_time_is_over_takes_no_other_along(told: 
     assert sorted(told) == ["0", "1", "2"]
 
 
+def test_a_question_that_fails_ends_its_wait_and_no_other(told: list[str]) -> None:
+    """Who cannot say that it would wait on does not; the rest of the tick goes on."""
+    deadlines = Deadlines()
+    called: list[float] = []
+    deadlines.every_tick(called.append)
+
+    def outlast(_now: float) -> float:
+        raise ValueError("no")
+
+    def wait() -> bool:
+        deadline = deadlines.enter()
+        deadline.outlast, deadline.at = outlast, 0.0
+        try:
+            in_hub(deadlines)
+        except Expired:
+            return True
+        finally:
+            deadlines.leave(deadline)
+        return False
+
+    assert gevent.spawn(wait).get()
+    assert told == ["no"]
+    assert len(called) == 1
+
+
 def test_who_does_not_wait_is_left_alone() -> None:
     """Before its time, and without one."""
     deadlines = Deadlines()
