@@ -341,7 +341,7 @@ def _access_line() -> Call:
     from app.worker.proxy.attempt import Attempt
 
     proxy, exchange = _proxy(SimpleNamespace(send=None)), _exchange(BROWSER)
-    attempt = Attempt(proxy.pool, proxy.pool.pick())
+    attempt = Attempt(proxy.pool, proxy.pool.pick(), exchange)
     attempt.response = SimpleNamespace(first_byte_at=0.000213, head=SimpleNamespace(status=200))
     attempts = [attempt]
     return lambda: proxy.access.write(exchange, "0" * 32, 0.0, 200, None, attempts, attempt)

@@ -21,6 +21,11 @@ class Pool:
 
     sticky: Any = None
 
+    @staticmethod
+    def bound_client(_exchange: Any) -> str:
+        """Nobody is bound to a server."""
+        return ""
+
     def __init__(self, count: int) -> None:
         self.cells = [0] * (SLOT_HEADER + 2 * count)
         self.table = SimpleNamespace(cells=[0] * 8)

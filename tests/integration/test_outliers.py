@@ -173,6 +173,33 @@ def test_a_bad_url_is_not_a_bad_server(
         assert balancer.health_lines() == []
 
 
+@pytest.mark.parametrize("target", ["/orders/17", "/random/"], ids=["one id", "any path"])
+def test_who_stays_at_one_server_cannot_set_it_aside_by_what_others_are_answered(
+    servers: list[Backend], target: str
+) -> None:
+    """It follows its cookie from server to server; others ask for things of the same kind, with success."""
+
+    def answer(exchange: Any) -> None:
+        is_bad = exchange.request.target.startswith(("/orders/17", "/random/"))
+        (handlers.answer(500) if is_bad else handlers.ok)(exchange)
+
+    for server in servers:
+        server.handler = answer
+    claims = [("X-Forwarded-For", "203.0.113.1")]
+    settings = {"sticky": {"secret": "0123456789abcdef"}, "trusted_proxies": ["127.0.0.1"]}
+    with Balancer(servers, workers=2, retries={"attempts": 1}, **settings) as balancer:
+        bound = balancer.get("/", claims).get("Set-Cookie").split(";")[0]
+        for number in range(60):
+            letters = "".join(chr(97 + int(digit)) for digit in str(number))
+            asked = target + letters if target.endswith("/") else target
+            balancer.get(asked, [*claims, ("Cookie", bound)])
+            if number % 4 == 3:
+                balancer.get(f"/orders/{number + 20}", [("X-Forwarded-For", "203.0.113.2")])
+        time.sleep(seconds(0.3))
+
+        assert balancer.health_lines() == []
+
+
 def test_one_endpoint_with_unreadable_answers_is_not_the_server(servers: list[Backend]) -> None:
     """Of one server only, and the others answer there: it counts as a share of what that server answers."""
     odd = servers[0]

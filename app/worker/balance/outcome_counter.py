@@ -36,7 +36,7 @@ from app.shared.layout import (
 )
 from app.shared.table import Table
 from app.worker.balance.backend import Backend
-from app.worker.balance.blame import Blame
+from app.worker.balance.blame import Asked, Blame
 
 # Failures further apart than this are not in a row, whatever came between them in other workers.
 _STREAK_SECONDS = 30.0
@@ -79,11 +79,13 @@ class OutcomeCounter:
             return True
         return bool(self._blame)  # what others answer well tells whose fault the failures are
 
-    def answered(self, backend: Backend, status: int, seconds: float, asked: bytes = b"") -> None:
+    def answered(
+        self, backend: Backend, status: int, seconds: float, asked: Asked | None = None
+    ) -> None:
         """Count a whole answer whose head came after so many seconds.
 
         To be called for each 5xx, and for every answer of a backend that ``watches`` is true of. ``asked``
-        is the kind of request (app.worker.balance.blame), empty for one that is not at fault in any case.
+        is what was asked (app.worker.balance.blame), None for what is not at fault in any case.
         """
         if self.measures:
             backend.latency.observe(seconds, monotonic())
@@ -101,7 +103,7 @@ class OutcomeCounter:
             cells[at + RECOVERIES] += 1
             cells[TROUBLES] += 1
 
-    def failed(self, backend: Backend, error: ProxyError, asked: bytes = b"") -> None:
+    def failed(self, backend: Backend, error: ProxyError, asked: Asked | None = None) -> None:
         """Count an attempt that ended without a whole answer, if the backend is to blame for it.
 
         ``asked`` as for ``answered``. Who cannot be connected to has not seen the request.
@@ -121,9 +123,9 @@ class OutcomeCounter:
             elif RESET_STREAK in self._counted:
                 self._blame_for(backend, RESET_STREAK, asked)
 
-    def _blame_for(self, backend: Backend, streak: int | None, asked: bytes) -> None:
+    def _blame_for(self, backend: Backend, streak: int | None, asked: Asked | None) -> None:
         """Count a failure, unless it was the request's."""
-        if not asked:
+        if asked is None:
             self._count(backend, streak)
             return
         blame = self._blame
@@ -137,10 +139,12 @@ class OutcomeCounter:
         for one in failures:
             self._count(backend, one)
 
-    def _learn(self, backend: Backend, status: int, asked: bytes) -> None:
+    def _learn(self, backend: Backend, status: int, asked: Asked | None) -> None:
         """Take a good answer as proof against those that have failed where this backend did not."""
         # 501 and 505 prove nothing: they are about the request too.
-        proven = dict(self._blame.answered(asked, backend.row) if status < 500 else ())
+        proven: dict[int, int | None] = {}
+        if asked is not None and status < 500:
+            proven = dict(self._blame.answered(asked, backend.row))
         self._blame.forget(monotonic())
         if proven:
             for other in self._backends():

@@ -72,6 +72,7 @@ class Pool:
         self._reader = reader or Published()
         self._sequence = -1
         self._epoch = -1
+        self._client_of: Callable[[Any, str], str] | None = None
         self._epoch_cells = table.cells
         self._factory = PolicyFactory(table)
         self.sticky: StickyCookie | None = None
@@ -173,6 +174,13 @@ class Pool:
         every = snapshot.backends + snapshot.backups
         return any(one not in tried and self.has_room(one) for one in every)
 
+    def bound_client(self, exchange: Any) -> str:
+        """The address of a request's client where it may stay at its server (sticky, hash), else ""."""
+        if self._client_of is None:
+            return ""
+        peer: str = exchange.peer
+        return self._client_of(exchange.head, peer) if exchange.is_trusted else peer
+
     def total(self, cell: int) -> int:
         """The sum of a cell over the slots of all workers, and what this one has where it found no slot."""
         own = self.cells[cell] if self._is_private else 0
@@ -264,7 +272,10 @@ class Pool:
             self.sticky = StickyCookie(config.sticky)
             for backend in self.backends:
                 backend.cookie = self.sticky.value_of(backend.url)
-        self._factory.adopt(config, Trust(config.trusted_proxies, config.forwarded))
+        trust = Trust(config.trusted_proxies, config.forwarded)
+        self._factory.adopt(config, trust)
+        binds = self.sticky is not None or self._factory.key_of is not None
+        self._client_of = trust.client_of if binds else None
         self._outcomes.adopt(config.outlier_detection, self._factory.measures)
         self._queue.adopt(config.queue, config.timeouts.total)
         self._health_check = config.health_check

@@ -13,6 +13,7 @@ from app.errors import BackendError, InternalError, ProxyError
 from app.worker.balance import blame
 from app.worker.balance.backend import Backend
 from app.worker.balance.pool import Pool
+from app.worker.proxy.exchange import Exchange
 from app.worker.upstream.request import UpstreamRequest
 
 
@@ -25,6 +26,7 @@ class Attempt:
     """
 
     __slots__ = (
+        "_exchange",
         "_has_place",
         "_pool",
         "backend",
@@ -37,9 +39,10 @@ class Attempt:
         "sent_at",
     )
 
-    def __init__(self, pool: Pool, backend: Backend) -> None:
+    def __init__(self, pool: Pool, backend: Backend, exchange: Exchange) -> None:
         """Take over the place that ``pool`` has just given at ``backend``."""
         self._pool = pool
+        self._exchange = exchange
         self.backend = backend
         self.request: UpstreamRequest | None = None
         self.response: Any = None  # an UpstreamResponse or AdaptedResponse
@@ -67,13 +70,13 @@ class Attempt:
         return self.error is None or self.error.sent
 
     @property
-    def asked(self) -> bytes:
-        """What kind of request it is, for what is counted of its backend; b"" if it was not even made."""
+    def asked(self) -> blame.Asked | None:
+        """What was asked, for what is counted of its backend; None if the request was not even made."""
         request = self.request
         if request is None:
-            return b""
+            return None
         target = request.head.split(b" ", 2)[1].removeprefix(self.backend.prefix)
-        return blame.asked(request.raw_method, target)
+        return blame.asked(request.raw_method, target, self._pool.bound_client(self._exchange))
 
     def fail(self, error: BaseException) -> None:
         """Take note that it ends without an answer. Does nothing where it had ended before."""

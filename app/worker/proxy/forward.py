@@ -81,7 +81,7 @@ class Forwarder:
         backend = pool.pick((), exchange)
         try:
             while True:
-                attempt = Attempt(pool, backend)
+                attempt = Attempt(pool, backend, exchange)
                 attempts.append(attempt)
                 try:  # in a function of its own this would cost each request 0.1 µs
                     request = self._to_backend(exchange, backend, raw_id, expires_at, replay)

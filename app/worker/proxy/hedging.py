@@ -225,7 +225,7 @@ class Race:
             backend = hedger.pool.pick_now(tried, self._exchange)
         except (NoBackend, ClientError):
             return
-        second = self._second = Attempt(hedger.pool, backend)
+        second = self._second = Attempt(hedger.pool, backend, self._exchange)
         self._attempts.append(second)
         hedger.retrier.charge()
         deadline = deadlines.enter()

@@ -25,7 +25,9 @@ from app.shared import outcome_bits
 from app.shared.layout import EJECTION, EJECTION_MS, OUTCOMES, TRIAL
 from app.worker.balance import algorithm as algorithms
 from app.worker.balance import outcome_counter
-from app.worker.balance.blame import REMEMBER_SECONDS
+from app.worker.balance.blame import REMEMBER_SECONDS, asked
+
+BAD, PAGE = asked(b"GET", b"/bad"), asked(b"GET", b"/")
 
 
 def window(bench: PoolBench, port: int) -> tuple[int, int]:
@@ -75,9 +77,9 @@ def test_a_request_that_fails_at_every_server_counts_against_none(error: ProxyEr
     for _ in range(9):
         for port in (1, 2, 3):
             if error is None:
-                bench.pool.answered(bench.backend(port), 500, 0.1, b"GET /bad")
+                bench.pool.answered(bench.backend(port), 500, 0.1, BAD)
             else:
-                bench.pool.failed(bench.backend(port), error, b"GET /bad")
+                bench.pool.failed(bench.backend(port), error, BAD)
     assert [bench.counted(port) for port in (1, 2, 3)] == [[0] * 5] * 3
     assert [window(bench, port) for port in (1, 2, 3)] == [(0, 0)] * 3
 
@@ -86,9 +88,9 @@ def test_a_request_that_others_answer_counts_against_the_server_that_does_not() 
     """Each time, the first included; once that is known the other is not listened to any more."""
     bench = PoolBench(1, 2)
     for _ in range(5):
-        bench.pool.answered(bench.backend(1), 500, 0.1, b"GET /")
+        bench.pool.answered(bench.backend(1), 500, 0.1, PAGE)
         if bench.backend(2).is_watched:
-            bench.pool.answered(bench.backend(2), 200, 0.1, b"GET /")
+            bench.pool.answered(bench.backend(2), 200, 0.1, PAGE)
     assert not bench.backend(2).is_watched
     assert (bench.counted(1), bench.counted(2)) == ([0, 0, 5, 5, 0], [0] * 5)
 
@@ -97,9 +99,9 @@ def test_a_request_that_others_answer_counts_against_the_server_that_does_not() 
 def test_what_another_server_does_not_implement_proves_nothing(status: int, failures: int) -> None:
     """501 is about the request."""
     bench = PoolBench(1, 2)
-    bench.pool.failed(bench.backend(1), BackendReset(), b"GET /")
-    bench.pool.answered(bench.backend(2), status, 0.1, b"GET /")
-    bench.pool.failed(bench.backend(1), BackendReset(), b"GET /")
+    bench.pool.failed(bench.backend(1), BackendReset(), PAGE)
+    bench.pool.answered(bench.backend(2), status, 0.1, PAGE)
+    bench.pool.failed(bench.backend(1), BackendReset(), PAGE)
     assert bench.counted(1) == [0, failures, 0, failures, 0]
 
 
@@ -108,10 +110,10 @@ def test_on_trial_a_failure_counts_unless_the_request_is_known_to_be_bad() -> No
     bench = PoolBench(1, 2, 3)
     bench.write(1, EJECTION, TRIAL)
     bench.pool.refresh()
-    bench.pool.failed(bench.backend(1), BackendReset(), b"GET /")
+    bench.pool.failed(bench.backend(1), BackendReset(), PAGE)
     assert bench.counted(1) == [0, 1, 0, 1, 0]
     for port in (2, 3, 1):
-        bench.pool.failed(bench.backend(port), BackendReset(), b"GET /bad")
+        bench.pool.failed(bench.backend(port), BackendReset(), BAD)
     assert bench.counted(1) == [0, 1, 0, 1, 0]
 
 
@@ -122,12 +124,12 @@ def test_good_answers_are_listened_to_while_something_fails(
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(outcome_counter, "monotonic", lambda: clock.now)
     bench = PoolBench(1, 2)
-    bench.pool.failed(bench.backend(1), BackendReset(), b"GET /bad")
+    bench.pool.failed(bench.backend(1), BackendReset(), BAD)
     bench.publish(1, 2, 3)
     bench.pool.refresh()
     assert [bench.backend(port).is_watched for port in (1, 2, 3)] == [True] * 3
     clock.now += REMEMBER_SECONDS
-    bench.pool.answered(bench.backend(2), 200, 0.1, b"GET /")
+    bench.pool.answered(bench.backend(2), 200, 0.1, PAGE)
     assert [bench.backend(port).is_watched for port in (1, 2, 3)] == [False] * 3
 
 

@@ -32,7 +32,7 @@ def line(request: bytes, attempts: list[Attempt], answer: Attempt | None, **more
 def test_a_line_tells_of_the_attempt_that_answered() -> None:
     """Which need not be the last; without any it has no backend."""
     pool: Any = Pool(2)
-    first, second = Attempt(pool, pool.pick(())), Attempt(pool, pool.pick(()))
+    first, second = (Attempt(pool, pool.pick(()), None) for _ in range(2))  # type: ignore[arg-type]
     first.response = Answer(503)
     first.response.first_byte_at = 0.5
     second.fail(ConnectFailed())

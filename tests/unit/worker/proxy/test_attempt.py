@@ -17,7 +17,7 @@ from app.worker.proxy.attempt import Attempt, milliseconds
 def begun() -> tuple[Pool, Any]:
     """An attempt at a place that the pool has given."""
     pool = Pool(1)
-    return pool, Attempt(pool, pool.pick(()))  # type: ignore[arg-type]
+    return pool, Attempt(pool, pool.pick(()), None)  # type: ignore[arg-type]
 
 
 def answered(status: int = 200, rest: bytes = b"") -> tuple[Pool, Any]:
@@ -60,11 +60,11 @@ def test_how_it_fails(error: BaseException, reason: str | None, told: bool, kept
 def test_it_knows_what_was_asked(sent: bytes, target: bytes) -> None:
     """By the client: whatever the server's prefix, which the asterisk is sent without."""
     _, attempt = begun()
-    assert attempt.asked == b""
+    assert attempt.asked is None
     attempt.backend.prefix = b"/app"
     head = b"GET %b HTTP/1.1\r\nHost: a b\r\n\r\n" % sent
     attempt.request = SimpleNamespace(raw_method=b"GET", head=head)
-    assert attempt.asked == b"GET " + target
+    assert attempt.asked.very == b"GET " + target
 
 
 def test_what_is_over_does_not_fail_again() -> None:

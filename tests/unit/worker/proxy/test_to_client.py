@@ -28,7 +28,7 @@ def deliver(
     """Deliver one answer; what the client, the attempt and the pool have of it."""
     pool = pool or Pool(1)
     exchange = exchange or request_of("GET")
-    attempt = Attempt(pool, pool.pick(()))  # type: ignore[arg-type]
+    attempt = Attempt(pool, pool.pick(()), exchange)  # type: ignore[arg-type]
     attempt.response = answer
     try:
         to_client(pool, **settings).deliver(exchange, attempt, b"id-1")  # type: ignore[arg-type]
