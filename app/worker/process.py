@@ -38,7 +38,7 @@ from app.worker.client.contract import DRAIN_IDLE_SECONDS, ConnectionContext, Dr
 from app.worker.gunicorn_handler import GunicornHandler
 from app.worker.listener import Listener, Share
 from app.worker.memory import Trim
-from app.worker.net.deadlines import NEVER, deadlines
+from app.worker.net.deadlines import NEVER, PAUSE_SECONDS, deadlines
 from app.worker.parking import Parking
 
 if TYPE_CHECKING:
@@ -266,8 +266,12 @@ class Worker(GeventWorker):
         drain.idle_until = min(succeeded_at + DRAIN_IDLE_SECONDS, limit) if is_alone() else limit
         for connection in admission.running():
             connection.drain()
+        looked_at = succeeded_at
         while admission.count:
             now = monotonic()
+            if now - looked_at > PAUSE_SECONDS:
+                limit += now - looked_at  # a stopped group: nobody could finish anything meanwhile
+            looked_at = now
             if not is_alone():
                 succeeded_at = now
             idle_until = min(succeeded_at + DRAIN_IDLE_SECONDS, limit)

@@ -42,6 +42,9 @@ from app.wire.response import Interims, ResponseHead
 
 USER_AGENT = "load-balancer-health-check"
 READ_SIZE = 16 * 1024  # most heads come whole
+# A timeout is late by milliseconds. Later, this process itself has been asleep (a suspended machine, a
+# stopped group), and what it has seen says nothing about the server.
+LATE_MS = 1000.0
 
 
 class CheckResult(NamedTuple):
@@ -147,7 +150,18 @@ class ProbeSession(requests.Session):
 
 
 def probe(session: requests.Session, request: ProbeRequest) -> CheckResult:
-    """Check one server once. Never raises for what the server does or fails to do."""
+    """Check one server once, again if we slept. Never raises for what the server does or fails to do."""
+    result = _ask(session, request)
+    if result.duration_ms > request.timeout * 1000 + LATE_MS:
+        result = _ask(session, request)
+    if result.ok is False:
+        request.place.failed(request.reached)
+    elif result.ok and request.reached is not None:
+        request.place.passed(request.reached)
+    return result
+
+
+def _ask(session: requests.Session, request: ProbeRequest) -> CheckResult:
     started = time.perf_counter()
     status: int | None = None
     reason, detail = "timeout", ""
@@ -159,10 +173,6 @@ def probe(session: requests.Session, request: ProbeRequest) -> CheckResult:
         except (OSError, BadResponse, BadBody, SearchTooSlow, UnicodeError) as error:
             reason, detail = _reason(error), _detail(error)
     ok = None if reason == "local_error" else reason == "ok"
-    if ok is False:
-        request.place.failed(request.reached)
-    elif ok and request.reached is not None:
-        request.place.passed(request.reached)
     return CheckResult(ok, reason, status, (time.perf_counter() - started) * 1000, detail)
 
 

@@ -2,7 +2,9 @@
 
 A ``gevent.Timeout`` for each wait costs 1.7 µs and a timer object; here a wait costs one attribute: the
 greenlet writes ``deadline.at`` before it waits and the timer, ten times a second, throws ``Expired`` into
-those whose time is over. So a timeout is late by up to TICK seconds, which no HTTP timeout minds.
+those whose time is over. So a timeout is late by up to TICK seconds, which no HTTP timeout minds. A process
+that has not run for a while (a suspended machine, a stopped group) has had nobody to wait for meanwhile: that
+time counts for no deadline.
 Runs in a gevent hub, one instance a process. Knows no sockets and no HTTP, but a greenlet may leave here
 what it waits for an answer to (``Deadline.request``, for app.worker.stalls): that costs 5 ns a request, a set
 of the stall watch's own would cost 120.
@@ -21,6 +23,8 @@ from app.shared.ticks import Ticks
 from app.telemetry import log
 
 TICK: Final = 0.1
+# A loop under load is late by milliseconds, by 0.2 s at worst.
+PAUSE_SECONDS: Final = 1.0
 NEVER: Final = float("inf")
 
 
@@ -100,7 +104,11 @@ class Deadlines:
             log.uncaught("deadlines", "uncaught exception in a greenlet", failure)
 
     def _tick(self) -> None:
-        self.now = now = monotonic()
+        before, self.now = self.now, monotonic()
+        now = self.now
+        if now - before > PAUSE_SECONDS:
+            self._put_off(now - before)  # what came meanwhile is read before the next tick
+            return
         for deadline in tuple(self._deadlines):  # a thrown-into greenlet changes the set
             is_over = deadline.at <= now or (deadline.limit <= now and deadline.at != NEVER)
             if is_over and deadline in self._deadlines:
@@ -111,6 +119,11 @@ class Deadlines:
                     deadline.at = NEVER
                     self.throw(deadline, Expired)
         self._ticks.run(now)
+
+    def _put_off(self, seconds: float) -> None:
+        """After a pause of this process: who waited in it waits so much longer, within its ``limit``."""
+        for deadline in self._deadlines:
+            deadline.at += seconds
 
 
 def _until(deadline: Deadline, now: float) -> float:

@@ -238,3 +238,17 @@ def test_a_short_graceful_timeout_bounds_it_all(make: Callable[..., Draining]) -
     drain.serve(is_idle=True)
     drain.run()
     assert drain.state.idle_until == BEGIN + 0.5
+
+
+def test_a_pause_of_the_process_shortens_no_drain(make: Callable[..., Draining]) -> None:
+    """A group that is stopped and goes on: what needs a moment more has it."""
+    drain = make()
+    connection = drain.serve(lasts=36.0)
+    pauses = iter([35.0])
+
+    def beat() -> None:
+        drain.now += next(pauses, 0.0)
+
+    drain.worker.notify = beat
+    assert drain.run() == pytest.approx(36, abs=0.2)
+    assert connection.did == ["drain"]

@@ -91,6 +91,26 @@ def test_every_end_of_a_check_has_its_reason(
     assert (outcome.ok, outcome.reason) == (ok, reason)
 
 
+@pytest.mark.parametrize(("seconds", "asked", "ok"), [(1.9, 1, False), (30.0, 2, True)])
+def test_a_check_in_which_we_slept_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, asked: int, ok: bool
+) -> None:
+    """Its timeout was over when we woke up; a server that is only slow is asked once."""
+    request, session = request_for("http://127.0.0.1:1", timeout=1), Answer(200)
+    clock = iter([0.0, seconds, seconds, seconds])
+    monkeypatch.setattr(probes.time, "perf_counter", lambda: next(clock))
+    answers = iter([TimeoutError(), 200])
+    sent: list[object] = []
+
+    def send(prepared: requests.PreparedRequest, **_: Any) -> requests.Response:
+        sent.append(prepared)
+        session.answer = next(answers)
+        return Answer.send(session, prepared)
+
+    monkeypatch.setattr(session, "send", send)
+    assert (probe(session, request).ok, len(sent)) == (ok, asked)
+
+
 def test_expected_status_is_the_configuration_s() -> None:
     request = request_for("http://127.0.0.1:1", expected_status="200,503")
     assert probe(Answer(503), request).ok

@@ -9,7 +9,7 @@ import gevent
 import pytest
 
 from app.telemetry import log
-from app.worker.net.deadlines import NEVER, Deadlines, Expired
+from app.worker.net.deadlines import NEVER, PAUSE_SECONDS, Deadlines, Expired
 
 
 @pytest.fixture(name="told")
@@ -189,3 +189,29 @@ def test_who_does_not_wait_is_left_alone() -> None:
     for at in (NEVER, monotonic() + 60):
         deadlines.enter().at = at
     in_hub(deadlines)
+
+
+def test_a_pause_of_the_process_counts_for_no_deadline() -> None:
+    """What came in it can be read before the first tick that judges; a limit is a limit all the same."""
+    deadlines = Deadlines()
+    ticks: list[float] = []
+    deadlines.every_tick(ticks.append)
+
+    def wait(limit: float) -> str:
+        deadline = deadlines.enter()
+        deadline.at, deadline.limit = monotonic() - PAUSE_SECONDS, limit
+        deadlines.now = monotonic() - 3 * PAUSE_SECONDS
+        try:
+            in_hub(deadlines)
+            assert ticks == []
+            in_hub(deadlines)
+        except Expired:
+            return "over"
+        finally:
+            deadlines.leave(deadline)
+        return "waits on"
+
+    assert gevent.spawn(wait, NEVER).get() == "waits on"
+    assert len(ticks) == 1
+    ticks.clear()
+    assert gevent.spawn(wait, monotonic() - 1.0).get() == "over"
