@@ -159,6 +159,7 @@ class Master:
 
         arbiter.manage_workers = self._manage_workers
         arbiter.murder_workers = self._workers.murder
+        arbiter.kill_workers = self._workers.kill
         arbiter.spawn_worker = self._workers.spawn
         arbiter.reap_workers = self._reap_workers
         arbiter.reexec = executed

@@ -17,7 +17,7 @@ from typing import Any
 
 from gunicorn.errors import HaltServer
 
-from app.master.wakefulness import Wakefulness
+from app.master.wakefulness import PAUSE_SECONDS, Wakefulness
 from app.shared.layout import GOES, WISHES_TO_GO
 from app.telemetry import log
 
@@ -27,6 +27,8 @@ ENDS_A_BOOTING_WORKER = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.S
 
 # A worker that could not boot has left a traceback, and half a second of a processor. Not in a tight loop.
 RESPAWN_SECONDS = 2.0
+# How often a stop looks whose process has ended, as gunicorn does.
+REAP_SECONDS = 0.1
 
 
 class Workers:
@@ -38,6 +40,8 @@ class Workers:
     __slots__ = (
         "_arbiter",
         "_awake",
+        "_given",
+        "_gunicorns_kill",
         "_gunicorns_manage",
         "_gunicorns_murder",
         "_gunicorns_reap",
@@ -45,6 +49,7 @@ class Workers:
         "_has_served",
         "_leaving",
         "_newest_to_go",
+        "_reaped_at",
         "_spawn_at",
     )
 
@@ -54,6 +59,10 @@ class Workers:
         self._awake = Wakefulness()
         self._gunicorns_manage: Callable[[], None] = arbiter.manage_workers
         self._gunicorns_murder: Callable[[], None] = arbiter.murder_workers
+        self._gunicorns_kill: Callable[[int], None] = arbiter.kill_workers
+        # Of a stop: how long its workers have had since they were told, as far as the master was awake.
+        self._given = float("inf")
+        self._reaped_at = 0.0
         self._gunicorns_spawn: Callable[[], int] = arbiter.spawn_worker
         self._gunicorns_reap: Callable[[], None] = arbiter.reap_workers
         self._has_served = False  # some worker has come to its loop
@@ -132,6 +141,22 @@ class Workers:
         if awake > self._arbiter.timeout:
             self._gunicorns_murder()
 
+    def kill(self, number: int) -> None:
+        """In the place of Arbiter.kill_workers, which a stop calls with SIGTERM, and with SIGKILL at its end.
+
+        gunicorn measures the time between by the wall clock. Where that was set meanwhile, or all slept for a
+        while, workers have not had it; they get the rest.
+        """
+        if number == signal.SIGTERM:
+            self._given, self._reaped_at = 0.0, time.monotonic()
+        elif number == signal.SIGQUIT:
+            self._given = float("inf")
+        elif number == signal.SIGKILL:
+            while self._arbiter.WORKERS and self._given < self._arbiter.cfg.graceful_timeout:
+                time.sleep(REAP_SECONDS)
+                self.reap()
+        self._gunicorns_kill(number)
+
     def spawn(self) -> int:
         """In the place of Arbiter.spawn_worker: signals wait, and a failure ends nothing that serves."""
         # The child unblocks them in post_fork, when it has handlers of its own.
@@ -150,6 +175,10 @@ class Workers:
     def reap(self) -> None:
         """In the place of Arbiter.reap_workers: who cannot boot ends a start, but nothing that has served."""
         workers = self._arbiter.WORKERS
+        now = time.monotonic()
+        if now - self._reaped_at <= PAUSE_SECONDS:
+            self._given += now - self._reaped_at
+        self._reaped_at = now
         self._note_serving()
         booting = [pid for pid, worker in workers.items() if not _is_serving(worker)]
         has_given_up = any(map(_has_given_up, booting))

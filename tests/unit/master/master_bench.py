@@ -75,6 +75,9 @@ class Arbiter:
     def kill_worker(self, pid: int, _number: int) -> None:
         self.killed.append(pid)
 
+    def kill_workers(self, number: int) -> None:
+        self.calls.append(f"kill_workers {number}")
+
     def reap_workers(self) -> None:
         self.calls.append("reap_workers")
 

@@ -177,6 +177,39 @@ def test_workers_that_cannot_boot_end_nothing_that_serves(
     assert arbiter.killed == []
 
 
+@pytest.mark.parametrize(
+    ("told", "sleeps", "waits"),
+    [
+        (signal.SIGTERM, 0.0, 0),
+        (signal.SIGTERM, 60.0, 200),
+        (signal.SIGQUIT, 60.0, 0),
+    ],
+)
+def test_a_stop_gives_workers_their_time_though_all_slept(
+    bench: MasterBench, monkeypatch: pytest.MonkeyPatch, told: int, sleeps: float, waits: int
+) -> None:
+    """gunicorn looks at the wall clock alone, which goes on meanwhile."""
+    arbiter, _ = booted(bench)
+    arbiter.cfg.set("graceful_timeout", 31)
+    now, waited = [100.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    arbiter.kill_workers(told)
+    for step in range(310):
+        now[0] += sleeps if step == 110 else 0.1
+        arbiter.reap_workers()
+        if step == 110 and sleeps:
+            break
+    arbiter.kill_workers(signal.SIGKILL)
+    assert len(waited) == pytest.approx(waits, abs=2)
+    assert arbiter.calls[-1] == f"kill_workers {signal.SIGKILL}"
+
+
 def test_who_was_asleep_itself_kills_nobody(
     bench: MasterBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
