@@ -202,7 +202,8 @@ def _close(writer: asyncio.StreamWriter) -> None:
 
 def _tear(writer: asyncio.StreamWriter) -> None:
     """A reset instead of an orderly end."""
-    opened = writer.get_extra_info("socket")
+    opened = writer.get_extra_info("socket")  # None where it has ended meanwhile
     with contextlib.suppress(OSError):
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if opened is not None:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
