@@ -62,6 +62,7 @@ class Deadlines:
     def start(self) -> None:
         """Begin to tick in the current hub; again is harmless."""
         if self._timer is None:
+            self.now = monotonic()  # what was before is no pause
             self._timer = gevent.get_hub().loop.timer(TICK, TICK)
             self._timer.start(self._tick)
             # The timer alone must not keep a process alive that has nothing else to do.

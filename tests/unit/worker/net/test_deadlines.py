@@ -215,3 +215,12 @@ def test_a_pause_of_the_process_counts_for_no_deadline() -> None:
     assert len(ticks) == 1
     ticks.clear()
     assert gevent.spawn(wait, monotonic() - 1.0).get() == "over"
+
+
+def test_what_was_before_the_ticks_began_is_no_pause() -> None:
+    """However long ago these deadlines were made: nobody waited for them then."""
+    deadlines = Deadlines()
+    deadlines.now = monotonic() - 3 * PAUSE_SECONDS
+    deadlines.start()
+    deadlines.stop()
+    assert monotonic() - deadlines.now < PAUSE_SECONDS
